@@ -1,0 +1,1 @@
+//! Devices: the nine phases that a decoder is made of.

@@ -1,0 +1,1 @@
+//! Messages to a prompt, by the template that the model carries.

@@ -1,0 +1,1 @@
+//! What a program wants: models, sessions, plans.

@@ -1,0 +1,1 @@
+//! The C boundary. Everything the header says is written here, in C's words.

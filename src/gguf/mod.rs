@@ -1,0 +1,1 @@
+//! GGUF: a file format, nothing else.

@@ -1,0 +1,1 @@
+//! The inner loops, one table for each instruction set.

@@ -1,0 +1,1 @@
+//! The decoder: an architecture is a row of data.

@@ -1,0 +1,1 @@
+//! Block formats: what the bits of a quantised weight mean.
