@@ -3,6 +3,8 @@
 //! Every rung computes `exp` in the same way: `2^n * 2^f` with `n` the nearest integer to
 //! `x * log2(e)` and a polynomial for the rest, to about one unit in the last place.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -23,6 +25,8 @@ pub(crate) struct Elem {
 pub(super) fn for_isa(isa: Isa) -> Elem {
     match isa {
         Isa::Scalar => scalar::ELEM,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ELEM,
         _ => scalar::ELEM,
     }
 }
