@@ -93,7 +93,7 @@ fn lines(kind: &str) -> impl Iterator<Item = Vec<&'static str>> {
 }
 
 fn hash(text: &str) -> u64 {
-    u64::from_str_radix(text, 16).unwrap()
+    u64::from_str_radix(text, 16).expect("hexadecimal digits")
 }
 
 #[test]
