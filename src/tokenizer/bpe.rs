@@ -39,6 +39,9 @@ impl Merges {
         if n > MAX_MERGES {
             return Err(err!(BadVocab, "{n} merges, at most {MAX_MERGES}"));
         }
+        if n == 0 {
+            return Err(err!(BadVocab, "tokenizer.ggml.merges: no merges"));
+        }
         let mut merges = Merges { list: Vec::new(), table: Vec::new(), seed: Seed::new() };
         reserve_exact(&mut merges.list, n)?;
         let len = table_len(n);
