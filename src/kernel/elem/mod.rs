@@ -3,6 +3,10 @@
 //! Every rung computes `exp` in the same way: `2^n * 2^f` with `n` the nearest integer to
 //! `x * log2(e)` and a polynomial for the rest, to about one unit in the last place.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -22,7 +26,10 @@ pub(crate) struct Elem {
 /// The kernels for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> Elem {
     match isa {
-        Isa::Scalar => scalar::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ELEM),
         _ => scalar::ELEM,
     }
 }

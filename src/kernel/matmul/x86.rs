@@ -150,8 +150,8 @@ pub(super) unsafe fn quantised(
             let mut t = 0;
             while t < act.n {
                 if rows < ROWS {
-                    for i in 0..rows {
-                        let row: &[Row; 1] = std::array::from_ref(&panel[i]);
+                    for (i, row) in panel[..rows].iter().enumerate() {
+                        let row = std::array::from_ref(row);
                         // SAFETY: the CPU has this rung, and tokens are n long.
                         let products = unsafe { (dots.rows_1_tokens_1)(row, [token(t)], n) };
                         put(out, (t, r + i), from, products);
@@ -199,8 +199,8 @@ pub(super) unsafe fn floats(
             let mut t = 0;
             while t < act.n {
                 if rows < ROWS {
-                    for i in 0..rows {
-                        let row: &[FloatRow; 1] = std::array::from_ref(&panel[i]);
+                    for (i, row) in panel[..rows].iter().enumerate() {
+                        let row = std::array::from_ref(row);
                         // SAFETY: the CPU has this rung, and tokens are n long.
                         let products = unsafe { (dots.rows_1_tokens_1)(row, [token(t)], n) };
                         put(out, (t, r + i), from, products);

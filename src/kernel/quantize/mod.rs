@@ -1,5 +1,7 @@
-//! Activations to blocks of 32 codes of 8 bits.
+//! Activations to blocks of 32 codes of 8 bits. Every rung gives the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod scalar;
 
 use super::QuantizeFn;
@@ -8,7 +10,8 @@ use crate::base::cpu::Isa;
 /// The quantiser for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> QuantizeFn {
     match isa {
-        Isa::Scalar => scalar::quantize,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512Vnni => avx2::quantize,
         _ => scalar::quantize,
     }
 }
