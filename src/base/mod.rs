@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cpu;
 pub mod dtype;
 pub mod error;
+pub mod file;
 pub mod log;
 pub mod pool;
 pub mod rng;

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -28,6 +30,8 @@ pub(super) fn for_isa(isa: Isa) -> Attend {
         Isa::Avx2 => avx2::ATTEND,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ATTEND),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ATTEND,
         _ => scalar::ATTEND,
     }
 }

@@ -4,6 +4,20 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_float;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_superblocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_tiles;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -20,9 +34,16 @@ use crate::base::dtype::DType;
 pub(super) fn for_isa(dtype: DType, isa: Isa) -> MatmulFn {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::matmul(dtype),
+        Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512_vnni::matmul(dtype),
-        _ => scalar::matmul(dtype),
+        Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::matmul(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => neon_dotprod::matmul(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => neon_i8mm::matmul(dtype),
+        _ => None,
     }
+    .unwrap_or(scalar::matmul(dtype))
 }
