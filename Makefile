@@ -41,7 +41,7 @@ format:
 
 # What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
 dist:
-	@. toolchains/env.sh && tests/dist.sh
+	@. toolchains/env.sh && toolchains/dist.sh
 
 clean:
 	rm -rf build target

@@ -30,7 +30,7 @@ consumers       tl   300 programs outside find the moved tern: CMake and pkg-con
 two-archives    tl   120 libtern.a and another archive made by Rust link and run in one program
 examples        tl   600 the examples, against the moved prefix, with SmolLM2, in flat memory
 abi             tl   120 no change breaks programs that are already built
-offline         tl   600 a build with --frozen needs no network
+offline         tl   600 the source archive of make dist builds with --frozen, without a network
 a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
 a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
 a64-consumers   tl   600 programs outside on aarch64: shared, static and fully static
@@ -260,13 +260,19 @@ run_abi() {
 }
 
 run_offline() {
-    local off=
+    local off= version dir
     # In a network namespace of its own, where that is allowed, so that a look-up would fail.
     if unshare -rn true 2>/dev/null; then off="unshare -rn"; fi
-    rm -rf build/offline
-    $off cmake -S . -B build/offline -G Ninja -DTERN_CARGO_FLAGS=--frozen -DTERN_CARGO_PROFILE=dev \
-        -DTERN_BUILD_COMMAND=OFF --log-level=WARNING && $off cmake --build build/offline &&
-        $off ctest --test-dir build/offline --output-on-failure
+    toolchains/dist.sh || return 1
+    version=$(sed -n 's/^version *= *"\([^"]*\)".*/\1/p' Cargo.toml | head -n 1)
+    dir=$PWD/build/offline
+    rm -rf "$dir" && mkdir -p "$dir" && tar -C "$dir" -xzf "build/dist/tern-$version.tar.gz" || return 1
+    # A cargo home of its own too: nothing that this machine has fetched can help.
+    export CARGO_HOME=$dir/cargo-home
+    mkdir -p "$CARGO_HOME"
+    $off cmake -S "$dir/tern-$version" -B "$dir/build" -G Ninja -DTERN_CARGO_FLAGS=--frozen \
+        -DTERN_CARGO_PROFILE=dev -DTERN_BUILD_COMMAND=OFF --log-level=WARNING &&
+        $off cmake --build "$dir/build" && $off ctest --test-dir "$dir/build" --output-on-failure
 }
 
 run_a64-build() {
