@@ -1,5 +1,7 @@
 //! The rules of the house: which module may know which, how long a file may be, where `unsafe`
 //! may live, and that no exported function runs outside the panic guard.
+#![allow(clippy::unwrap_used, reason = "a broken walk through the sources is a failed test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Where `unsafe` may live. Everything else is safe code over these.
 const MAY_BE_UNSAFE: &[&str] =
-    &["base/file.rs", "base/aligned.rs", "base/pool.rs", "base/clock.rs", "kernel/", "ffi/"];
+    &["base/file.rs", "base/aligned.rs", "base/pool/", "base/clock.rs", "kernel/", "ffi/"];
 
 /// Lines of a file, tests at its bottom not counted; generated tables are exempt.
 const MAX_LINES: usize = 500;

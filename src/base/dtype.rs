@@ -77,7 +77,7 @@ impl DType {
     /// Bytes of a row of `n` weights; `None` if `n` is not a whole number of blocks, or the size
     /// does not fit.
     pub const fn row_bytes(self, n: usize) -> Option<usize> {
-        if n % self.block_len() != 0 {
+        if !n.is_multiple_of(self.block_len()) {
             return None;
         }
         (n / self.block_len()).checked_mul(self.block_bytes())

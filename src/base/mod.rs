@@ -2,5 +2,12 @@
 //!
 //! Knows nothing of models, files' formats or tokens.
 
+pub mod aligned;
+pub mod clock;
+pub mod cpu;
 pub mod dtype;
 pub mod error;
+pub mod file;
+pub mod log;
+pub mod pool;
+pub mod rng;

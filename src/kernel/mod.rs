@@ -1,1 +1,247 @@
 //! The inner loops, one table for each instruction set.
+//!
+//! [`Kernels::for_isa`] gives the table of a rung of the ladder: the scalar functions, overlaid with
+//! what each rung up to that one has faster. The functions of a rung may only run on a CPU that has
+//! it; a `&Kernels` is the proof of that, as `for_isa` looks at the CPU first. So the `unsafe` calls
+//! are the ones in this file, and the methods around them check every length.
+//!
+//! Kinds of kernels, each a folder with one file for each rung:
+//! - [`matmul`]: weights times activations. A quantised weight is multiplied as integers: the
+//!   activations are rounded to 8 bits in blocks of 32 ([`Kernels::quantize`]), and
+//!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
+//! - [`quantize`]: activations to those blocks.
+//! - [`attend`]: scores of keys and mixtures of values, by cells of the KV cache.
+//! - [`elem`]: norms, activations, rotation, softmax.
+//!
+//! A result depends on the operands of that result alone: `out[t][r]` has the same bits with one
+//! token or many, in any range of columns, on any number of threads. Between rungs bits may differ,
+//! as they add in different orders. `tests/kernels.rs` holds both.
+#![allow(unsafe_code, reason = "vector instructions, and calls of functions that need them")]
+
+mod attend;
+mod elem;
+#[cfg(target_arch = "aarch64")]
+mod insn_aarch64;
+mod matmul;
+mod quantize;
+
+use std::sync::OnceLock;
+
+use crate::base::cpu::Isa;
+use crate::base::dtype::DType;
+use crate::base::pool::Columns;
+use crate::quant;
+
+/// Weights that share a scale in quantised activations.
+pub const ACTIVATION_BLOCK: usize = 32;
+/// Quantised activations that share a sum.
+pub const ACTIVATION_SUM: usize = 16;
+
+/// The activations of some tokens, one row each, as the columns of a matmul.
+///
+/// `q`, `d` and `sum` are what [`Kernels::quantize`] makes of `x`; a matmul with float weights reads
+/// only `x`, one with quantised weights only the other three. What is not read may be empty.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    /// Tokens.
+    pub n: usize,
+    /// Length of a row.
+    pub k: usize,
+    /// The values, `[n][k]`.
+    pub x: &'a [f32],
+    /// Codes, -127 to 127, `[n][k]`.
+    pub q: &'a [i8],
+    /// Scales of blocks of 32 codes, `[n][k / 32]`.
+    pub d: &'a [f32],
+    /// Sums of 16 codes each, `[n][k / 16]`.
+    pub sum: &'a [i32],
+}
+
+/// A matrix of weights: rows as they are in the file.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Length of a row, whole blocks.
+    pub k: usize,
+    /// Rows, one for each output.
+    pub n_rows: usize,
+    /// `n_rows` rows of `dtype.row_bytes(k)` bytes.
+    pub bytes: &'a [u8],
+}
+
+// The functions of the tables. Lengths are what the methods of `Kernels` check. `unsafe`: the CPU
+// must have the rung that the function is of.
+pub(crate) type MatmulFn = unsafe fn(&Weight<'_>, &Activations<'_>, &mut Columns<'_, f32>);
+pub(crate) type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+
+/// The kernels of one rung of the ladder.
+pub struct Kernels {
+    isa: Isa,
+    matmul: [MatmulFn; DType::COUNT],
+    quantize: QuantizeFn,
+    attend: attend::Attend,
+    elem: elem::Elem,
+}
+
+impl Kernels {
+    /// The table of `isa`; of the highest rung below it that the CPU has, where it lacks that one.
+    pub fn for_isa(isa: Isa) -> &'static Kernels {
+        static TABLES: [OnceLock<Kernels>; Isa::ALL.len()] =
+            [const { OnceLock::new() }; Isa::ALL.len()];
+        let available = Isa::available().iter().rev();
+        let isa = available.copied().find(|rung| *rung <= isa).unwrap_or(Isa::Scalar);
+        TABLES[isa as usize].get_or_init(|| Kernels {
+            isa,
+            matmul: std::array::from_fn(|i| matmul::for_isa(DType::ALL[i], isa)),
+            quantize: quantize::for_isa(isa),
+            attend: attend::for_isa(isa),
+            elem: elem::for_isa(isa),
+        })
+    }
+
+    /// The rung that these kernels are of.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Rounds one row of activations to blocks of 32 codes.
+    ///
+    /// `d = max |x| / 127`, `q = x / d` rounded to nearest (an exact half away from zero, but for the
+    /// rounding of the quotient), `sum` = sums of 16 codes. A block that holds a NaN or an infinity
+    /// has unspecified codes and `d` is not finite, so that it shows in every product. Lengths: `x`
+    /// and `q` k, `d` k/32, `sum` k/16, k a multiple of 32.
+    pub fn quantize(&self, x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]) {
+        assert_eq!(x.len() % ACTIVATION_BLOCK, 0, "whole blocks");
+        assert_eq!(q.len(), x.len(), "codes");
+        assert_eq!(d.len(), x.len() / ACTIVATION_BLOCK, "scales");
+        assert_eq!(sum.len(), x.len() / ACTIVATION_SUM, "sums");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.quantize)(x, q, d, sum) }
+    }
+
+    /// Multiplies: `out[t][r]` = row `r` of `w` times token `t`, for the columns `r` of `out`.
+    pub fn matmul(&self, w: &Weight<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+        let row_bytes = w.dtype.row_bytes(w.k).expect("weights are whole blocks");
+        assert_eq!(w.bytes.len(), row_bytes * w.n_rows, "{}: bytes of weights", w.dtype);
+        assert_eq!(act.k, w.k, "lengths of rows");
+        assert_eq!(out.n_rows(), act.n, "tokens");
+        assert!(out.first() + out.len() <= w.n_rows, "columns of out are rows of weights");
+        if w.dtype.is_quantised() {
+            assert_eq!(act.q.len(), act.n * act.k, "codes of activations");
+            assert_eq!(act.d.len(), act.n * act.k / ACTIVATION_BLOCK, "scales of activations");
+            assert_eq!(act.sum.len(), act.n * act.k / ACTIVATION_SUM, "sums of activations");
+        } else {
+            assert_eq!(act.x.len(), act.n * act.k, "activations");
+        }
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.matmul[w.dtype as usize])(w, act, out) }
+    }
+
+    /// Decodes a row of weights, exactly; see [`quant::decode_row`].
+    pub fn decode_row(&self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
+        quant::decode_row(dtype, bytes, out);
+    }
+
+    /// Scores of keys in half precision: `out[i] = q . k[cells[i] * stride ..]`.
+    pub fn scores_f16(&self, q: &[f32], k: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
+        check_cells(k.len(), stride, q.len(), cells);
+        assert_eq!(out.len(), cells.len(), "a score for each cell");
+        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
+        unsafe { (self.attend.scores_f16)(q, k, stride, cells, out) }
+    }
+
+    /// Mixture of values in half precision: `out = sum of p[i] * v[cells[i] * stride ..]`, in the
+    /// order of `cells`.
+    pub fn mix_f16(&self, p: &[f32], v: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
+        check_cells(v.len(), stride, out.len(), cells);
+        assert_eq!(p.len(), cells.len(), "a weight for each cell");
+        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
+        unsafe { (self.attend.mix_f16)(p, v, stride, cells, out) }
+    }
+
+    /// [`Kernels::scores_f16`] for keys in single precision.
+    pub fn scores_f32(&self, q: &[f32], k: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
+        check_cells(k.len(), stride, q.len(), cells);
+        assert_eq!(out.len(), cells.len(), "a score for each cell");
+        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
+        unsafe { (self.attend.scores_f32)(q, k, stride, cells, out) }
+    }
+
+    /// [`Kernels::mix_f16`] for values in single precision.
+    pub fn mix_f32(&self, p: &[f32], v: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
+        check_cells(v.len(), stride, out.len(), cells);
+        assert_eq!(p.len(), cells.len(), "a weight for each cell");
+        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
+        unsafe { (self.attend.mix_f32)(p, v, stride, cells, out) }
+    }
+
+    /// Rounds to half precision: to nearest, ties to even; infinite where it does not fit.
+    pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.to_f16)(x, out) }
+    }
+
+    /// Root-mean-square norm: `out = x / sqrt(mean(x^2) + eps) * weight`.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// Softmax in place: `x = exp(x - max) / sum of those`. An entry of `-inf` becomes 0; if all
+    /// are, or one is NaN, all become NaN.
+    pub fn softmax(&self, x: &mut [f32]) {
+        // SAFETY: the CPU has this table's rung.
+        unsafe { (self.elem.softmax)(x) }
+    }
+
+    /// Gated SiLU: `gate = gate / (1 + exp(-gate)) * up`.
+    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.silu_mul)(gate, up) }
+    }
+
+    /// Gated GELU, by the tanh approximation:
+    /// `gate = gate / 2 * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 gate^3))) * up`.
+    pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.gelu_mul)(gate, up) }
+    }
+
+    /// `x += y`.
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.add)(x, y) }
+    }
+
+    /// Rotates one head, neighbours in pairs: (0, 1) by angle 0, (2, 3) by angle 1, ...
+    ///
+    /// `cos` and `sin` have one entry for each angle; what lies beyond twice their length in `x`
+    /// stays as it is.
+    pub fn rope_norm(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && 2 * cos.len() <= x.len(), "angles of a head");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.rope_norm)(x, cos, sin) }
+    }
+
+    /// Rotates one head, halves in pairs: (0, n) by angle 0, (1, n + 1) by angle 1, ... with n the
+    /// number of angles. The rest as in [`Kernels::rope_norm`].
+    pub fn rope_neox(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && 2 * cos.len() <= x.len(), "angles of a head");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.rope_neox)(x, cos, sin) }
+    }
+}
+
+/// Checks that each cell has `width` elements in a cache of `len`.
+fn check_cells(len: usize, stride: usize, width: usize, cells: &[u32]) {
+    if let Some(&last) = cells.iter().max() {
+        let end = (last as usize).checked_mul(stride).and_then(|at| at.checked_add(width));
+        assert!(end.is_some_and(|end| end <= len), "cell {last} lies in the cache");
+    }
+}

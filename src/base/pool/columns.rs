@@ -1,0 +1,71 @@
+//! A part of a matrix that one worker writes: some columns of every row.
+#![allow(unsafe_code, reason = "parts of one matrix that do not overlap, on several threads")]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Columns `first .. first + len` of every row of a row-major matrix, exclusively.
+pub struct Columns<'a, T> {
+    base: *mut T,
+    stride: usize,
+    n_rows: usize,
+    first: usize,
+    len: usize,
+    out: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// The columns `columns` of a matrix with `n_cols` columns, for who has all of it already.
+    ///
+    /// # Panics
+    /// If `out` is not whole rows, or a column lies outside.
+    pub fn new(out: &'a mut [T], n_cols: usize, columns: Range<usize>) -> Columns<'a, T> {
+        let n_rows = out.len().checked_div(n_cols).unwrap_or(0);
+        assert_eq!(n_rows * n_cols, out.len(), "a matrix of whole rows");
+        assert!(columns.start <= columns.end && columns.end <= n_cols, "columns of the matrix");
+        // SAFETY: just checked, and `out` is borrowed for 'a.
+        unsafe { Columns::of(out.as_mut_ptr(), n_cols, n_rows, columns) }
+    }
+
+    /// The columns `columns` of the `n_rows` x `stride` matrix at `base`.
+    ///
+    /// # Safety
+    /// For 'a the matrix lives, and nobody else touches these columns, which lie in it.
+    pub(super) unsafe fn of(
+        base: *mut T,
+        stride: usize,
+        n_rows: usize,
+        columns: Range<usize>,
+    ) -> Columns<'a, T> {
+        Columns { base, stride, n_rows, first: columns.start, len: columns.len(), out: PhantomData }
+    }
+
+    /// The first column's place in the matrix.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// How many columns there are.
+    #[allow(clippy::len_without_is_empty, reason = "a chunk is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many rows the matrix has.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// The columns' part of a row, `len` long.
+    ///
+    /// # Panics
+    /// If the matrix has no such row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.n_rows, "row {row} of {}", self.n_rows);
+        // SAFETY: row < n_rows and first + len <= stride, so the part lies in the matrix; these
+        // columns are ours alone, and `&mut self` lends one part at a time.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.base.add(row * self.stride + self.first), self.len)
+        }
+    }
+}
