@@ -32,7 +32,7 @@ pub(super) fn for_isa(isa: Isa) -> Elem {
 }
 
 /// `2 * sqrt(2 / pi)`, of the tanh approximation of GELU.
-pub(crate) const GELU_A: f32 = 1.595_769_1;
+pub(crate) const GELU_A: f32 = 1.595_769_2;
 /// `2 * sqrt(2 / pi) * 0.044715`.
 pub(crate) const GELU_B: f32 = 0.071_354_814;
 
@@ -48,7 +48,7 @@ pub(crate) mod exp {
     /// 1 / ln 2.
     pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
     /// ln 2, its first 9 bits, so that products with `n` are exact.
-    pub(crate) const LN2_HIGH: f32 = 0.693_359_375;
+    pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
     /// ln 2, the rest.
     pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Least argument: its exp is the smallest normal number.
