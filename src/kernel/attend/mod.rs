@@ -1,5 +1,7 @@
 //! Scores of keys and mixtures of values, by cells of the KV cache.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -21,6 +23,8 @@ pub(crate) struct Attend {
 pub(super) fn for_isa(isa: Isa) -> Attend {
     match isa {
         Isa::Scalar => scalar::ATTEND,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ATTEND,
         _ => scalar::ATTEND,
     }
 }

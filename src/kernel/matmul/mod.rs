@@ -1,5 +1,19 @@
 //! Weights times activations; one file for each rung, and what the rungs of a family share.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_float;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_superblocks;
+#[cfg(target_arch = "aarch64")]
+mod neon_tiles;
 mod scalar;
 
 use super::MatmulFn;
@@ -10,6 +24,12 @@ use crate::base::dtype::DType;
 pub(super) fn for_isa(dtype: DType, isa: Isa) -> MatmulFn {
     match isa {
         Isa::Scalar => Some(scalar::matmul(dtype)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::matmul(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => neon_dotprod::matmul(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => neon_i8mm::matmul(dtype),
         _ => None,
     }
     .unwrap_or(scalar::matmul(dtype))
