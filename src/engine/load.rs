@@ -11,6 +11,7 @@ use crate::base::error::{Result, err};
 use crate::base::file::{Bytes, LoadMode, Source};
 use crate::base::log::log;
 use crate::base::memory;
+use crate::chat;
 use crate::gguf::Gguf;
 use crate::model::arch;
 use crate::model::forward::Weights;
@@ -166,6 +167,24 @@ impl Model {
     /// The chat template that the file carries.
     pub fn chat_template(&self) -> Option<&str> {
         self.gguf.metadata().get_str("tokenizer.chat_template").ok().flatten()
+    }
+
+    /// Formats messages by the model's own template, appending to `out`.
+    pub fn chat_format(
+        &self,
+        messages: &[chat::Message<'_>],
+        add_generation_prompt: bool,
+        out: &mut String,
+    ) -> Result<()> {
+        let template = self
+            .chat_template()
+            .ok_or_else(|| err!(BadTemplate, "tokenizer.chat_template: the model has none"))?;
+        let piece = |token: Option<i32>| {
+            let bytes = token.and_then(|t| self.tokenizer.piece(t)).unwrap_or(&[]);
+            std::str::from_utf8(bytes).unwrap_or("")
+        };
+        let (bos, eos) = (piece(self.tokenizer.bos()), piece(self.tokenizer.eos()));
+        chat::format(template, messages, add_generation_prompt, bos, eos, out)
     }
 
     pub(super) fn weights(&self) -> &Arc<Weights<Cpu>> {

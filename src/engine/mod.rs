@@ -12,6 +12,7 @@ pub mod vocab;
 pub use crate::base::cpu::Isa;
 pub use crate::base::error::{Error, Result};
 pub use crate::base::file::LoadMode;
+pub use crate::chat::Message;
 pub use crate::gguf::{Gguf, Value};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
