@@ -254,6 +254,23 @@ fn hyperparameters() {
     ], generate);
 }
 
+/// The length of the context is the file's, and a session takes it by default: more than there is
+/// memory for must be an error, and not the end of whichever process the system chooses.
+#[test]
+fn a_context_beyond_memory_is_an_error() {
+    let wide = Tiny { n_head: 4, n_head_kv: 4, head_dim: 64, ..small("llama") };
+    let (model, default) = (ModelParams::default(), SessionParams::default());
+    let per_cell =
+        Model::plan(Input::Memory(&wide.gguf()), &model, &default).expect("a plan").kv_bytes
+            / u64::from(wide.n_ctx_train);
+    let cells = (tern::base::memory::available() / 2 * 3 / per_cell).min(1 << 30);
+    let file = wide.writer().u32("llama.context_length", cells as u32).write();
+    let model = load(&file).expect("loads");
+    let error = Session::new(Arc::clone(&model), &default).err().expect("too large");
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+    assert!(Session::new(model, &SessionParams { n_ctx: 64, ..default }).is_ok());
+}
+
 #[test]
 #[rustfmt::skip] // one case, one line
 fn tensors() {

@@ -20,7 +20,7 @@ use crate::model::weights::{self, reference};
 use crate::tokenizer::Tokenizer;
 
 use super::params::{ModelParams, SessionParams};
-use super::plan::{Plan, session_bytes};
+use super::plan::{Plan, check_memory, session_bytes};
 use super::vocab;
 
 /// Where a model's bytes come from.
@@ -99,6 +99,9 @@ impl Model {
         let parsed = parse(&source, params)?;
         let mode = load_mode(params, &source, &parsed.gguf);
         let (at, len) = (parsed.gguf.data_offset(), parsed.gguf.data_len());
+        if mode == LoadMode::Copy {
+            check_memory("weights", len)?;
+        }
         let bytes = Arc::new(Bytes::load(&source, at, len, mode, progress)?);
         let backend = Cpu::new(parsed.plan.decoder, bytes, params.isa.unwrap_or_else(Isa::best));
         if mode != LoadMode::MapFast {
