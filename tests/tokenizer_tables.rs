@@ -395,3 +395,49 @@ fn gemma4_merges_characters_and_falls_back_to_bytes() {
     assert_eq!(with, [1, 260]);
     assert!(tokenizer.heap_bytes() > 1000 && tokenizer.heap_bytes() < 20_000);
 }
+
+#[test]
+fn no_tables_and_no_text_make_it_panic() {
+    const TEXTS: &[&str] = &[
+        "", "a", "b", "ab", "ba", "Ġ", "▁", " ", "é", "Ã", "©", "Ã©", "<0x61>", "<s>", "</s>",
+        "<|end|>", "\n", "1", "\0", "aa", "漢", "\u{301}", "ÿ", "<", "s>", "▁▁", "ab▁",
+    ];
+    let mut state = 7u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    let (mut made_well, mut n_ids) = (0, 0);
+    for _ in 0..20_000 {
+        let mut made = Made::empty(["llama", "gpt2", "gemma4"][random(3)]);
+        made.pre = ["default", "gpt-2", "llama-bpe", "deepseek-v3", "gpt-4o", "falcon"][random(6)];
+        for _ in 0..random(24) {
+            let text = TEXTS[random(TEXTS.len())];
+            let kind =
+                if text.starts_with("<0x") { BYTE } else { [1, 1, 1, 2, 3, 4, 5][random(7)] };
+            made.add(text, random(4) as f32, kind);
+        }
+        let n = made.tokens.len().max(1);
+        let pieces = ["a", "b", "aa", "Ã", "©", "▁", "é"];
+        for _ in 0..random(4) {
+            let line = format!("{} {}", pieces[random(7)], pieces[random(7)]);
+            made.merges.push(line.into_bytes());
+        }
+        let mut id = || (random(3) > 0).then(|| random(n) as u32);
+        (made.bos, made.eos, made.unk) = (id(), id(), id());
+        made.add_space_prefix = Some(random(2) > 0);
+        made.strip = random(4) == 0;
+        let Ok(tokenizer) = Tokenizer::new(made.tables()) else { continue };
+        made_well += 1;
+        for _ in 0..4 {
+            let text: String = (0..random(12)).map(|_| TEXTS[random(TEXTS.len())]).collect();
+            let mut ids = Vec::new();
+            tokenizer.tokenize(&text, random(2) > 0, random(2) > 0, &mut ids).unwrap();
+            n_ids += ids.len();
+            assert!(ids.iter().all(|&id| tokenizer.name(id).is_some()));
+            let mut bytes = Vec::new();
+            tokenizer.detokenize(&ids, &mut bytes).unwrap();
+        }
+    }
+    assert!(made_well > 2000 && n_ids > 50_000, "{made_well} {n_ids}");
+}

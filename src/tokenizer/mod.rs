@@ -2,6 +2,9 @@
 //!
 //! Knows no file format: a [`Tokenizer`] is made from plain [`Tables`]. It is immutable, and any
 //! number of threads may use it.
+//!
+//! Text is taken as it is. Some families (Qwen2, GPT-NeoX) were trained on text in Unicode's
+//! normalisation form C; GGUF says nothing of it, and a caller with decomposed text may compose it.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
