@@ -581,6 +581,23 @@ mod tests {
     }
 
     #[test]
+    fn a_long_s_is_an_s_where_case_does_not_matter() {
+        for (scheme, expected) in [
+            (Scheme::Llama3, "x·'\u{17f}·foo· y·'S·foo"),
+            (Scheme::Gpt4o, "x'\u{17f}·foo· y'S·foo"),
+            (Scheme::Gpt2, "x·'·\u{17f}foo· y·'·Sfoo"),
+        ] {
+            let mut found = Vec::new();
+            let sink = &mut |word: &str| {
+                found.push(word.to_string());
+                Ok(())
+            };
+            scheme.split("x'\u{17f}foo y'Sfoo", sink).unwrap();
+            assert_eq!(found.join("·"), expected);
+        }
+    }
+
+    #[test]
     fn the_words_of_any_text_are_the_text() {
         let schemes = [
             Scheme::Default,
