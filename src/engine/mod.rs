@@ -1,1 +1,3 @@
 //! What a program wants: models, sessions, plans.
+
+pub mod vocab;

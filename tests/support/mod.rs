@@ -5,6 +5,7 @@
     reason = "each test program is a crate of its own and uses a part of this"
 )]
 
+pub mod counting;
 pub mod gguf_writer;
 
 use std::path::PathBuf;

@@ -1,0 +1,174 @@
+//! The arithmetic between logits and a choice, specified so that every machine agrees on it.
+//!
+//! Only IEEE 754 additions, subtractions, multiplications, divisions, comparisons and conversions
+//! are used, each rounded on its own: Rust never contracts a product and a sum into one fused
+//! operation, and nothing here calls the C library. Sums run in an order that is written down.
+
+/// Values summed together before their sum joins the total; see [`ChunkedSum`].
+pub(super) const CHUNK: usize = 1024;
+
+/// Running sums that a chunk is spread over.
+const LANES: usize = 8;
+
+/// `e` to the power `x`, for `x` at most 0; 0 below -700. Relative error below 4e-13.
+///
+/// `x = k ln 2 + r` with `k` the nearest integer, so that `|r| <= ln 2 / 2`; then the Taylor
+/// polynomial of degree 10 in `r`, scaled by `2^k`.
+#[inline]
+pub(super) fn exp(x: f64) -> f64 {
+    // Adding 1.5 * 2^52 leaves the nearest integer in the low bits (ties to even).
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    // ln 2 in two parts; the first has 21 zero bits at its end, so that k times it is exact.
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    const C: [f64; 11] = [
+        1.0,
+        1.0,
+        1.0 / 2.0,
+        1.0 / 6.0,
+        1.0 / 24.0,
+        1.0 / 120.0,
+        1.0 / 720.0,
+        1.0 / 5040.0,
+        1.0 / 40320.0,
+        1.0 / 362_880.0,
+        1.0 / 3_628_800.0,
+    ];
+    let inside = if x > -700.0 { x } else { -700.0 };
+    let shifted = inside * std::f64::consts::LOG2_E + ROUND;
+    let k = shifted - ROUND;
+    let r = (inside - k * LN_2_HIGH) - k * LN_2_LOW;
+    let mut sum = C[10];
+    sum = sum * r + C[9];
+    sum = sum * r + C[8];
+    sum = sum * r + C[7];
+    sum = sum * r + C[6];
+    sum = sum * r + C[5];
+    sum = sum * r + C[4];
+    sum = sum * r + C[3];
+    sum = sum * r + C[2];
+    sum = sum * r + C[1];
+    sum = sum * r + C[0];
+    // The low bits of `shifted` are k in two's complement; moved up, they are the exponent's.
+    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
+    if x >= -700.0 { sum * scale } else { 0.0 }
+}
+
+/// The natural logarithm of a positive, normal, finite `x`. Absolute error below 1e-15 times the
+/// larger of 1 and the result.
+///
+/// `x = m 2^k` with `m` between the square roots of 1/2 and 2; with `s = (m - 1) / (m + 1)`, the
+/// logarithm of `m` is `2 (s + s^3/3 + s^5/5 + ... + s^21/21)`.
+pub(super) fn ln(x: f64) -> f64 {
+    let bits = x.to_bits();
+    let mut k = ((bits >> 52) & 0x7ff) as i32 - 1023;
+    let mut m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
+    if m > std::f64::consts::SQRT_2 {
+        m *= 0.5;
+        k += 1;
+    }
+    let s = (m - 1.0) / (m + 1.0);
+    let square = s * s;
+    let mut sum = 1.0 / 21.0;
+    for odd in (1..=19).rev().step_by(2) {
+        sum = sum * square + 1.0 / f64::from(odd);
+    }
+    f64::from(k) * std::f64::consts::LN_2 + 2.0 * s * sum
+}
+
+/// Sums `value(0) .. value(n)` in the order that the specification fixes.
+///
+/// The values are cut into chunks of [`CHUNK`]. Within a chunk, value `i` is added to lane `i mod
+/// 8`, in ascending `i`; the lanes are then added as `((0+4)+(2+6)) + ((1+5)+(3+7))`. The chunks'
+/// sums are added in ascending order. `each_chunk` sees every chunk's sum.
+pub(super) fn sum(n: usize, value: impl Fn(usize) -> f64, mut each_chunk: impl FnMut(f64)) -> f64 {
+    let mut total = 0.0;
+    let mut start = 0;
+    while start < n {
+        let end = n.min(start + CHUNK);
+        let mut lanes = [0.0; LANES];
+        let whole = start + (end - start) / LANES * LANES;
+        for first in (start..whole).step_by(LANES) {
+            for (i, lane) in lanes.iter_mut().enumerate() {
+                *lane += value(first + i);
+            }
+        }
+        for (lane, i) in lanes.iter_mut().zip(whole..end) {
+            *lane += value(i);
+        }
+        let [a, b, c, d, e, f, g, h] = lanes;
+        let chunk = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        each_chunk(chunk);
+        total += chunk;
+        start = end;
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_its_bound() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-0.0), 1.0);
+        assert_eq!(exp(f64::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-700.1), 0.0);
+        assert_eq!(exp(f64::MIN), 0.0);
+        let mut worst = 0.0_f64;
+        for i in 0..1_000_000 {
+            let x = -f64::from(i) * 7.0e-4;
+            worst = worst.max((exp(x) / x.exp() - 1.0).abs());
+        }
+        for i in 0..1000 {
+            let x = -f64::from(i) * 1.0e-6;
+            worst = worst.max((exp(x) / x.exp() - 1.0).abs());
+        }
+        assert!(worst < 4e-13, "{worst:e}");
+    }
+
+    #[test]
+    fn exp_gives_the_recorded_bits() {
+        // From tests/oracle/sampler_golden.py. A machine that differs here draws other tokens.
+        for (x, bits) in [
+            (-1.0, 0x3fd7_8b56_362c_f12b),
+            (-0.1, 0x3fec_f46d_99d5_2b3a),
+            (-12.345, 0x3ed2_4057_2f47_cb82),
+            (-345.678, 0x20c3_971a_6744_4e9b_u64),
+        ] {
+            assert_eq!(exp(x).to_bits(), bits, "exp({x}) = {:#x}", exp(x).to_bits());
+        }
+    }
+
+    #[test]
+    fn ln_is_within_its_bound() {
+        assert_eq!(ln(1.0), 0.0);
+        let mut x = 1.0e-300;
+        while x < 1.0e300 {
+            let (found, expected) = (ln(x), x.ln());
+            assert!((found - expected).abs() <= 1e-15 * expected.abs().max(1.0), "{x}: {found}");
+            x *= 1.000_37;
+        }
+    }
+
+    #[test]
+    fn a_sum_follows_its_written_order() {
+        for n in [0, 1, 7, 8, 9, 1023, 1024, 1025, 5000] {
+            let values: Vec<f64> = (0..n).map(|i| 1.0 / (f64::from(i) + 0.3)).collect();
+            let mut expected = 0.0;
+            let mut chunks = Vec::new();
+            for chunk in values.chunks(CHUNK) {
+                let lane = |l: usize| chunk.iter().skip(l).step_by(8).fold(0.0, |a, v| a + v);
+                let even = (lane(0) + lane(4)) + (lane(2) + lane(6));
+                let odd = (lane(1) + lane(5)) + (lane(3) + lane(7));
+                chunks.push(even + odd);
+                expected += even + odd;
+            }
+            let mut seen = Vec::new();
+            let found = sum(values.len(), |i| values[i], |s| seen.push(s));
+            assert_eq!(found.to_bits(), expected.to_bits(), "n = {n}");
+            assert_eq!(seen, chunks);
+        }
+    }
+}
