@@ -20,6 +20,8 @@
 
 mod attend;
 mod elem;
+#[cfg(target_arch = "aarch64")]
+mod insn_aarch64;
 mod matmul;
 mod quantize;
 

@@ -5,7 +5,9 @@
     reason = "each test program is a crate of its own and uses a part of this"
 )]
 
+pub mod counting;
 pub mod gguf_writer;
+pub mod tiny;
 
 use std::path::PathBuf;
 

@@ -1,8 +1,14 @@
 //! Norms, activations, rotation, softmax: one token's row, or one head, at a time.
 //!
-//! Every rung computes `exp` in the same way: `2^n * 2^f` with `n` the nearest integer to
-//! `x * log2(e)` and a polynomial for the rest, to about one unit in the last place.
+//! Every rung computes the exponential in the same way, to about one unit in the last place: a power
+//! of two, and a polynomial for the rest; see [`exp`].
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -22,13 +28,18 @@ pub(crate) struct Elem {
 /// The kernels for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> Elem {
     match isa {
-        Isa::Scalar => scalar::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ELEM),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ELEM,
         _ => scalar::ELEM,
     }
 }
 
 /// `2 * sqrt(2 / pi)`, of the tanh approximation of GELU.
-pub(crate) const GELU_A: f32 = 1.595_769_1;
+pub(crate) const GELU_A: f32 = 1.595_769_2;
 /// `2 * sqrt(2 / pi) * 0.044715`.
 pub(crate) const GELU_B: f32 = 0.071_354_814;
 
@@ -44,7 +55,7 @@ pub(crate) mod exp {
     /// 1 / ln 2.
     pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
     /// ln 2, its first 9 bits, so that products with `n` are exact.
-    pub(crate) const LN2_HIGH: f32 = 0.693_359_375;
+    pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
     /// ln 2, the rest.
     pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Least argument: its exp is the smallest normal number.

@@ -10,8 +10,8 @@ use crate::kernel::{ACTIVATION_BLOCK, ACTIVATION_SUM};
 pub(super) fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]) {
     let blocks = x.chunks_exact(ACTIVATION_BLOCK).zip(q.chunks_exact_mut(ACTIVATION_BLOCK));
     for ((x, q), d) in blocks.zip(d) {
-        // Not `f32::max`, which would lose a NaN.
-        let max = x.iter().fold(0f32, |max, x| if x.abs() <= max { max } else { x.abs() });
+        // Magnitudes compare as integers, and a NaN is the largest of all.
+        let max = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
         let inverse = 127.0 / max;
         let (scale, inverse) =
             if inverse.is_infinite() { (0.0, 0.0) } else { (max / 127.0, inverse) };

@@ -1,0 +1,68 @@
+//! A tokenizer from a file's metadata.
+
+use crate::base::error::{Error, Result};
+use crate::gguf::Metadata;
+use crate::tokenizer::{Tables, Tokenizer};
+
+/// Keys of tokens that end generation, beside `eos_token_id`.
+const ENDS: &[&str] = &[
+    "tokenizer.ggml.eot_token_id",
+    "tokenizer.ggml.eom_token_id",
+    "tokenizer.ggml.fim_pad_token_id",
+    "tokenizer.ggml.fim_rep_token_id",
+    "tokenizer.ggml.fim_sep_token_id",
+];
+
+/// Makes the tokenizer that the keys `tokenizer.ggml.*` describe. The texts are read where the
+/// header has them, and copied once.
+///
+/// Fails as [`Tokenizer::new`] does, and with BadVocab for a key whose value is of the wrong kind.
+pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
+    tables(metadata).map_err(bad_vocab).and_then(Tokenizer::new)
+}
+
+fn tables(metadata: &Metadata) -> Result<Tables<'_>> {
+    let model = metadata.get_str("tokenizer.ggml.model")?.unwrap_or("");
+    let tokens = metadata.strings("tokenizer.ggml.tokens")?;
+    let merges = metadata.strings("tokenizer.ggml.merges")?;
+    let (n_tokens, n_merges) =
+        (tokens.as_ref().map_or(0, |t| t.len()), merges.as_ref().map_or(0, |m| m.len()));
+    // Only SentencePiece ranks tokens by their scores.
+    let scores = match model {
+        "llama" => metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let mut ends = Vec::new();
+    for key in ENDS {
+        ends.extend(metadata.get_u32(key)?);
+    }
+    Ok(Tables {
+        model,
+        pre: metadata.get_str("tokenizer.ggml.pre")?.unwrap_or(""),
+        n_tokens,
+        tokens: Box::new(tokens.into_iter().flatten()),
+        scores,
+        types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
+        n_merges,
+        merges: Box::new(merges.into_iter().flatten()),
+        bos: metadata.get_u32("tokenizer.ggml.bos_token_id")?,
+        eos: metadata.get_u32("tokenizer.ggml.eos_token_id")?,
+        unk: metadata.get_u32("tokenizer.ggml.unknown_token_id")?,
+        ends,
+        add_bos: metadata.get_bool("tokenizer.ggml.add_bos_token")?,
+        add_eos: metadata.get_bool("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: metadata.get_bool("tokenizer.ggml.add_space_prefix")?,
+        // The tokens of Phi-3 say this in a file of their own, of which GGUF has nothing. Phi-4
+        // has the architecture too, but not the kind of vocabulary.
+        strip_after_special: model == "llama"
+            && metadata.get_str("general.architecture")? == Some("phi3"),
+    })
+}
+
+/// The keys here are the vocabulary's: what is wrong with them is wrong with it.
+fn bad_vocab(error: Error) -> Error {
+    match error {
+        Error::BadHparams(sentence) => Error::BadVocab(sentence),
+        other => other,
+    }
+}

@@ -1,0 +1,578 @@
+//! Every kernel of every instruction set that this CPU has, against exact arithmetic in f64.
+//!
+//! One runner for all: it names no instruction set. The bounds are those of the arithmetic, with the
+//! magnitudes that were really added, so that a wrong weight, code or scale cannot hide in them.
+//! Where the same bits are promised, the same bits are asked for.
+
+use half::f16;
+use tern::base::cpu::Isa;
+use tern::base::dtype::DType;
+use tern::base::pool::Columns;
+use tern::kernel::{Activations, Kernels, Weight};
+use tern::quant;
+
+/// Half a unit in the last place of 1.
+const U: f64 = 1.0 / 16777216.0;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 32) as u32
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    /// -1 to 1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 8) as f32 / 8388608.0 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+}
+
+fn each_isa(mut f: impl FnMut(&Kernels, &str)) {
+    for &isa in Isa::available() {
+        let kernels = Kernels::for_isa(isa);
+        assert_eq!(kernels.isa(), isa);
+        f(kernels, isa.name());
+    }
+}
+
+#[test]
+fn a_rung_that_the_cpu_lacks_is_not_chosen() {
+    for isa in Isa::ALL {
+        let chosen = Kernels::for_isa(isa).isa();
+        assert!(Isa::available().contains(&chosen), "{isa}: {chosen}");
+        assert!(chosen <= isa, "{isa}: {chosen}");
+    }
+}
+
+// ---------------------------------------------------------------------------------- matmul
+
+/// Rows of random blocks, with scales between 0.001 and 1; some zero, some subnormal.
+fn random_rows(dtype: DType, k: usize, n_rows: usize, random: &mut Random) -> Vec<u8> {
+    let n = dtype.row_bytes(k).expect("whole blocks") * n_rows;
+    let mut bytes: Vec<u8> = (0..n).map(|_| (random.next() >> 24) as u8).collect();
+    let scales: &[usize] = match dtype {
+        DType::F32 | DType::BF16 | DType::Mxfp4 => &[],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        DType::Tq1_0 => &[52],
+        DType::Tq2_0 => &[64],
+        _ => &[0],
+    };
+    for block in bytes.chunks_mut(dtype.block_bytes()) {
+        let odd = random.below(16);
+        let scale = match odd {
+            0 => 0.0,
+            1 => 5e-7 * random.float(), // a subnormal f16
+            _ => random.float(),
+        };
+        match dtype {
+            DType::F32 => block.copy_from_slice(&match odd {
+                2 => (1e-39 * random.float()).to_le_bytes(),
+                _ => scale.to_le_bytes(),
+            }),
+            DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(scale).to_le_bytes()),
+            DType::Mxfp4 => block[0] = [0, 1, 112, 124, 126, 128][random.below(6)],
+            _ => {
+                for &at in scales {
+                    let bits = f16::from_f32(scale * (1.0 - at as f32 / 512.0)).to_le_bytes();
+                    block[at..at + 2].copy_from_slice(&bits);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Rows with blocks of zeros, of subnormal numbers, and of one outlier among small values.
+fn random_activations(n: usize, k: usize, random: &mut Random) -> Vec<f32> {
+    let mut x = random.floats(n * k);
+    for block in x.chunks_mut(32) {
+        let scale = match random.below(8) {
+            0 => 0.0,
+            1 => 1e-39,
+            2 => 1000.0,
+            _ => 1.0,
+        };
+        block.iter_mut().for_each(|x| *x *= scale);
+        if random.below(8) == 0 {
+            block[0] = 50.0;
+        }
+    }
+    x
+}
+
+struct Quantised {
+    q: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i32>,
+}
+
+fn quantise(kernels: &Kernels, x: &[f32], k: usize) -> Quantised {
+    let n = x.len();
+    let mut out = Quantised { q: vec![99; n], d: vec![f32::NAN; n / 32], sum: vec![9999; n / 16] };
+    let rows = x.chunks(k).zip(out.q.chunks_mut(k));
+    for ((x, q), (d, sum)) in rows.zip(out.d.chunks_mut(k / 32).zip(out.sum.chunks_mut(k / 16))) {
+        kernels.quantize(x, q, d, sum);
+    }
+    out
+}
+
+/// Tokens `from .. from + n` of all activations.
+fn tokens<'a>(
+    x: &'a [f32],
+    quantised: Option<&'a Quantised>,
+    k: usize,
+    from: usize,
+    n: usize,
+) -> Activations<'a> {
+    let of = |width: usize| from * width..(from + n) * width;
+    match quantised {
+        None => Activations { n, k, x: &x[of(k)], q: &[], d: &[], sum: &[] },
+        Some(a) => Activations {
+            n,
+            k,
+            x: &[],
+            q: &a.q[of(k)],
+            d: &a.d[of(k / 32)],
+            sum: &a.sum[of(k / 16)],
+        },
+    }
+}
+
+/// The exact result of what a kernel is to compute, the sum of the magnitudes that it adds, and for
+/// quantised weights how far the activations' rounding may take it from the true product.
+fn exact(
+    dtype: DType,
+    row: &[u8],
+    x: &[f32],
+    quantised: Option<(&[i8], &[f32])>,
+) -> (f64, f64, f64, f64) {
+    let k = x.len();
+    let mut w = vec![0.0; k];
+    quant::decode_row(dtype, row, &mut w);
+    let (mut truth, mut magnitude) = (0.0, 0.0);
+    for (w, x) in w.iter().zip(x) {
+        truth += f64::from(*w) * f64::from(*x);
+        magnitude += (f64::from(*w) * f64::from(*x)).abs();
+    }
+    let Some((q, d)) = quantised else { return (truth, magnitude, truth, 0.0) };
+    let group = quant::layout(dtype).expect("a quantised type").group;
+    let mut codes = vec![0; k];
+    let (mut scales, mut mins) = (vec![0.0; k / group], vec![0.0; k / group]);
+    quant::expand_row(dtype, row, &mut codes, &mut scales, &mut mins);
+    let (mut value, mut magnitude, mut rounding) = (0.0, 0.0, 0.0);
+    for i in 0..k {
+        let (scale, min) = (f64::from(scales[i / group]), f64::from(mins[i / group]));
+        let (code, d) = (f64::from(codes[i]), f64::from(d[i / 32]));
+        let q = f64::from(q[i]);
+        value += (scale * code + min) * q * d;
+        // A kernel may shift signed codes by 128 to make them unsigned.
+        magnitude += (scale.abs() * (code.abs() + 128.0) + min.abs()) * q.abs() * d;
+        // Half a step, or all of it if the block counts as zeros.
+        rounding += f64::from(w[i]).abs() * if d == 0.0 { 4e-37 } else { d * 0.5001 };
+    }
+    (value, magnitude, truth, rounding)
+}
+
+fn matmul(kernels: &Kernels, w: &Weight<'_>, act: &Activations<'_>) -> Vec<f32> {
+    let mut out = vec![f32::NAN; act.n * w.n_rows];
+    if w.n_rows > 0 {
+        kernels.matmul(w, act, &mut Columns::new(&mut out, w.n_rows, 0..w.n_rows));
+    }
+    out
+}
+
+fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert_eq!(a.to_bits(), b.to_bits(), "{what}: {a} and {b} at {i}");
+    }
+}
+
+const N_TOKENS: [usize; 6] = [1, 2, 3, 5, 8, 17];
+
+fn check_matmul(kernels: &Kernels, dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
+    let what = format!("matmul_{dtype}_{}, k = {k}, {n_rows} rows", kernels.isa());
+    let bytes = random_rows(dtype, k, n_rows, random);
+    let w = Weight { dtype, k, n_rows, bytes: &bytes };
+    let x = random_activations(17, k, random);
+    let quantised = dtype.is_quantised().then(|| quantise(kernels, &x, k));
+    let quantised = quantised.as_ref();
+    let all = matmul(kernels, &w, &tokens(&x, quantised, k, 0, 17));
+
+    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
+    // Each lane adds at most k / 32 products and as many minima, then lanes and pieces are added.
+    let bound = U * (k as f64 / 8.0 + 24.0);
+    for (i, &out) in all.iter().enumerate() {
+        let (t, r) = (i / n_rows, i % n_rows);
+        let row = &bytes[r * row_bytes..][..row_bytes];
+        let q = quantised.map(|a| (&a.q[t * k..][..k], &a.d[t * k / 32..][..k / 32]));
+        let (value, magnitude, truth, rounding) = exact(dtype, row, &x[t * k..][..k], q);
+        let error = (f64::from(out) - value).abs();
+        // 1e-37: products below the normal range may be lost.
+        let bound = bound * magnitude + 1e-37 * (k as f64);
+        assert!(error <= bound, "{what}: [{t}][{r}] = {out}, exactly {value}, bound {bound}");
+        let error = (f64::from(out) - truth).abs();
+        assert!(error <= rounding + bound, "{what}: [{t}][{r}] = {out}, truly {truth}");
+    }
+
+    // Other numbers of tokens, from another token on.
+    for n in N_TOKENS {
+        let from = (17 - n) / 2;
+        let some = matmul(kernels, &w, &tokens(&x, quantised, k, from, n));
+        assert_same_bits(
+            &some,
+            &all[from * n_rows..][..some.len()],
+            &format!("{what}, {n} tokens"),
+        );
+    }
+    // Columns in parts, and columns outside of them untouched.
+    for n in [1, 3, 17] {
+        for grain in [1, 2, 3, 4, 7] {
+            let act = tokens(&x, quantised, k, 0, n);
+            let mut out = vec![f32::NAN; n * n_rows];
+            for first in (0..n_rows).step_by(grain) {
+                let end = n_rows.min(first + grain);
+                kernels.matmul(&w, &act, &mut Columns::new(&mut out, n_rows, first..end));
+                let after = out.chunks(n_rows).flat_map(|row| &row[end..]);
+                assert!(after.into_iter().all(|x| x.is_nan()), "{what}: beyond the columns");
+            }
+            let what = format!("{what}, {n} tokens, columns by {grain}");
+            assert_same_bits(&out, &all[..n * n_rows], &what);
+        }
+    }
+}
+
+fn check_all_matmuls(quantised: bool) {
+    each_isa(|kernels, isa| {
+        let mut random = Random(7);
+        for &dtype in DType::ALL.iter().filter(|dtype| dtype.is_quantised() == quantised) {
+            // Row lengths around the pieces that kernels work in: 64, 256, 512, 1024, 2048.
+            let lengths: &[usize] = match dtype.block_len() {
+                1 => {
+                    &[1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 100, 255, 257, 576, 1023, 2049]
+                }
+                32 => &[32, 64, 96, 160, 256, 480, 512, 544, 576, 1024, 2048, 2080, 4128],
+                _ => &[256, 512, 768, 1024, 2048, 2304, 4352],
+            };
+            for &k in lengths {
+                let rows: &[usize] = if k <= 576 { &[0, 1, 2, 3, 5, 9] } else { &[4, 6] };
+                for &n_rows in rows {
+                    check_matmul(kernels, dtype, k, n_rows, &mut random);
+                }
+            }
+            eprintln!("tested matmul_{dtype}_{isa}");
+        }
+    });
+}
+
+#[test]
+fn matmul_with_quantised_weights() {
+    check_all_matmuls(true);
+}
+
+#[test]
+fn matmul_with_float_weights() {
+    check_all_matmuls(false);
+}
+
+#[test]
+#[should_panic(expected = "bytes of weights")]
+fn matmul_checks_lengths() {
+    let w = Weight { dtype: DType::Q8_0, k: 64, n_rows: 2, bytes: &[0; 135] };
+    let act = Activations { n: 1, k: 64, x: &[], q: &[0; 64], d: &[0.0; 2], sum: &[0; 4] };
+    let mut out = [0.0; 2];
+    Kernels::for_isa(Isa::best()).matmul(&w, &act, &mut Columns::new(&mut out, 2, 0..2));
+}
+
+// -------------------------------------------------------------------------------- quantize
+
+#[test]
+fn quantize_gives_the_same_codes_everywhere() {
+    let mut random = Random(11);
+    let mut x = random_activations(64, 512, &mut random);
+    // Exact halves, which go away from zero; the largest and the least magnitudes.
+    for (i, x) in x[..32].iter_mut().enumerate() {
+        *x = [127.0, -127.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 126.5, -126.5, 0.49999997][i % 11];
+    }
+    x[32] = f32::MAX;
+    x[64] = f32::MIN_POSITIVE;
+    x[96] = 1e-36;
+    x[97] = -3.7e-37;
+    let reference = quantise(Kernels::for_isa(Isa::Scalar), &x, 512);
+    assert_eq!(reference.q[..6], [127, -127, 1, -1, 2, -2]);
+    for (b, block) in x.chunks(32).enumerate() {
+        let max = block.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let d = f64::from(reference.d[b]);
+        if max > 4e-37 {
+            assert!((d - f64::from(max) / 127.0).abs() <= U * d, "block {b}");
+        }
+        for (i, x) in block.iter().enumerate() {
+            let q = reference.q[32 * b + i];
+            let error = (f64::from(q) * d - f64::from(*x)).abs();
+            assert!(error <= 0.5001 * d || d == 0.0 && q == 0, "block {b}, {i}: {x} as {q} * {d}");
+        }
+        for (g, q) in reference.q[32 * b..][..32].chunks(16).enumerate() {
+            let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
+            assert_eq!(reference.sum[2 * b + g], sum, "block {b}");
+        }
+    }
+    each_isa(|kernels, isa| {
+        for k in [32, 64, 96, 512] {
+            let part = &x[..k * (x.len() / k)];
+            let out = quantise(kernels, part, k);
+            assert_eq!(out.q, reference.q[..part.len()], "codes, {isa}");
+            assert_eq!(out.sum, reference.sum[..part.len() / 16], "sums, {isa}");
+            assert_same_bits(&out.d, &reference.d[..part.len() / 32], isa);
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = random.floats(64);
+            x[33 + random.below(31)] = bad;
+            let out = quantise(kernels, &x, 64);
+            assert!(out.d[0].is_finite() && !out.d[1].is_finite(), "{bad}, {isa}");
+        }
+        eprintln!("tested quantize_{isa}");
+    });
+}
+
+// ---------------------------------------------------------------------------------- attend
+
+#[test]
+fn attention_reads_the_cells_it_is_told() {
+    let mut random = Random(13);
+    each_isa(|kernels, isa| {
+        for width in [1, 2, 7, 8, 15, 16, 17, 24, 32, 63, 64, 80, 96, 100, 128, 256] {
+            for n_cells in [0, 1, 2, 3, 4, 5, 7, 8, 9, 33, 200] {
+                let stride = width + random.below(40);
+                let k = random.floats(64 * stride + width);
+                let bits: Vec<u16> = k.iter().map(|&k| f16::from_f32(k).to_bits()).collect();
+                let k16: Vec<f32> = bits.iter().map(|&k| f16::from_bits(k).to_f32()).collect();
+                let cells: Vec<u32> = (0..n_cells).map(|_| random.below(65) as u32).collect();
+                let q = random.floats(width);
+                let p = random.floats(n_cells);
+                let what = format!("{isa}, width {width}, {n_cells} cells");
+
+                let mut scores = [vec![f32::NAN; n_cells], vec![f32::NAN; n_cells]];
+                kernels.scores_f16(&q, &bits, stride, &cells, &mut scores[0]);
+                kernels.scores_f32(&q, &k, stride, &cells, &mut scores[1]);
+                for (scores, k) in scores.iter().zip([&k16, &k]) {
+                    for (score, &cell) in scores.iter().zip(&cells) {
+                        let k = &k[cell as usize * stride..][..width];
+                        let products = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                        let exact: f64 = products.clone().sum();
+                        let magnitude: f64 = products.map(f64::abs).sum();
+                        let error = (f64::from(*score) - exact).abs();
+                        assert!(error <= U * (width as f64 / 4.0 + 8.0) * magnitude, "{what}");
+                    }
+                }
+                // A score depends on its cell alone.
+                for i in 0..n_cells.min(9) {
+                    let mut one = [f32::NAN];
+                    kernels.scores_f16(&q, &bits, stride, &cells[i..i + 1], &mut one);
+                    assert_same_bits(&one, &scores[0][i..i + 1], &what);
+                    kernels.scores_f32(&q, &k, stride, &cells[i..i + 1], &mut one);
+                    assert_same_bits(&one, &scores[1][i..i + 1], &what);
+                }
+
+                let mut mixed = [vec![f32::NAN; width], vec![f32::NAN; width]];
+                kernels.mix_f16(&p, &bits, stride, &cells, &mut mixed[0]);
+                kernels.mix_f32(&p, &k, stride, &cells, &mut mixed[1]);
+                for (mixed, v) in mixed.iter().zip([&k16, &k]) {
+                    for (j, out) in mixed.iter().enumerate() {
+                        let v = |cell: u32| f64::from(v[cell as usize * stride + j]);
+                        let products = p.iter().zip(&cells).map(|(p, &c)| f64::from(*p) * v(c));
+                        let exact: f64 = products.clone().sum();
+                        let magnitude: f64 = products.map(f64::abs).sum();
+                        let error = (f64::from(*out) - exact).abs();
+                        assert!(error <= U * (n_cells as f64 + 2.0) * magnitude, "{what}");
+                    }
+                }
+            }
+        }
+        eprintln!("tested scores_f16_{isa} scores_f32_{isa} mix_f16_{isa} mix_f32_{isa}");
+    });
+}
+
+#[test]
+#[should_panic(expected = "lies in the cache")]
+fn attention_checks_cells() {
+    let mut out = [0.0; 2];
+    Kernels::for_isa(Isa::best()).scores_f16(&[0.0; 8], &[0; 31], 8, &[0, 3], &mut out);
+}
+
+#[test]
+fn half_precision_rounds_to_nearest_even() {
+    // Every half-precision number, and its neighbours' midpoints with a little more and less.
+    let mut x = vec![];
+    for bits in 0..0x7c00u16 {
+        let (a, b) = (f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32());
+        let middle = if b.is_finite() { (a + b) / 2.0 } else { 65520.0 };
+        for y in [a, middle, middle.next_up(), middle.next_down()] {
+            x.extend([y, -y]);
+        }
+    }
+    x.extend([f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-45, -1e-45]);
+    each_isa(|kernels, isa| {
+        let mut out = vec![0; x.len()];
+        kernels.to_f16(&x, &mut out);
+        for (x, out) in x.iter().zip(&out) {
+            assert_eq!(*out, f16::from_f32(*x).to_bits(), "{x}, {isa}");
+        }
+        for n in 0..40 {
+            let mut out = vec![0x1234; n];
+            kernels.to_f16(&x[1000..1000 + n], &mut out);
+            let expected: Vec<u16> =
+                x[1000..1000 + n].iter().map(|&x| f16::from_f32(x).to_bits()).collect();
+            assert_eq!(out, expected, "{isa}");
+        }
+        let mut nan = [0];
+        kernels.to_f16(&[f32::NAN], &mut nan);
+        assert!(f16::from_bits(nan[0]).is_nan(), "{isa}");
+        eprintln!("tested to_f16_{isa}");
+    });
+}
+
+// ------------------------------------------------------------------------------------ elem
+
+const LENGTHS: [usize; 14] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 64, 100, 577, 2048];
+
+fn assert_close(found: f32, exact: f64, bound: f64, what: &str) {
+    let error = (f64::from(found) - exact).abs();
+    assert!(error <= bound, "{what}: {found}, exactly {exact}, error {error}, bound {bound}");
+}
+
+#[test]
+fn norms_and_sums() {
+    let mut random = Random(17);
+    each_isa(|kernels, isa| {
+        for n in LENGTHS {
+            let (x, weight) = (random.floats(n), random.floats(n));
+            let mut out = vec![f32::NAN; n];
+            kernels.rms_norm(&x, &weight, 1e-5, &mut out);
+            let mean = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let exact = f64::from(x[i]) / (mean + f64::from(1e-5f32)).sqrt();
+                let exact = exact * f64::from(weight[i]);
+                assert_close(out[i], exact, U * (n as f64 / 8.0 + 16.0) * exact.abs(), isa);
+            }
+            let y = random.floats(n);
+            let mut sum = x.clone();
+            kernels.add(&mut sum, &y);
+            for i in 0..n {
+                assert_eq!(sum[i].to_bits(), (x[i] + y[i]).to_bits(), "{isa}");
+            }
+        }
+        eprintln!("tested rms_norm_{isa} add_{isa}");
+    });
+}
+
+#[test]
+fn rotations() {
+    let mut random = Random(19);
+    each_isa(|kernels, isa| {
+        for n in [1, 2, 3, 4, 7, 8, 9, 16, 20, 32, 33, 48, 64, 128] {
+            let angles = random.floats(n);
+            let cos: Vec<f32> = angles.iter().map(|a| (a * 3.0).cos()).collect();
+            let sin: Vec<f32> = angles.iter().map(|a| (a * 3.0).sin()).collect();
+            for rest in [0, 1, 5] {
+                let x = random.floats(2 * n + rest);
+                for norm in [true, false] {
+                    let mut out = x.clone();
+                    if norm {
+                        kernels.rope_norm(&mut out, &cos, &sin);
+                    } else {
+                        kernels.rope_neox(&mut out, &cos, &sin);
+                    }
+                    for i in 0..n {
+                        let (a, b) = if norm { (2 * i, 2 * i + 1) } else { (i, n + i) };
+                        let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                        let (x, y) = (f64::from(x[a]), f64::from(x[b]));
+                        let bound = 2.0 * U * ((x * c).abs() + (y * s).abs());
+                        assert_close(out[a], x * c - y * s, bound, isa);
+                        let bound = 2.0 * U * ((x * s).abs() + (y * c).abs());
+                        assert_close(out[b], x * s + y * c, bound, isa);
+                    }
+                    assert_same_bits(&out[2 * n..], &x[2 * n..], isa);
+                }
+            }
+        }
+        eprintln!("tested rope_norm_{isa} rope_neox_{isa}");
+    });
+}
+
+#[test]
+fn softmax_is_a_distribution() {
+    let mut random = Random(23);
+    each_isa(|kernels, isa| {
+        for n in LENGTHS {
+            for scale in [0.0, 1.0, 20.0, 200.0] {
+                let mut x: Vec<f32> = random.floats(n).iter().map(|x| x * scale).collect();
+                if n > 2 {
+                    x[random.below(n - 1) + 1] = f32::NEG_INFINITY;
+                }
+                let mut out = x.clone();
+                kernels.softmax(&mut out);
+                let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let exps: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
+                let sum: f64 = exps.iter().sum();
+                for i in 0..n {
+                    let exact = exps[i] / sum;
+                    // 2e-38: exp is not below the smallest normal number.
+                    assert_close(out[i], exact, U * (n as f64 / 8.0 + 24.0) * exact + 2e-38, isa);
+                    if x[i] == f32::NEG_INFINITY {
+                        assert_eq!(out[i], 0.0, "{isa}");
+                    }
+                }
+            }
+        }
+        for mut bad in [vec![f32::NEG_INFINITY; 20], vec![f32::NAN; 3], {
+            let mut x = random.floats(40);
+            x[11] = f32::NAN;
+            x
+        }] {
+            kernels.softmax(&mut bad);
+            assert!(bad.iter().all(|x| x.is_nan()), "{isa}");
+        }
+        kernels.softmax(&mut []);
+        eprintln!("tested softmax_{isa}");
+    });
+}
+
+#[test]
+fn gates() {
+    let mut random = Random(29);
+    each_isa(|kernels, isa| {
+        for n in LENGTHS {
+            for scale in [0.001, 1.0, 10.0, 150.0] {
+                let x: Vec<f32> = random.floats(n).iter().map(|x| x * scale).collect();
+                let up = random.floats(n);
+                let (mut silu, mut gelu) = (x.clone(), x.clone());
+                kernels.silu_mul(&mut silu, &up);
+                kernels.gelu_mul(&mut gelu, &up);
+                for i in 0..n {
+                    let (x, up) = (f64::from(x[i]), f64::from(up[i]));
+                    let exact = x / (1.0 + (-x).exp()) * up;
+                    // An error of u in the exponent is one of |y| u in the result.
+                    let bound = U * ((12.0 + x.abs().min(90.0)) * exact.abs()) + 1e-36;
+                    assert_close(silu[i], exact, bound, &format!("silu({x}), {isa}"));
+                    let y = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                    let exact = x / (1.0 + (-2.0 * y).exp()) * up;
+                    let bound = U * (12.0 + 4.0 * (2.0 * y).abs().min(90.0)) * exact.abs() + 1e-36;
+                    assert_close(gelu[i], exact, bound, &format!("gelu({x}), {isa}"));
+                }
+            }
+        }
+        eprintln!("tested silu_mul_{isa} gelu_mul_{isa}");
+    });
+}
