@@ -25,7 +25,7 @@
 //! most [`MAX_OUTPUT`] bytes, and so is every string on the way to it; [`FUEL`] bounds time and
 //! memory together, since it pays for every instruction and every 64 bytes read or written. Calls
 //! of macros nest [`MAX_DEPTH`] deep, lists and maps [`MAX_NESTING`]. Nothing here recurses further
-//! than those depths, and a stack of 128 KiB is enough. A template that goes beyond is an error, as any bad template is:
+//! than those depths, and a stack of 96 KiB is enough. A template that goes beyond is an error, as any bad template is:
 //! `BadTemplate` with the line and the reason.
 //!
 //! # Why an interpreter of its own

@@ -24,8 +24,7 @@ pub unsafe extern "C" fn tern_session_new(
     guard(|| {
         let model = MODELS.get(model)?;
         // SAFETY: the header's contract for structs and out parameters.
-        let (params, session) =
-            unsafe { (read_sized(params, "params")?, out(session, "session")?) };
+        let (params, session) = unsafe { (read_sized(params, "params")?, out(session, "session")?) };
         let new = Session::new(model.model.clone(), &session_params(&params)?)?;
         give(&SESSIONS, RwLock::new(new), session)
     })
@@ -286,11 +285,7 @@ fn eval(
 /// The engine's view of C's parameters.
 pub(super) fn session_params(params: &tern_session_params) -> Result<SessionParams> {
     if !matches!(params.kv_dtype, TERN_KV_F16 | TERN_KV_F32) {
-        return Err(err!(
-            InvalidArgument,
-            "params: kv_dtype: {}, expected 0 or 1",
-            params.kv_dtype
-        ));
+        return Err(err!(InvalidArgument, "params: kv_dtype: {}, expected 0 or 1", params.kv_dtype));
     }
     let auto_evict = match params.when_full {
         TERN_WHEN_FULL_FAIL => false,
