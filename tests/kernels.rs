@@ -57,7 +57,7 @@ fn a_rung_that_the_cpu_lacks_is_not_chosen() {
 
 /// Rows of random blocks, with scales between 0.001 and 1; some zero, some subnormal.
 fn random_rows(dtype: DType, k: usize, n_rows: usize, random: &mut Random) -> Vec<u8> {
-    let n = dtype.row_bytes(k).unwrap() * n_rows;
+    let n = dtype.row_bytes(k).expect("whole blocks") * n_rows;
     let mut bytes: Vec<u8> = (0..n).map(|_| (random.next() >> 24) as u8).collect();
     let scales: &[usize] = match dtype {
         DType::F32 | DType::BF16 | DType::Mxfp4 => &[],
@@ -167,7 +167,7 @@ fn exact(
         magnitude += (f64::from(*w) * f64::from(*x)).abs();
     }
     let Some((q, d)) = quantised else { return (truth, magnitude, truth, 0.0) };
-    let group = quant::layout(dtype).unwrap().group;
+    let group = quant::layout(dtype).expect("a quantised type").group;
     let mut codes = vec![0; k];
     let (mut scales, mut mins) = (vec![0.0; k / group], vec![0.0; k / group]);
     quant::expand_row(dtype, row, &mut codes, &mut scales, &mut mins);
@@ -211,7 +211,7 @@ fn check_matmul(kernels: &Kernels, dtype: DType, k: usize, n_rows: usize, random
     let quantised = quantised.as_ref();
     let all = matmul(kernels, &w, &tokens(&x, quantised, k, 0, 17));
 
-    let row_bytes = dtype.row_bytes(k).unwrap();
+    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
     // Each lane adds at most k / 32 products and as many minima, then lanes and pieces are added.
     let bound = U * (k as f64 / 8.0 + 24.0);
     for (i, &out) in all.iter().enumerate() {

@@ -30,8 +30,9 @@ impl Words {
         let name = arena.push(&model.info().name)?;
         let mut entries = Vec::new();
         for (key, value) in model.gguf().metadata().iter() {
-            let (key, value) = (arena.push(key)?, arena.push(Text(value))?);
-            entries.try_reserve(1).map_err(|_| err!(OutOfMemory, "the model's metadata"))?;
+            let key = arena.push(key)?;
+            let value = arena.value(value)?;
+            entries.try_reserve(1).map_err(|_| no_memory())?;
             entries.push(Entry { key, value });
         }
         Ok(Words { arena, arch, name, entries })
@@ -69,8 +70,23 @@ impl Arena {
     /// Appends a text and a NUL; gives where the text stands.
     fn push(&mut self, text: impl fmt::Display) -> Result<Range<usize>> {
         let start = self.0.len();
-        write!(self, "{text}\0").map_err(|_| err!(OutOfMemory, "the model's metadata"))?;
+        write!(self, "{text}\0").map_err(|_| no_memory())?;
         Ok(start..self.0.len() - 1)
+    }
+
+    /// Appends a value as the header promises it, and a NUL.
+    fn value(&mut self, value: Value<'_>) -> Result<Range<usize>> {
+        match value {
+            Value::Array(x) => self.push(format_args!("{}[{}]", x.kind(), x.len())),
+            Value::Str(bytes) => {
+                let start = self.0.len();
+                self.0.try_reserve(bytes.len() + 1).map_err(|_| no_memory())?;
+                self.0.extend_from_slice(bytes);
+                self.0.push(0);
+                Ok(start..self.0.len() - 1)
+            }
+            number => self.push(number),
+        }
     }
 
     fn get(&self, range: &Range<usize>) -> &[u8] {
@@ -87,14 +103,6 @@ impl Write for Arena {
     }
 }
 
-/// A value as the header promises it.
-struct Text<'a>(Value<'a>);
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Value::Str(x) => f.write_str(x),
-            Value::U32(x) => write!(f, "{x}"),
-        }
-    }
+fn no_memory() -> crate::Error {
+    err!(OutOfMemory, "the model's metadata")
 }

@@ -1,5 +1,9 @@
 //! Scores of keys and mixtures of values, by cells of the KV cache.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -22,7 +26,10 @@ pub(crate) struct Attend {
 /// The kernels for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> Attend {
     match isa {
-        Isa::Scalar => scalar::ATTEND,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::ATTEND,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ATTEND),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ATTEND,
         _ => scalar::ATTEND,

@@ -1,8 +1,12 @@
 //! Norms, activations, rotation, softmax: one token's row, or one head, at a time.
 //!
-//! Every rung computes `exp` in the same way: `2^n * 2^f` with `n` the nearest integer to
-//! `x * log2(e)` and a polynomial for the rest, to about one unit in the last place.
+//! Every rung computes the exponential in the same way, to about one unit in the last place: a power
+//! of two, and a polynomial for the rest; see [`exp`].
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -24,7 +28,10 @@ pub(crate) struct Elem {
 /// The kernels for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> Elem {
     match isa {
-        Isa::Scalar => scalar::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::ELEM,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ELEM),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ELEM,
         _ => scalar::ELEM,

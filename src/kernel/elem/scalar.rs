@@ -39,8 +39,9 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 fn softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for x in x.iter_mut() {
-        // The clamped exp of -inf is tiny, not 0; masked entries are to be 0. -inf - -inf is NaN.
-        *x = if *x == f32::NEG_INFINITY && max > *x { 0.0 } else { exp(*x - max) };
+        // The clamped exp of -inf is tiny; a masked entry is to be 0. If all are masked, so is their
+        // sum, and the scale infinite: 0 times that is NaN.
+        *x = if *x == f32::NEG_INFINITY { 0.0 } else { exp(*x - max) };
     }
     let scale = 1.0 / sum(x, |x| x);
     for x in x {

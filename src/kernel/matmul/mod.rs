@@ -1,5 +1,9 @@
 //! Weights times activations; one file for each rung, and what the rungs of a family share.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -15,6 +19,12 @@ mod neon_superblocks;
 #[cfg(target_arch = "aarch64")]
 mod neon_tiles;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_unpack;
+#[cfg(target_arch = "x86_64")]
+mod x86_unpack_k;
 
 use super::MatmulFn;
 use crate::base::cpu::Isa;
@@ -23,7 +33,10 @@ use crate::base::dtype::DType;
 /// The matmul of `dtype` for `isa`, which the CPU must have.
 pub(super) fn for_isa(dtype: DType, isa: Isa) -> MatmulFn {
     match isa {
-        Isa::Scalar => Some(scalar::matmul(dtype)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(avx2::matmul(dtype)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::matmul(dtype),
         #[cfg(target_arch = "aarch64")]

@@ -1,5 +1,7 @@
-//! Activations to blocks of 32 codes of 8 bits.
+//! Activations to blocks of 32 codes of 8 bits. Every rung gives the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -10,7 +12,8 @@ use crate::base::cpu::Isa;
 /// The quantiser for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> QuantizeFn {
     match isa {
-        Isa::Scalar => scalar::quantize,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512Vnni => avx2::quantize,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::quantize,
         _ => scalar::quantize,

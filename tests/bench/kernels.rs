@@ -1,0 +1,101 @@
+//! How fast the kernels are on one core: `cargo bench --bench kernels [-- NAME...]`.
+//!
+//! For each type of weights: GB/s of weights read with one token, from a matrix larger than the
+//! caches; and GMAC/s with 64 tokens. Beside them the rate at which this core reads memory, which
+//! the first cannot exceed. NAMEs are rungs or types, as in `cargo bench --bench kernels -- Q4_1`.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use tern::base::cpu::Isa;
+use tern::base::dtype::DType;
+use tern::base::pool::Columns;
+use tern::kernel::{Activations, Kernels, Weight};
+
+const K: usize = 2048;
+const READ_BYTES: usize = 96 << 20;
+
+/// The least seconds of a few runs.
+fn seconds(mut f: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    let begin = Instant::now();
+    for run in 0.. {
+        let start = Instant::now();
+        f();
+        best = best.min(start.elapsed().as_secs_f64());
+        if run >= 2 && begin.elapsed().as_secs_f64() > 0.3 {
+            break;
+        }
+    }
+    best
+}
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |kind: &[&str], name: &str| {
+        let mut named = names.iter().filter(|n| kind.contains(&n.as_str())).peekable();
+        named.peek().is_none() || named.any(|n| n == name)
+    };
+    let isas: Vec<&str> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+    let dtypes: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
+
+    let words = vec![1u64; READ_BYTES / 8];
+    let read = seconds(|| {
+        black_box(black_box(&words).iter().fold(0u64, |sum, x| sum.wrapping_add(*x)));
+    });
+    println!("memory read, one core: {:.1} GB/s", READ_BYTES as f64 / read / 1e9);
+    drop(words);
+
+    let x: Vec<f32> = (0..64 * K).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
+    println!("{:<12} {:<8} {:>8} {:>10} {:>12}", "isa", "type", "GB/s", "GMAC/s", "GMAC/s");
+    println!("{:<12} {:<8} {:>8} {:>10} {:>12}", "", "", "n = 1", "n = 1", "n = 64");
+    for &isa in Isa::available().iter().filter(|isa| wanted(&isas, isa.name())) {
+        let kernels = Kernels::for_isa(isa);
+        let mut q = vec![0; 64 * K];
+        let mut d = vec![0.0; 64 * K / 32];
+        let mut sum = vec![0; 64 * K / 16];
+        for t in 0..64 {
+            kernels.quantize(
+                &x[t * K..][..K],
+                &mut q[t * K..][..K],
+                &mut d[t * K / 32..][..K / 32],
+                &mut sum[t * K / 16..][..K / 16],
+            );
+        }
+        let tokens = |n: usize| Activations {
+            n,
+            k: K,
+            x: &x[..n * K],
+            q: &q[..n * K],
+            d: &d[..n * K / 32],
+            sum: &sum[..n * K / 16],
+        };
+        for &dtype in DType::ALL.iter().filter(|dtype| wanted(&dtypes, dtype.name())) {
+            let row_bytes = dtype.row_bytes(K).expect("whole blocks");
+            let size = if isa == Isa::Scalar { READ_BYTES / 16 } else { READ_BYTES };
+            let n_rows = size / row_bytes;
+            // Small bytes: no scale is a NaN or large.
+            let bytes: Vec<u8> = (0..n_rows * row_bytes).map(|i| (i * 31 % 59) as u8).collect();
+            let multiply = |n_rows: usize, n: usize| {
+                let bytes = &bytes[..n_rows * row_bytes];
+                let w = Weight { dtype, k: K, n_rows, bytes };
+                let mut out = vec![0.0; n * n_rows];
+                seconds(|| {
+                    kernels.matmul(&w, &tokens(n), &mut Columns::new(&mut out, n_rows, 0..n_rows));
+                    black_box(&mut out);
+                })
+            };
+            let one = multiply(n_rows, 1);
+            let few_rows = if isa == Isa::Scalar { 64 } else { 1024 };
+            let many = multiply(few_rows, 64);
+            println!(
+                "{:<12} {:<8} {:>8.2} {:>10.1} {:>12.1}",
+                isa.name(),
+                dtype.name(),
+                (n_rows * row_bytes) as f64 / one / 1e9,
+                (n_rows * K) as f64 / one / 1e9,
+                (few_rows * K * 64) as f64 / many / 1e9,
+            );
+        }
+    }
+}
