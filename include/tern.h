@@ -717,7 +717,8 @@ void tern_session_free(tern_session *session);
 
 /// Evaluates tokens after those already in the KV cache; the logits are then those of the last.
 ///
-/// All or nothing: on any error the session is as it was before the call. Fails with
+/// All or nothing: on any error the session holds the tokens that it held before the call, but
+/// for those that TERN_WHEN_FULL_EVICT gave up; there may be no logits then. Fails with
 /// TERN_ERROR_KV_FULL or TERN_ERROR_ABORTED.
 TERN_MUST_USE
 tern_status tern_session_eval(tern_session *session,
@@ -775,10 +776,11 @@ tern_status tern_session_kv_evict_range(tern_session *session,
 /// Forgets every token from position `pos` on; 0 forgets all.
 TERN_MUST_USE tern_status tern_session_kv_truncate(tern_session *session, uint32_t pos);
 
-/// Makes another session that has seen the same tokens: two answers to one prompt, which is read
+/// Makes another session that holds the same tokens: two answers to one prompt, which is read
 /// once. The two share nothing that either can change.
 ///
-/// Fails with TERN_ERROR_OUT_OF_MEMORY.
+/// The fork has no logits until it evaluates: to sample from it at once, fork before the last
+/// token of the prompt and give that token to both. Fails with TERN_ERROR_OUT_OF_MEMORY.
 TERN_MUST_USE
 tern_status tern_session_fork(const tern_session *session,
                               tern_session **fork);
@@ -788,7 +790,9 @@ TERN_MUST_USE
 tern_status tern_session_describe(const tern_session *session,
                                   tern_session_info *info);
 
-/// Changes how many threads evaluate, within what the session was made with; 0 = as it was made.
+/// Changes how many threads evaluate one token, and many (0 = the same), from the next eval on.
+///
+/// At most as many as the session was made with: to be able to use more later, make it with more.
 TERN_MUST_USE
 tern_status tern_session_set_threads(tern_session *session,
                                      uint32_t n_threads,

@@ -31,7 +31,11 @@ pub unsafe extern "C" fn tern_decoder_new(
         let model = MODELS.get(model)?;
         // SAFETY: the header's contract for out parameters.
         let decoder = unsafe { out(decoder, "decoder")? };
-        let new = Decoder { model: model.model.clone(), stream: StreamDecoder::new(), complete: String::new() };
+        let new = Decoder {
+            model: model.model.clone(),
+            stream: StreamDecoder::new(),
+            complete: String::new(),
+        };
         give(&DECODERS, RwLock::new(new), decoder)
     })
 }

@@ -19,6 +19,10 @@
 //!
 //! `tests/header.rs`, `tests/c/abi.c` and `tests/abi/check.sh` hold this.
 #![deny(clippy::indexing_slicing)]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the conventions on top of the header are the contract of every exported function"
+)]
 
 mod guard;
 mod handle;

@@ -278,7 +278,9 @@ fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
         TERN_LOAD_COPY => Some(LoadMode::Copy),
         TERN_LOAD_MAP_GUARDED => Some(LoadMode::MapGuarded),
         TERN_LOAD_MAP_FAST => Some(LoadMode::MapFast),
-        other => return Err(err!(InvalidArgument, "params: load_mode is {other}, expected 0 to 3")),
+        other => {
+            return Err(err!(InvalidArgument, "params: load_mode is {other}, expected 0 to 3"));
+        }
     };
     Ok(ModelParams { device: params.device, load_mode, ..ModelParams::default() })
 }

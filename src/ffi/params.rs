@@ -25,9 +25,8 @@ pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 
 /// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the
 /// load fails with TERN_ERROR_ABORTED.
-pub type tern_progress_fn = Option<
-    unsafe extern "C-unwind" fn(user_data: *mut c_void, done: u64, total: u64) -> i32,
->;
+pub type tern_progress_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
 
 /// How to load a model. Zero is the default of every field.
 #[repr(C)]

@@ -237,10 +237,19 @@ mod tests {
         // SAFETY: none of these is followed.
         unsafe {
             assert!(matches!(out(odd.cast_mut(), "x"), Err(Error::InvalidArgument(_))));
-            assert!(matches!(out::<u32>(std::ptr::null_mut(), "x"), Err(Error::InvalidArgument(_))));
+            assert!(matches!(
+                out::<u32>(std::ptr::null_mut(), "x"),
+                Err(Error::InvalidArgument(_))
+            ));
             assert!(matches!(slice(odd, 1, "x"), Err(Error::InvalidArgument(_))));
-            assert!(matches!(slice(words.as_ptr(), usize::MAX, "x"), Err(Error::InvalidArgument(_))));
-            assert!(matches!(slice::<u32>(std::ptr::null(), 1, "x"), Err(Error::InvalidArgument(_))));
+            assert!(matches!(
+                slice(words.as_ptr(), usize::MAX, "x"),
+                Err(Error::InvalidArgument(_))
+            ));
+            assert!(matches!(
+                slice::<u32>(std::ptr::null(), 1, "x"),
+                Err(Error::InvalidArgument(_))
+            ));
             assert!(slice::<u32>(std::ptr::null(), 0, "x").unwrap().is_empty());
             assert!(matches!(c_str(std::ptr::null(), "x"), Err(Error::InvalidArgument(_))));
             assert!(matches!(utf8(c"a\xff".as_ptr(), 2, "x"), Err(Error::InvalidArgument(_))));

@@ -23,8 +23,7 @@ impl Sampling {
         self.logprobs.clear();
         let room = self.logprobs.capacity();
         let found = self.sampler.logprobs().iter().take(room);
-        self.logprobs
-            .extend(found.map(|&(token, logprob)| tern_token_logprob { token, logprob }));
+        self.logprobs.extend(found.map(|&(token, logprob)| tern_token_logprob { token, logprob }));
     }
 }
 
@@ -37,7 +36,8 @@ pub unsafe extern "C" fn tern_sampler_new(
 ) -> tern_status {
     guard(|| {
         // SAFETY: the header's contract for structs and out parameters.
-        let (params, sampler) = unsafe { (read_sized(params, "params")?, out(sampler, "sampler")?) };
+        let (params, sampler) =
+            unsafe { (read_sized(params, "params")?, out(sampler, "sampler")?) };
         // SAFETY: the header's contract for buffers.
         let bias = unsafe { slice(params.logit_bias, params.n_logit_bias, "logit_bias")? };
         let new = Sampler::new(&sampler_params(&params, bias)?)?;

@@ -24,7 +24,8 @@ pub unsafe extern "C" fn tern_session_new(
     guard(|| {
         let model = MODELS.get(model)?;
         // SAFETY: the header's contract for structs and out parameters.
-        let (params, session) = unsafe { (read_sized(params, "params")?, out(session, "session")?) };
+        let (params, session) =
+            unsafe { (read_sized(params, "params")?, out(session, "session")?) };
         let new = Session::new(model.model.clone(), &session_params(&params)?)?;
         give(&SESSIONS, RwLock::new(new), session)
     })
@@ -41,7 +42,8 @@ pub extern "C" fn tern_session_free(session: *mut tern_session) {
 
 /// Evaluates tokens after those already in the KV cache; the logits are then those of the last.
 ///
-/// All or nothing: on any error the session is as it was before the call. Fails with
+/// All or nothing: on any error the session holds the tokens that it held before the call, but
+/// for those that TERN_WHEN_FULL_EVICT gave up; there may be no logits then. Fails with
 /// TERN_ERROR_KV_FULL or TERN_ERROR_ABORTED.
 #[unsafe(no_mangle)]
 #[must_use]
@@ -206,10 +208,11 @@ pub unsafe extern "C" fn tern_session_kv_truncate(
     guard(|| SESSIONS.get(session)?.write()?.truncate(pos))
 }
 
-/// Makes another session that has seen the same tokens: two answers to one prompt, which is read
+/// Makes another session that holds the same tokens: two answers to one prompt, which is read
 /// once. The two share nothing that either can change.
 ///
-/// Fails with TERN_ERROR_OUT_OF_MEMORY.
+/// The fork has no logits until it evaluates: to sample from it at once, fork before the last
+/// token of the prompt and give that token to both. Fails with TERN_ERROR_OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_session_fork(
@@ -252,7 +255,9 @@ pub unsafe extern "C" fn tern_session_describe(
     })
 }
 
-/// Changes how many threads evaluate, within what the session was made with; 0 = as it was made.
+/// Changes how many threads evaluate one token, and many (0 = the same), from the next eval on.
+///
+/// At most as many as the session was made with: to be able to use more later, make it with more.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_session_set_threads(
@@ -260,7 +265,10 @@ pub unsafe extern "C" fn tern_session_set_threads(
     n_threads: u32,
     n_threads_prefill: u32,
 ) -> tern_status {
-    guard(|| SESSIONS.get(session)?.write()?.set_threads(n_threads, n_threads_prefill))
+    guard(|| {
+        let prefill = if n_threads_prefill == 0 { n_threads } else { n_threads_prefill };
+        SESSIONS.get(session)?.write()?.set_threads(n_threads, prefill)
+    })
 }
 
 /// Makes the eval that is running on the session, or else its next one, fail with
@@ -285,7 +293,11 @@ fn eval(
 /// The engine's view of C's parameters.
 pub(super) fn session_params(params: &tern_session_params) -> Result<SessionParams> {
     if !matches!(params.kv_dtype, TERN_KV_F16 | TERN_KV_F32) {
-        return Err(err!(InvalidArgument, "params: kv_dtype: {}, expected 0 or 1", params.kv_dtype));
+        return Err(err!(
+            InvalidArgument,
+            "params: kv_dtype: {}, expected 0 or 1",
+            params.kv_dtype
+        ));
     }
     let auto_evict = match params.when_full {
         TERN_WHEN_FULL_FAIL => false,

@@ -9,7 +9,6 @@ use crate::base::error::Error;
 /// a program should expect codes that it does not know.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum tern_status {
     /// Success; out parameters are set.
     TERN_OK = 0,
