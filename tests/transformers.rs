@@ -49,7 +49,8 @@ struct Recorded {
 fn recorded(path: &Path) -> Recorded {
     let bytes = std::fs::read(path).expect("the script writes both files of a model");
     assert_eq!(&bytes[..8], b"TERNLOG1");
-    let words: Vec<[u8; 4]> = bytes[8..].chunks_exact(4).map(|w| w.try_into().unwrap()).collect();
+    let words: Vec<[u8; 4]> =
+        bytes[8..].chunks_exact(4).map(|w| w.try_into().expect("4 bytes")).collect();
     let (n_tokens, n_vocab) = (u32::from_le_bytes(words[0]), u32::from_le_bytes(words[1]));
     let (tokens, logits) = words[2..].split_at(n_tokens as usize);
     assert_eq!(logits.len(), (n_tokens * n_vocab) as usize);

@@ -182,11 +182,11 @@ impl Model {
         let template = self
             .chat_template()
             .ok_or_else(|| err!(BadTemplate, "tokenizer.chat_template: the model has none"))?;
-        let piece = |token: Option<i32>| {
-            let bytes = token.and_then(|t| self.tokenizer.piece(t)).unwrap_or(&[]);
+        let name = |token: Option<i32>| {
+            let bytes = token.and_then(|t| self.tokenizer.name(t)).unwrap_or(&[]);
             std::str::from_utf8(bytes).unwrap_or("")
         };
-        let (bos, eos) = (piece(self.tokenizer.bos()), piece(self.tokenizer.eos()));
+        let (bos, eos) = (name(self.tokenizer.bos()), name(self.tokenizer.eos()));
         chat::format(template, messages, add_generation_prompt, bos, eos, out)
     }
 
