@@ -209,6 +209,53 @@ fn the_header_compiles_under_every_standard() {
 }
 
 #[test]
+fn the_program_in_the_header_compiles() {
+    let header = fs::read_to_string(root().join("include/tern.h")).expect("the header");
+    let start = header.find(" * A PROGRAM").expect("the program");
+    let end = start + header[start..].find(" * With ").expect("what comes after the program");
+    let body: String = header[start..end]
+        .lines()
+        .skip(1)
+        .map(|line| line.strip_prefix(" *").expect("a comment").to_string() + "\n")
+        .collect();
+    let text = format!(
+        "#include \"tern.h\"\n#include <stdio.h>\n#include <string.h>\n\
+         #define ok(call) do {{ if ((call) != TERN_OK) return 1; }} while (0)\n\
+         int main(void) {{\n{body}    return 0;\n}}\n"
+    );
+    let unit = tmp().join("program_in_header.c");
+    fs::write(&unit, text).expect("writing a unit");
+    let mut cc = Command::new(compilers("the_program_in_the_header_compiles", false).remove(0));
+    cc.args(WARNINGS).arg("-std=c99").arg("-I").arg(root().join("include"));
+    must(cc.arg("-fsyntax-only").arg(&unit), "the program in the header");
+}
+
+/// What a callback in C cannot do, one in Rust can: panic.
+#[test]
+#[allow(unsafe_code, reason = "calls the C API, from Rust")]
+fn a_panic_in_a_callback_is_an_error() {
+    use std::ffi::{CString, c_void};
+    use tern::ffi::*;
+    unsafe extern "C-unwind" fn panics(_: *mut c_void, _: u64, _: u64) -> i32 {
+        panic!("injected")
+    }
+    let path = CString::new(model().to_str().expect("UTF-8")).expect("no NUL");
+    let params = tern_model_params {
+        struct_size: size_of::<tern_model_params>() as u32,
+        device: 0,
+        load_mode: 0,
+        reserved: 0,
+        progress: Some(panics),
+        user_data: std::ptr::null_mut(),
+    };
+    let mut made = std::ptr::null_mut();
+    // SAFETY: a path that ends in NUL, a struct of its own size, a place for a handle.
+    let status = unsafe { tern_model_load(path.as_ptr(), &params, &mut made) };
+    assert_eq!(status, tern_status::TERN_ERROR_INTERNAL);
+    assert!(made.is_null());
+}
+
+#[test]
 fn each_function_that_can_fail_is_seen_to_fail() {
     let symbols = fs::read_to_string(root().join("cmake/tern.sym")).expect("the symbol list");
     let header = fs::read_to_string(root().join("include/tern.h")).expect("the header");
