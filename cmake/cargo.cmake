@@ -89,6 +89,8 @@ endif()
 
 file(STRINGS "${TERN_SYM}" _symbols REGEX "^tern_")
 list(TRANSFORM _symbols PREPEND "--undefined=")
+list(JOIN _symbols "\n" _symbols)
+file(GENERATE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/tern.ld-args" CONTENT "${_symbols}\n")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${TERN_SYM}" Cargo.toml)
 
 # CONFIGURE_DEPENDS looks again at every build, so that a new file is seen.
@@ -99,7 +101,8 @@ add_custom_command(OUTPUT "${TERN_OBJECT}"
   BYPRODUCTS "${_out}/libtern.a" "${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
   COMMAND ${_cargo} rustc --lib --crate-type staticlib --no-default-features ${_features} ${_common}
     -- --print "native-static-libs=${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
-  COMMAND "${CMAKE_LINKER}" -r --gc-sections --force-group-allocation ${_symbols} -o "${TERN_OBJECT}" "${_out}/libtern.a"
+  COMMAND "${CMAKE_LINKER}" -r --gc-sections --force-group-allocation
+    "@${CMAKE_CURRENT_BINARY_DIR}/tern.ld-args" -o "${TERN_OBJECT}" "${_out}/libtern.a"
   COMMAND "${CMAKE_OBJCOPY}" "--keep-global-symbols=${TERN_SYM}"
     --remove-section=.llvmbc --remove-section=.llvmcmd "${TERN_OBJECT}"
   DEPENDS ${_sources} "${TERN_SYM}"

@@ -61,6 +61,7 @@ int main(int argc, char **argv) {
     ok(tern_model_tokenize(model, text, strlen(text), TERN_TOKENIZE_ADD_SPECIAL, tokens, 256,
                            &n_tokens));
     ok(tern_session_eval(session, tokens, n_tokens));
+    printf("%s", text);
     while (n_wanted == 0 || n_said < n_wanted) {
         ok(tern_sampler_sample(sampler, session, &token));
         ok(tern_decoder_push(decoder, token, &piece, &length)); /* whole characters only */

@@ -1,5 +1,6 @@
 //! Nothing is allocated after a session is made: not in eval, not in sample, not in eviction.
 #![allow(unsafe_code, reason = "a counting allocator")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The memory plan against what the process really takes.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Against llama.cpp 0.7.0 on real weights and real prose: the first 32 KiB of Jane Austen's novels,
 //! in windows of 512 tokens of which the second half is scored. What llama.cpp says was recorded by
 //! tests/peer/record.py; the text comes from the cache.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 

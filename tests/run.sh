@@ -26,7 +26,7 @@ isas            tl   900 the tests of the forward pass again with each lesser in
 native          tl   900 builds, passes ctest and packs natively, by the workflow preset
 symbols         tl    60 libtern has the symbols, versions and libraries that it should, no others
 install         tl   120 installs in components, and into a prefix that is then moved
-consumers       tl   300 programs outside find the moved tern: CMake and pkg-config, shared and static
+consumers       tl   900 programs outside find the moved tern: CMake and pkg-config, shared and static
 two-archives    tl   120 libtern.a and another archive made by Rust link and run in one program
 examples        tl   600 the examples, against the moved prefix, with SmolLM2, in flat memory
 abi             tl   120 no change breaks programs that are already built
@@ -34,6 +34,7 @@ offline         tl   600 the source archive of make dist builds with --frozen, w
 a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
 a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
 a64-consumers   tl   600 programs outside on aarch64: shared, static and fully static
+a64-c           tl   900 the C programs of tests/c on aarch64, with the archive that was cross-built
 a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
@@ -195,6 +196,8 @@ run_consumers() {
     for kind in shared static; do
         consume "build/consumers-$kind" "$prefix" $kind || return 1
     done
+    echo "== the C programs of tests/c, with the installed archive"
+    TERN_TEST_LIB=$(find "$prefix" -name libtern.a) cargo test --locked --test c -- --show-output || return 1
     PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name tern.pc)")
     export PKG_CONFIG_PATH
     out=$PWD/build/consumers-pc
@@ -251,7 +254,7 @@ run_examples() {
             cmake --build build/examples-$kind && say_tokens build/examples-$kind "" 24 || return 1
     done
     # Ten times as many tokens as the cache has cells; stream fails if its memory grows.
-    timeout 500 build/examples-shared/stream "$SMOLLM2" 2560 256 >/dev/null
+    timeout 400 build/examples-shared/stream "$SMOLLM2" 1000 100 >/dev/null
 }
 
 run_abi() {
@@ -300,6 +303,11 @@ run_a64-consumers() {
     $A64-gcc -std=c99 -static -I "$prefix/include" -o build/consumers-a64-fully tests/consumers/consumer.c \
         "$prefix/lib/libtern.a" -lutil -lrt -lpthread -lm -ldl &&
         timeout 60 qemu-aarch64-static build/consumers-a64-fully
+}
+run_a64-c() {
+    need_a64
+    TERN_TEST_LIB=$PWD/build/prefix-a64/lib/libtern.a TERN_TEST_CC=$A64-gcc TERN_TEST_CXX=$A64-g++ \
+        TERN_TEST_RUNNER="$(qemu) -cpu max" cargo test --locked --test c -- --show-output
 }
 a64_cargo_test() { # CPU, arguments of cargo test
     local cpu=$1

@@ -1,4 +1,5 @@
 //! Sessions as transactions: the same bits however the work is cut, and nothing half-done.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 

@@ -180,15 +180,7 @@ impl Parser<'_> {
                 }
                 self.advance()
             }
-            Token::Str(mut text) => {
-                self.advance()?;
-                while let Token::Str(more) = &self.token {
-                    text.push_str(more);
-                    self.advance()?;
-                }
-                self.constant(Value::Str(Rc::new(text)));
-                Ok(())
-            }
+            Token::Str(text) => self.string(text),
             Token::Int(i) => {
                 self.constant(Value::Int(i));
                 self.advance()
@@ -227,6 +219,18 @@ impl Parser<'_> {
                 self.unexpected("an expression")
             }
         }
+    }
+
+    /// A string, and those right behind it.
+    #[inline(never)]
+    fn string(&mut self, mut text: String) -> Result<()> {
+        self.advance()?;
+        while let Token::Str(more) = &self.token {
+            text.push_str(more);
+            self.advance()?;
+        }
+        self.constant(Value::Str(Rc::new(text)));
+        Ok(())
     }
 
     /// Items with commas between them, and the bracket that ends them; how many.
@@ -269,6 +273,7 @@ impl Parser<'_> {
         }
     }
 
+    #[inline(never)]
     fn subscript(&mut self) -> Result<()> {
         let mut n_colons = 0;
         let mut n_parts = 0;
@@ -338,6 +343,7 @@ impl Parser<'_> {
     }
 
     /// A filter, behind its bar.
+    #[inline(never)]
     pub(super) fn filter(&mut self) -> Result<()> {
         let name = self.name()?;
         let args = if self.is_op("(") { self.args()? } else { Args { n: 0, names: 0 } };
@@ -346,6 +352,7 @@ impl Parser<'_> {
     }
 
     /// A test, behind `is`.
+    #[inline(never)]
     fn test(&mut self) -> Result<()> {
         let negated = self.skip_name("not")?;
         let name = self.name()?;

@@ -117,12 +117,16 @@ pub(super) fn filter(
         "round" => {
             given.at_most(2, &["precision", "method"])?;
             let precision = given.get(0, "precision").map_or(Ok(0), Value::int)?;
+            let method = given.get(1, "method").map_or(Ok("common"), Value::text)?;
+            if let (Value::Int(i), true, "common") = (value, precision >= 0, method) {
+                return Ok(Value::Int(*i));
+            }
             let scale = 10_f64.powi(precision.clamp(-300, 300) as i32);
             let Some(f) = as_float(value) else {
                 return fault!("round of {}, expected a number", value.kind());
             };
             let scaled = f * scale;
-            let rounded = match given.get(1, "method").map_or(Ok("common"), Value::text)? {
+            let rounded = match method {
                 "common" => scaled.round_ties_even(),
                 "ceil" => scaled.ceil(),
                 "floor" => scaled.floor(),

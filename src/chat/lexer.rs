@@ -250,9 +250,15 @@ impl<'s> Lexer<'s> {
         let text = rest[..n].replace('_', "");
         self.skip(n);
         if float {
-            text.parse().map(Token::Float).or_else(|_| fault!("{text} is not a number"))
+            match text.parse() {
+                Ok(f) => Ok(Token::Float(f)),
+                Err(_) => fault!("{text} is not a number"),
+            }
         } else {
-            text.parse().map(Token::Int).or_else(|_| fault!("{text} does not fit in 64 bits"))
+            match text.parse() {
+                Ok(i) => Ok(Token::Int(i)),
+                Err(_) => fault!("{text} does not fit in 64 bits"),
+            }
         }
     }
 

@@ -14,7 +14,7 @@
 //! `strftime_now`; the statements `if`, `for`, `set`, `macro`, `with`, `filter` and `raw`; and the
 //! filters, tests and methods of strings and maps that are listed in `filters.rs` and `methods.rs`.
 //! What is missing (`include`, `import`, `extends`, `call`, recursive loops, chained comparisons)
-//! is an error that says so.
+//! is an error that says so. Tuples are lists, and print as lists do.
 //!
 //! `strftime_now` always tells midnight of 26 July 2024, the day that templates with a date of
 //! their own fall back to: the same messages give the same prompt on every day and machine.
@@ -25,7 +25,7 @@
 //! most [`MAX_OUTPUT`] bytes, and so is every string on the way to it; [`FUEL`] bounds time and
 //! memory together, since it pays for every instruction and every 64 bytes read or written. Calls
 //! of macros nest [`MAX_DEPTH`] deep, lists and maps [`MAX_NESTING`]. Nothing here recurses further
-//! than those depths. A template that goes beyond is an error, as any bad template is:
+//! than those depths, and a stack of 96 KiB is enough. A template that goes beyond is an error, as any bad template is:
 //! `BadTemplate` with the line and the reason.
 //!
 //! # Why an interpreter of its own

@@ -120,6 +120,8 @@ impl<'s> Parser<'s> {
         Ok(())
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn unexpected<T>(&self, expected: &str) -> Result<T> {
         let found = match &self.token {
             Token::Text(..) => "text".to_owned(),

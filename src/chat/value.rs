@@ -17,10 +17,17 @@ pub(super) enum Fault {
 /// Returns a fault with a formatted reason.
 macro_rules! fault {
     ($($arg:tt)*) => {
-        Err($crate::chat::value::Fault::Reason(format!($($arg)*)))
+        Err($crate::chat::value::reason(format_args!($($arg)*)))
     };
 }
 pub(super) use fault;
+
+/// Out of line, so that the functions that may fail keep small frames: some of them recurse.
+#[cold]
+#[inline(never)]
+pub(super) fn reason(args: std::fmt::Arguments<'_>) -> Fault {
+    Fault::Reason(args.to_string())
+}
 
 /// A value. Cloning one costs nothing that grows with it.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ use crate::model::weights::{self, reference};
 use crate::tokenizer::Tokenizer;
 
 use super::params::{ModelParams, SessionParams};
-use super::plan::{Plan, session_bytes};
+use super::plan::{Plan, check_memory, session_bytes};
 use super::vocab;
 
 /// Where a model's bytes come from.
@@ -99,6 +99,9 @@ impl Model {
         let parsed = parse(&source, params)?;
         let mode = load_mode(params, &source, &parsed.gguf);
         let (at, len) = (parsed.gguf.data_offset(), parsed.gguf.data_len());
+        if mode == LoadMode::Copy {
+            check_memory("weights", len)?;
+        }
         let bytes = Arc::new(Bytes::load(&source, at, len, mode, progress)?);
         let backend = Cpu::new(parsed.plan.decoder, bytes, params.isa.unwrap_or_else(Isa::best));
         if mode != LoadMode::MapFast {
@@ -179,11 +182,11 @@ impl Model {
         let template = self
             .chat_template()
             .ok_or_else(|| err!(BadTemplate, "tokenizer.chat_template: the model has none"))?;
-        let piece = |token: Option<i32>| {
-            let bytes = token.and_then(|t| self.tokenizer.piece(t)).unwrap_or(&[]);
+        let name = |token: Option<i32>| {
+            let bytes = token.and_then(|t| self.tokenizer.name(t)).unwrap_or(&[]);
             std::str::from_utf8(bytes).unwrap_or("")
         };
-        let (bos, eos) = (piece(self.tokenizer.bos()), piece(self.tokenizer.eos()));
+        let (bos, eos) = (name(self.tokenizer.bos()), name(self.tokenizer.eos()));
         chat::format(template, messages, add_generation_prompt, bos, eos, out)
     }
 

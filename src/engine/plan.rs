@@ -2,6 +2,8 @@
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Decoder, Shape};
+use crate::base::error::{Result, err};
+use crate::base::memory;
 use crate::kv::cells::Cells;
 
 use super::params::Resolved;
@@ -40,4 +42,15 @@ pub(super) fn session_bytes(d: &Decoder, n_layer: usize, shape: &Shape) -> (u64,
     let kv = Cpu::kv_bytes(d, shape) * n_layer as u64 + Cells::bytes(shape.n_ctx);
     let sampling = crate::sampler::Scratch::bytes(d.n_vocab);
     (kv, Cpu::scratch_bytes(d, shape) + sampling)
+}
+
+/// Fails with `OutOfMemory` if the system has less to give. Asking it for pages that it has not got
+/// would not fail: it would end this process, or another. And the number that is asked for may come
+/// from a file, as the length of the context does.
+pub(super) fn check_memory(what: &str, bytes: u64) -> Result<()> {
+    let free = memory::available();
+    if bytes > free {
+        return Err(err!(OutOfMemory, "{what}: {bytes} bytes, and {free} are free"));
+    }
+    Ok(())
 }

@@ -112,20 +112,20 @@ impl<B: Backend> Runner<B> {
     /// Evicts by the window policy if `n` tokens do not fit and the session may; closes gaps if
     /// positions would pass their limit.
     fn make_room(&mut self, n: usize) -> Result<()> {
-        if let Some((n_sink, n_keep)) = self.auto_evict {
-            if n > self.cells.n_free() {
-                // What is kept must leave room for the span; a longer span keeps less.
-                let most = self.cells.n_ctx().saturating_sub(n);
-                if most < n_sink {
-                    let n_ctx = self.cells.n_ctx();
-                    return Err(err!(
-                        KvFull,
-                        "KV cache: {n} tokens do not fit in {n_ctx} cells beside {n_sink} sinks; \
-                         evaluate them in shorter spans"
-                    ));
-                }
-                self.kv_evict(n_sink, n_keep.min(most));
+        if let Some((n_sink, n_keep)) = self.auto_evict
+            && n > self.cells.n_free()
+        {
+            // What is kept must leave room for the span; a longer span keeps less.
+            let n_ctx = self.cells.n_ctx();
+            let most = n_ctx.saturating_sub(n);
+            if most < n_sink {
+                return Err(err!(
+                    KvFull,
+                    "KV cache: {n} tokens do not fit in {n_ctx} cells beside {n_sink} sinks; \
+                     evaluate them in shorter spans"
+                ));
             }
+            self.kv_evict(n_sink, n_keep.min(most));
         }
         let last = u64::from(self.cells.next_pos()) + n as u64;
         if last > u64::from(self.pos_limit) {

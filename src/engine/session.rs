@@ -11,7 +11,7 @@ use crate::sampler::{Sampler, Scratch};
 
 use super::load::Model;
 use super::params::{Control, Logits, Resolved, SessionParams};
-use super::plan::session_bytes;
+use super::plan::{check_memory, session_bytes};
 use super::runner::Runner;
 
 /// One sequence: its KV cache, its logits and its threads. Everything it will ever need is
@@ -70,6 +70,8 @@ impl Session {
     fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
         let weights = Arc::clone(model.weights());
         let shape = params.shape();
+        let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
+        check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let mut scratch = weights.backend.scratch(&shape)?;
         scratch.set_threads(params.n_threads, params.n_threads_batch);
         let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape));

@@ -93,7 +93,7 @@ impl Cells {
     /// then the last `n` of [`Cells::order`] and [`Cells::order_pos`].
     pub fn reserve(&mut self, n: usize) -> Result<()> {
         let last = u32::try_from(n).ok().and_then(|n| self.next_pos.checked_add(n));
-        if n > self.n_free() || last.is_none_or(|last| last >= FREE) {
+        if n > self.n_free() || last.is_none_or(|last| last == FREE) {
             let (held, n_ctx) = (self.n_committed, self.pos.len());
             return Err(err!(
                 KvFull,

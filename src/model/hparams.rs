@@ -169,7 +169,7 @@ impl Hparams {
         let windowed = match &self.window_layers {
             Some(layers) => layers.get(i).copied().unwrap_or(false),
             None if self.window_period == 0 => true,
-            None => (i + 1) % self.window_period as usize != 0,
+            None => !(i + 1).is_multiple_of(self.window_period as usize),
         };
         if windowed { self.window } else { 0 }
     }
@@ -177,7 +177,7 @@ impl Hparams {
     /// Whether layer `i` rotates queries and keys.
     pub fn layer_rotates(&self, i: usize) -> bool {
         let every = self.arch.no_rope_every as usize;
-        every == 0 || (i + 1) % every != 0
+        every == 0 || !(i + 1).is_multiple_of(every)
     }
 }
 

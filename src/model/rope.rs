@@ -30,7 +30,7 @@ pub fn ropes(gguf: &Gguf, h: &Hparams, factors: Factors) -> Result<Vec<Rope>> {
             ));
         }
         Some(n) => n as usize,
-        None if h.head_dim % 2 == 0 => h.head_dim,
+        None if h.head_dim.is_multiple_of(2) => h.head_dim,
         None => return Err(err!(BadHparams, "{arch}: heads of {} cannot rotate", h.head_dim)),
     };
     let base = keys.float("rope.freq_base", 1.0, 1e9)?.unwrap_or(10_000.0);

@@ -74,8 +74,11 @@ fn main() {
             let row_bytes = dtype.row_bytes(K).expect("whole blocks");
             let size = if isa == Isa::Scalar { READ_BYTES / 16 } else { READ_BYTES };
             let n_rows = size / row_bytes;
-            // Small bytes: no scale is a NaN or large.
-            let bytes: Vec<u8> = (0..n_rows * row_bytes).map(|i| (i * 31 % 59) as u8).collect();
+            // Small bytes: no scale is a NaN or large. Nor subnormal, which is slow to multiply.
+            let mut bytes: Vec<u8> = (0..n_rows * row_bytes).map(|i| (i * 31 % 59) as u8).collect();
+            if dtype == DType::Mxfp4 {
+                bytes.chunks_mut(dtype.block_bytes()).for_each(|block| block[0] |= 64);
+            }
             let multiply = |n_rows: usize, n: usize| {
                 let bytes = &bytes[..n_rows * row_bytes];
                 let w = Weight { dtype, k: K, n_rows, bytes };

@@ -258,7 +258,7 @@ fn byte_char(b: u8) -> char {
         return char::from(b);
     }
     let before = (0..u32::from(b)).filter(|&b| !shown(b)).count() as u32;
-    char::from_u32(256 + before).unwrap()
+    char::from_u32(256 + before).expect("below 512")
 }
 
 /// Rows of random weights around `middle`, encoded. Types without an encoder get random bits under

@@ -12,7 +12,7 @@
 
 use std::arch::x86_64::*;
 
-use super::x86::{Dots, FloatDots, FloatRow, PIECE, Row, Rung, Token, floats, quantised};
+use super::x86::{Dots, FloatDots, PIECE, Row, Rung, Token, floats, quantised};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::{Activations, MatmulFn, Weight};
@@ -33,10 +33,20 @@ const RUNG: Rung = Rung {
         rows_4_tokens_1: dot::<4, 1, 32, true>,
         rows_1_tokens_1: dot::<1, 1, 32, true>,
     },
-    floats: FloatDots {
-        rows_4_tokens_4: float_dot_4_4,
-        rows_4_tokens_1: float_dot::<4, 1>,
-        rows_1_tokens_1: float_dot::<1, 1>,
+    f32: FloatDots {
+        rows_4_tokens_4: float_dot_4_4::<F32>,
+        rows_4_tokens_1: float_dot::<F32, 4, 1>,
+        rows_1_tokens_1: float_dot::<F32, 1, 1>,
+    },
+    f16: FloatDots {
+        rows_4_tokens_4: float_dot_4_4::<F16>,
+        rows_4_tokens_1: float_dot::<F16, 4, 1>,
+        rows_1_tokens_1: float_dot::<F16, 1, 1>,
+    },
+    bf16: FloatDots {
+        rows_4_tokens_4: float_dot_4_4::<Bf16>,
+        rows_4_tokens_1: float_dot::<Bf16, 4, 1>,
+        rows_1_tokens_1: float_dot::<Bf16, 1, 1>,
     },
 };
 
@@ -180,44 +190,103 @@ unsafe fn minima<const R: usize, const GROUP: usize>(
     }
 }
 
+/// A float type of weights.
+trait Float {
+    /// Bytes of a weight.
+    const BYTES: usize;
+    /// Eight weights.
+    ///
+    /// # Safety
+    /// The CPU has this rung, and the weights are there.
+    unsafe fn load(w: *const u8) -> __m256;
+}
+
+/// IEEE single precision.
+struct F32;
+/// IEEE half precision.
+struct F16;
+/// The upper half of a single.
+struct Bf16;
+
+impl Float for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe { _mm256_loadu_ps(w.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(w.cast())) }
+    }
+}
+
+impl Float for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+}
+
 /// Four tokens as two pairs, as above.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_dot_4_4(rows: &[FloatRow; 4], tokens: [&[f32]; 4], n: usize) -> [[f32; 4]; 4] {
+unsafe fn float_dot_4_4<F: Float>(rows: [&[u8]; 4], tokens: [&[f32]; 4]) -> [[f32; 4]; 4] {
     let [a, b, c, d] = tokens;
     // SAFETY: the caller's promises.
     let ([a, b], [c, d]) =
-        unsafe { (float_dot::<4, 2>(rows, [a, b], n), float_dot::<4, 2>(rows, [c, d], n)) };
+        unsafe { (float_dot::<F, 4, 2>(rows, [a, b]), float_dot::<F, 4, 2>(rows, [c, d])) };
     [a, b, c, d]
 }
 
-/// Eight lanes; what is left at the end is added by the lanes that it fills.
+/// Eight lanes; what is left at the end is filled up with zeros.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_dot<const R: usize, const T: usize>(
-    rows: &[FloatRow; R],
+unsafe fn float_dot<F: Float, const R: usize, const T: usize>(
+    rows: [&[u8]; R],
     tokens: [&[f32]; T],
-    n: usize,
 ) -> [[f32; R]; T] {
-    assert!(n <= rows[0].0.len() && tokens.iter().all(|t| t.len() == n));
+    let n = tokens[0].len();
+    assert!(rows.iter().all(|w| w.len() == n * F::BYTES) && tokens.iter().all(|x| x.len() == n));
     let mut acc = [[_mm256_setzero_ps(); R]; T];
-    for at in (0..n).step_by(8) {
-        // SAFETY: rows and tokens have n elements; the masked loads read only those.
+    let whole = n - n % 8;
+    for at in (0..whole).step_by(8) {
+        // SAFETY: rows and tokens have n elements, and at + 8 is at most that.
         let (w, x): ([_; R], [_; T]) = unsafe {
-            if n - at >= 8 {
-                (
-                    std::array::from_fn(|r| _mm256_loadu_ps(rows[r].0.as_ptr().add(at))),
-                    std::array::from_fn(|t| _mm256_loadu_ps(tokens[t].as_ptr().add(at))),
-                )
-            } else {
-                let mask = lanes(n - at);
-                (
-                    std::array::from_fn(|r| _mm256_maskload_ps(rows[r].0.as_ptr().add(at), mask)),
-                    std::array::from_fn(|t| _mm256_maskload_ps(tokens[t].as_ptr().add(at), mask)),
-                )
-            }
+            (
+                std::array::from_fn(|r| F::load(rows[r].as_ptr().add(at * F::BYTES))),
+                std::array::from_fn(|t| _mm256_loadu_ps(tokens[t].as_ptr().add(at))),
+            )
         };
         for r in 0..R {
             for t in 0..T {
                 acc[t][r] = _mm256_fmadd_ps(w[r], x[t], acc[t][r]);
+            }
+        }
+    }
+    if whole < n {
+        for r in 0..R {
+            let mut filled = [0; 32];
+            let rest = &rows[r][whole * F::BYTES..];
+            filled[..rest.len()].copy_from_slice(rest);
+            // SAFETY: `filled` has eight elements of any type; a token those of the mask.
+            unsafe {
+                let w = F::load(filled.as_ptr());
+                for t in 0..T {
+                    let x = _mm256_maskload_ps(tokens[t].as_ptr().add(whole), lanes(n - whole));
+                    acc[t][r] = _mm256_fmadd_ps(w, x, acc[t][r]);
+                }
             }
         }
     }

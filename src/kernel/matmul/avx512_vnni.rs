@@ -11,7 +11,7 @@
 
 use std::arch::x86_64::*;
 
-use super::x86::{Dots, FloatDots, FloatRow, PIECE, Row, Rung, Token, floats, quantised};
+use super::x86::{Dots, FloatDots, PIECE, Row, Rung, Token, floats, quantised};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::{Activations, MatmulFn, Weight};
@@ -32,10 +32,20 @@ const RUNG: Rung = Rung {
         rows_4_tokens_1: dot::<4, 1, 32, true>,
         rows_1_tokens_1: dot::<1, 1, 32, true>,
     },
-    floats: FloatDots {
-        rows_4_tokens_4: float_dot::<4, 4>,
-        rows_4_tokens_1: float_dot::<4, 1>,
-        rows_1_tokens_1: float_dot::<1, 1>,
+    f32: FloatDots {
+        rows_4_tokens_4: float_dot::<F32, 4, 4>,
+        rows_4_tokens_1: float_dot::<F32, 4, 1>,
+        rows_1_tokens_1: float_dot::<F32, 1, 1>,
+    },
+    f16: FloatDots {
+        rows_4_tokens_4: float_dot::<F16, 4, 4>,
+        rows_4_tokens_1: float_dot::<F16, 4, 1>,
+        rows_1_tokens_1: float_dot::<F16, 1, 1>,
+    },
+    bf16: FloatDots {
+        rows_4_tokens_4: float_dot::<Bf16, 4, 4>,
+        rows_4_tokens_1: float_dot::<Bf16, 4, 1>,
+        rows_1_tokens_1: float_dot::<Bf16, 1, 1>,
     },
 };
 
@@ -204,21 +214,72 @@ unsafe fn minima<const R: usize, const GROUP: usize, const SIGNED: bool>(
     }
 }
 
-/// Sixteen lanes; what is left at the end is added by the lanes that it fills.
+/// A float type of weights.
+trait Float {
+    /// Bytes of a weight.
+    const BYTES: usize;
+    /// The weights of the mask, and zeros.
+    ///
+    /// # Safety
+    /// The CPU has this rung, and the weights are there.
+    unsafe fn load(mask: __mmask16, w: *const u8) -> __m512;
+}
+
+/// IEEE single precision.
+struct F32;
+/// IEEE half precision.
+struct F16;
+/// The upper half of a single.
+struct Bf16;
+
+impl Float for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(mask: __mmask16, w: *const u8) -> __m512 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe { _mm512_maskz_loadu_ps(mask, w.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(mask: __mmask16, w: *const u8) -> __m512 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, w.cast())) }
+    }
+}
+
+impl Float for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(mask: __mmask16, w: *const u8) -> __m512 {
+        // SAFETY: the caller's promises; any alignment.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+}
+
+/// Sixteen lanes; what is left at the end is filled up with zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn float_dot<const R: usize, const T: usize>(
-    rows: &[FloatRow; R],
+unsafe fn float_dot<F: Float, const R: usize, const T: usize>(
+    rows: [&[u8]; R],
     tokens: [&[f32]; T],
-    n: usize,
 ) -> [[f32; R]; T] {
-    assert!(n <= rows[0].0.len() && tokens.iter().all(|t| t.len() == n));
+    let n = tokens[0].len();
+    assert!(rows.iter().all(|w| w.len() == n * F::BYTES) && tokens.iter().all(|x| x.len() == n));
     let mut acc = [[_mm512_setzero_ps(); R]; T];
     for at in (0..n).step_by(16) {
         let mask = lanes(n - at);
         // SAFETY: rows and tokens have n elements; the masked loads read only those.
         let (w, x): ([_; R], [_; T]) = unsafe {
             (
-                std::array::from_fn(|r| _mm512_maskz_loadu_ps(mask, rows[r].0.as_ptr().add(at))),
+                std::array::from_fn(|r| F::load(mask, rows[r].as_ptr().add(at * F::BYTES))),
                 std::array::from_fn(|t| _mm512_maskz_loadu_ps(mask, tokens[t].as_ptr().add(at))),
             )
         };

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! for each four rows of weights, in pieces of 2048:
-//!     unpack the piece of each row into a panel             codes, scales, minima; or floats
+//!     unpack the piece of each row into a panel             codes, scales, minima
 //!     for each token:
 //!         out[token][row] += (row of the panel) . (piece of the token)
 //! ```
+//! Float weights need no panel: a product converts them as it reads them.
+//!
 //! A panel lies in the first-level cache, and all tokens share what was unpacked. A row is unpacked
 //! the same way for one token, as writing a byte and reading it back costs less than a second form
 //! of each format would.
@@ -14,6 +16,7 @@
 //! row and one token, so results do not depend on which others are computed beside it.
 
 use super::x86_unpack;
+use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::{ACTIVATION_BLOCK, ACTIVATION_SUM, Activations, Weight};
 use crate::quant;
@@ -22,8 +25,6 @@ use crate::quant;
 const ROWS: usize = 4;
 /// Quantised weights of a row of a panel, at most.
 pub(super) const PIECE: usize = 2048;
-/// Float weights of a row of a panel, at most.
-pub(super) const FLOAT_PIECE: usize = 1024;
 
 /// A piece of a row of quantised weights, as `quant::expand_row` defines it: `PIECE` codes, signed
 /// ones or 0 to 127; a scale for each group of 16 or 32, and a minimum too if codes are not signed.
@@ -42,11 +43,6 @@ impl Row {
         mins: [0.0; PIECE / ACTIVATION_SUM],
     };
 }
-
-/// A piece of a row of float weights.
-#[repr(C, align(64))]
-#[derive(Clone)]
-pub(super) struct FloatRow(pub(super) [f32; FLOAT_PIECE]);
 
 /// A piece of a token, quantised: `n` codes, `n / 32` scales, `n / 16` sums.
 #[derive(Clone, Copy)]
@@ -73,9 +69,10 @@ impl<'a> Token<'a> {
 /// the rung, and a token must be `n` long, at most a piece, a multiple of 32.
 pub(super) type Dot<const R: usize, const T: usize> =
     unsafe fn(&[Row; R], [Token<'_>; T], usize) -> [[f32; R]; T];
-/// The same for floats: `n` is the tokens' length, of any size up to a piece.
+/// The same for whole rows of floats, the weights as they are in the file: all rows and tokens are
+/// of the same length, which may be any.
 pub(super) type FloatDot<const R: usize, const T: usize> =
-    unsafe fn(&[FloatRow; R], [&[f32]; T], usize) -> [[f32; R]; T];
+    unsafe fn([&[u8]; R], [&[f32]; T]) -> [[f32; R]; T];
 
 /// The products of one kind of codes, for whole tiles and what is left of them.
 pub(super) struct Dots {
@@ -84,19 +81,22 @@ pub(super) struct Dots {
     pub(super) rows_1_tokens_1: Dot<1, 1>,
 }
 
-/// The products of floats.
+/// The products of one float type.
 pub(super) struct FloatDots {
     pub(super) rows_4_tokens_4: FloatDot<4, 4>,
     pub(super) rows_4_tokens_1: FloatDot<4, 1>,
     pub(super) rows_1_tokens_1: FloatDot<1, 1>,
 }
 
-/// The products of a rung for each kind of codes: in groups of 16 or 32, signed or not.
+/// The products of a rung: for each kind of codes, in groups of 16 or 32, signed or not; and for each
+/// float type.
 pub(super) struct Rung {
     pub(super) of_16: Dots,
     pub(super) of_32: Dots,
     pub(super) of_32_signed: Dots,
-    pub(super) floats: FloatDots,
+    pub(super) f32: FloatDots,
+    pub(super) f16: FloatDots,
+    pub(super) bf16: FloatDots,
 }
 
 /// The bytes of weights `from .. from + n` of row `r`.
@@ -184,40 +184,36 @@ pub(super) unsafe fn floats(
     act: &Activations<'_>,
     out: &mut Columns<'_, f32>,
 ) {
-    let dots = &rung.floats;
-    let unpack = x86_unpack::floats(w.dtype);
-    let mut panel = [const { FloatRow([0.0; FLOAT_PIECE]) }; ROWS];
+    let dots = match w.dtype {
+        DType::F16 => &rung.f16,
+        DType::BF16 => &rung.bf16,
+        _ => &rung.f32,
+    };
     for r in (0..out.len()).step_by(ROWS) {
         let rows = ROWS.min(out.len() - r);
-        for from in (0..w.k).step_by(FLOAT_PIECE) {
-            let n = FLOAT_PIECE.min(w.k - from);
-            for (i, row) in panel[..rows].iter_mut().enumerate() {
-                // SAFETY: the CPU has this rung, and so AVX2, FMA and F16C.
-                unsafe { unpack(piece(w, out.first() + r + i, from, n), &mut row.0[..n]) }
-            }
-            let token = |t: usize| &act.x[t * act.k + from..][..n];
-            let mut t = 0;
-            while t < act.n {
-                if rows < ROWS {
-                    for (i, row) in panel[..rows].iter().enumerate() {
-                        let row = std::array::from_ref(row);
-                        // SAFETY: the CPU has this rung, and tokens are n long.
-                        let products = unsafe { (dots.rows_1_tokens_1)(row, [token(t)], n) };
-                        put(out, (t, r + i), from, products);
-                    }
-                    t += 1;
-                } else if act.n - t >= 4 {
-                    let tokens = [token(t), token(t + 1), token(t + 2), token(t + 3)];
-                    // SAFETY: the CPU has this rung, and tokens are n long.
-                    let products = unsafe { (dots.rows_4_tokens_4)(&panel, tokens, n) };
-                    put(out, (t, r), from, products);
-                    t += 4;
-                } else {
-                    // SAFETY: the CPU has this rung, and tokens are n long.
-                    let products = unsafe { (dots.rows_4_tokens_1)(&panel, [token(t)], n) };
-                    put(out, (t, r), from, products);
-                    t += 1;
+        let row = |i| piece(w, out.first() + r + i, 0, w.k);
+        let panel = [row(0), row(1.min(rows - 1)), row(2.min(rows - 1)), row(rows - 1)];
+        let token = |t: usize| &act.x[t * act.k..][..act.k];
+        let mut t = 0;
+        while t < act.n {
+            if rows < ROWS {
+                for (i, row) in panel[..rows].iter().enumerate() {
+                    // SAFETY: the CPU has this rung; rows and tokens have k elements.
+                    let products = unsafe { (dots.rows_1_tokens_1)([row], [token(t)]) };
+                    put(out, (t, r + i), 0, products);
                 }
+                t += 1;
+            } else if act.n - t >= 4 {
+                let tokens = [token(t), token(t + 1), token(t + 2), token(t + 3)];
+                // SAFETY: the CPU has this rung; rows and tokens have k elements.
+                let products = unsafe { (dots.rows_4_tokens_4)(panel, tokens) };
+                put(out, (t, r), 0, products);
+                t += 4;
+            } else {
+                // SAFETY: the CPU has this rung; rows and tokens have k elements.
+                let products = unsafe { (dots.rows_4_tokens_1)(panel, [token(t)]) };
+                put(out, (t, r), 0, products);
+                t += 1;
             }
         }
     }

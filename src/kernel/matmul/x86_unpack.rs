@@ -1,4 +1,4 @@
-//! From a file's blocks to the rows of a panel, for x86-64: floats, and blocks of 32.
+//! From a file's blocks to the rows of a panel, for x86-64: blocks of 32.
 //!
 //! 256-bit vectors for both rungs: 32 codes are one vector, and one group. The formats are drawn in
 //! `quant`; here a comment says only how the bits move.
@@ -13,7 +13,7 @@ use crate::quant::{E2M1_DOUBLED, IQ4_VALUES, half_of_e8m0};
 /// Unpacks whole blocks, at most a piece. `unsafe`: the CPU must have AVX2, FMA and F16C.
 pub(super) type Unpack = unsafe fn(&[u8], &mut Row);
 
-/// The unpacking of a quantised type.
+/// The unpacking of a quantised type; a float type has none, and `matmul` does not ask for it.
 pub(super) fn quantised(dtype: DType) -> Unpack {
     match dtype {
         DType::Q4_0 => q4_0,
@@ -32,15 +32,6 @@ pub(super) fn quantised(dtype: DType) -> Unpack {
         DType::Tq2_0 => k::tq2_0,
         DType::Q8_0 => q8_0,
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("{dtype} has no codes"),
-    }
-}
-
-/// The unpacking of a float type: `out` is as long as there are weights. `unsafe` as above.
-pub(super) fn floats(dtype: DType) -> unsafe fn(&[u8], &mut [f32]) {
-    match dtype {
-        DType::F16 => f16,
-        DType::BF16 => bf16,
-        _ => f32,
     }
 }
 
@@ -173,29 +164,3 @@ of_32!(
     half_of_e8m0(b[0]),
     -12.0 * d
 );
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn f32(bytes: &[u8], out: &mut [f32]) {
-    for (x, out) in bytes.as_chunks::<4>().0.iter().zip(out) {
-        *out = f32::from_le_bytes(*x);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn f16(bytes: &[u8], out: &mut [f32]) {
-    let (eights, rest) = bytes.as_chunks::<16>();
-    let (out, out_rest) = out.as_chunks_mut::<8>();
-    for (x, out) in eights.iter().zip(out) {
-        store_floats(out, _mm256_cvtph_ps(load_half(x)));
-    }
-    for (x, out) in rest.as_chunks::<2>().0.iter().zip(out_rest) {
-        *out = half(*x);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn bf16(bytes: &[u8], out: &mut [f32]) {
-    for (x, out) in bytes.as_chunks::<2>().0.iter().zip(out) {
-        *out = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
-    }
-}
