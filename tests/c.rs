@@ -65,7 +65,13 @@ fn library() -> &'static Path {
         let target = tmp().join("lib");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(root()).args(["rustc", "--lib", "--crate-type", "staticlib"]);
-        cargo.args(["--no-default-features", "--features", "test-hooks", "--target-dir"]);
+        cargo.args([
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "test-hooks",
+            "--target-dir",
+        ]);
         must(cargo.arg(&target), "building the library");
         target.join("debug/libtern.a")
     })

@@ -137,3 +137,34 @@ fn the_versions_are_those_of_the_crate() {
     assert_eq!(found[..], crate_version[..]);
     assert_eq!(value("TERN_ABI_VERSION"), u64::from(tern::ffi::tern_abi_version()));
 }
+
+/// A field, a constant or a code without a line in tests/c/abi.c could change unnoticed.
+#[test]
+fn every_field_and_every_value_is_held_by_a_static_assertion() {
+    let (header, asserted) = (read("include/tern.h"), read("tests/c/abi.c"));
+    let (mut fields, mut n) = (Vec::new(), 0);
+    let mut check = |line: String| {
+        assert!(asserted.contains(&line), "tests/c/abi.c has no line that starts {line}");
+        n += 1;
+    };
+    for line in header.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        if line == "typedef struct {" {
+            fields.clear();
+        } else if let Some(name) = line.strip_prefix("} tern_").and_then(|l| l.strip_suffix(';')) {
+            check(format!("SIZE(tern_{name}, "));
+            fields.drain(..).for_each(|field| check(format!("AT(tern_{name}, {field}, ")));
+        } else if let Some(define) = line.strip_prefix("#define TERN_") {
+            let name = define.split([' ', '(']).next().unwrap_or("");
+            let number = define.rsplit(' ').next().is_some_and(|word| word.parse::<u32>().is_ok());
+            if number && !name.starts_with("VERSION_") {
+                check(format!("VALUE(TERN_{name}, "));
+            }
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| line.ends_with(',')) {
+            check(format!("VALUE({name}, "));
+        } else if let Some(name) = line.strip_suffix(';').and_then(|l| l.rsplit([' ', '*']).next())
+        {
+            fields.push(name.to_string());
+        }
+    }
+    assert!(n > 140, "{n} lines found");
+}
