@@ -4,7 +4,8 @@
 //! A program is given the path of a tiny made model and fails by its exit status. What a machine
 //! lacks is skipped, and said. To test another build than the one made here:
 //!
-//! - `TERN_TEST_LIB`: an archive `libtern.a`; without the feature `test-hooks`, panic.c is skipped;
+//! - `TERN_TEST_LIB`: a `libtern.a` or `libtern.so`; without the feature `test-hooks`, panic.c is
+//!   skipped;
 //! - `TERN_TEST_CC`, `TERN_TEST_CXX`: the compilers, such as a cross compiler; no others are tried;
 //! - `TERN_TEST_RUNNER`: what to run programs with, such as `qemu-aarch64 -cpu max`.
 
@@ -55,7 +56,7 @@ fn tmp() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// The archive under test.
+/// The library under test.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -131,6 +132,8 @@ fn build(name: &str, sources: &[&str], mode: &str, flags: &[&str]) -> PathBuf {
     cc.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/c"));
     cc.args(sources.iter().map(|source| root().join("tests/c").join(source)));
     cc.arg("-o").arg(&program).arg(library()).args(NATIVE_LIBS);
+    let beside = library().parent().expect("a folder").display();
+    cc.arg(format!("-Wl,-rpath,{beside}")); // for a libtern.so
     must(&mut cc, name);
     program
 }
@@ -209,6 +212,22 @@ fn the_header_compiles_under_every_standard() {
                 cc.arg(if is_cpp { "-Wold-style-cast" } else { "-Wstrict-prototypes" });
                 cc.arg("-I").arg(root().join("include")).arg("-fsyntax-only").arg(&unit);
                 must(&mut cc, &format!("{header} as {standard} with {compiler}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_compile_with_every_compiler() {
+    for (name, sources) in PROGRAMS {
+        for source in *sources {
+            let cpp = source.ends_with(".cpp");
+            for compiler in compilers("programs_compile_with_every_compiler", cpp) {
+                let mut cc = Command::new(compiler);
+                cc.args(WARNINGS).arg(if cpp { "-std=c++17" } else { "-std=c11" });
+                cc.arg("-D_GNU_SOURCE").arg("-I").arg(root().join("include"));
+                cc.arg("-fsyntax-only").arg(root().join("tests/c").join(source));
+                must(&mut cc, name);
             }
         }
     }
