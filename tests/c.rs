@@ -42,6 +42,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("two_units", &["two_units_a.c", "two_units_b.c"]),
     ("callbacks", &["callbacks.c"]),
     ("stream_decoder", &["stream_decoder.c"]),
+    ("storm", &["storm.c"]),
     ("forked", &["forked.c"]),
     ("small_stack", &["small_stack.c"]),
     ("cpp_raii", &["cpp_raii.cpp"]),
