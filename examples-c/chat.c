@@ -138,6 +138,7 @@ int main(int argc, char **argv) {
     tern_sampler_params sampling = TERN_INIT(tern_sampler_params);
     sampling.temperature = 0.2f;
     sampling.top_p = 0.9f;
+    sampling.repeat_penalty = 1.1f; /* small models like to repeat themselves */
     sampling.seed = 1;
 
     ok(tern_model_load(argv[1], NULL, &model));
