@@ -200,12 +200,13 @@ run_install() {
 
 # Builds tests/consumers against an installed prefix: consume FOLDER PREFIX KIND [cmake arguments]
 consume() {
-    local dir=$1 prefix=$2 kind=$3
+    local dir=$1 prefix=$2 kind=$3 model=
     shift 3
+    if [ -r "$SMOLLM2" ]; then model=$SMOLLM2; else echo "SKIPPED: with a model: $SMOLLM2 is missing"; fi
     echo "== find_package, $kind"
     rm -rf "$dir"
     cmake -S tests/consumers -B "$dir" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" -DTERN_KIND="$kind" \
-        --log-level=WARNING "$@" && cmake --build "$dir" && ctest --test-dir "$dir" --output-on-failure
+        -DTERN_MODEL="$model" --log-level=WARNING "$@" && cmake --build "$dir" && ctest --test-dir "$dir" --output-on-failure
 }
 run_consumers() {
     local prefix=$PWD/build/prefix-moved kind cc flags out
