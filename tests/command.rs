@@ -271,27 +271,41 @@ fn an_interrupt_ends_the_text_and_not_the_program() {
     assert!(rest.ends_with('\n'));
 }
 
-#[test]
-fn chat_remembers() {
-    let Some(model) = model("chat_remembers", SMOLLM2) else { return };
+/// Has a conversation; gives the lines that were answered.
+fn chat(args: &[&str], said: &str) -> Vec<String> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tern"))
-        .args(["chat", "-m", &model, "--temp", "0", "-n", "24"])
+        .args([&["chat"], args].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    input
-        .write_all("Remember the word banana.\n\nWhich word should you remember?\n".as_bytes())
-        .unwrap();
+    input.write_all(said.as_bytes()).unwrap();
     drop(input);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stderr(&output), ""); // no prompt, no figures where nobody watches
-    let answers: Vec<&str> = stdout(&output).lines().collect();
+    stdout(&output).lines().map(|line| line.to_string()).collect()
+}
+
+#[test]
+fn chat_remembers() {
+    let Some(model) = model("chat_remembers", SMOLLM2) else { return };
+    let said = "Remember the word banana.\n\nWhich word should you remember?\n";
+    let answers = chat(&["-m", &model, "--temp", "0", "-n", "24"], said);
     assert_eq!(answers.len(), 2, "{answers:?}"); // an empty line is no turn
     assert!(answers[1].contains("banana"), "{answers:?}"); // its own turn does not say so
+}
+
+#[test]
+fn chat_goes_on_when_the_context_is_full() {
+    let Some(model) = model("chat_goes_on_when_the_context_is_full", SMOLLM2) else { return };
+    let mut said = "Say one sentence about the sea.\n".repeat(6);
+    said.push_str(&"A turn that is longer than the context. ".repeat(20));
+    let args = ["-m", &model, "--temp", "0", "-n", "20", "--ctx", "96"];
+    let answers = chat(&args, &said);
+    assert!(answers.iter().filter(|answer| !answer.trim().is_empty()).count() >= 7, "{answers:?}");
 }
 
 #[test]

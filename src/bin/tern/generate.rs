@@ -105,12 +105,20 @@ pub(crate) fn generate(
         decode: Duration::ZERO,
     };
     let start = Instant::now();
-    if let Err(error) = session.eval(prompt, Logits::Last, &control) {
-        out.n_prompt = 0;
-        return match error {
-            Error::Aborted(_) => Ok(Generated { stop: Stop::Aborted, ..out }),
-            error => Err(Failure::Error(error)),
-        };
+    let info = session.info();
+    // In spans, so that a session that evicts can take a prompt longer than its cache.
+    let span = (info.n_ctx as usize / 4).max(1);
+    for tokens in prompt.chunks(span) {
+        match session.eval(tokens, Logits::Last, &control) {
+            Ok(()) => {}
+            Err(Error::Aborted(_)) => {
+                session.truncate(info.pos)?;
+                out.n_prompt = 0;
+                out.stop = Stop::Aborted;
+                return Ok(out);
+            }
+            Err(error) => return Err(Failure::Error(error)),
+        }
     }
     for &token in prompt {
         sampler.accept(token);
