@@ -389,5 +389,6 @@ fn bench_prints_what_scripts_read() {
     assert_eq!(keys(&items[4]), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
     assert!(items[4]["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
     assert!(items[4]["ttft_ms"].as_f64().unwrap() > 0.0);
-    assert!(text(&args).contains("decode-4"));
+    let with_roof = text(&[&args as &[&str], &["--roof"]].concat());
+    assert!(with_roof.contains("decode-4") && with_roof.contains("roof"), "{with_roof}");
 }

@@ -60,11 +60,6 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     }
     common.model()?;
     let mut results = Vec::new();
-    if plan.with_roof {
-        for &n_threads in &plan.n_threads {
-            results.push(roof::measure(n_threads, plan.n_runs)?);
-        }
-    }
     let start = Instant::now();
     let model = load::model(&common)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -85,8 +80,15 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
             results.push(bench.decode(plan.n_decode, plan.n_runs)?);
         }
     }
+    let peak = peak_rss_bytes(); // before the roof takes a buffer of its own
+    if plan.with_roof {
+        progress.show("reading memory".into());
+        for &n_threads in &plan.n_threads {
+            results.push(roof::measure(n_threads, plan.n_runs)?);
+        }
+    }
     drop(progress);
-    report(&common, &results, &model, load_ms, ttft_ms)
+    report(&common, &results, &model, peak, (load_ms, ttft_ms))
 }
 
 fn session(model: &Arc<Model>, common: &Common, plan: &Plan, n_threads: u32) -> Result<Session> {
@@ -108,10 +110,9 @@ fn report(
     common: &Common,
     results: &[Measured],
     model: &Model,
-    load_ms: f64,
-    ttft_ms: f64,
+    peak: Option<u64>,
+    (load_ms, ttft_ms): (f64, f64),
 ) -> Result<()> {
-    let peak = peak_rss_bytes();
     if common.json {
         let mut items: Vec<Json> = results.iter().map(Measured::json).collect();
         items.push(json!({
