@@ -774,7 +774,11 @@ tern_status tern_session_kv_evict_range(tern_session *session,
                                         size_t *n_evicted);
 
 /// Forgets every token from position `pos` on; 0 forgets all.
-TERN_MUST_USE tern_status tern_session_kv_truncate(tern_session *session, uint32_t pos);
+///
+/// Fails with TERN_ERROR_INVALID_ARGUMENT beyond the position that the next token will have.
+TERN_MUST_USE
+tern_status tern_session_kv_truncate(tern_session *session,
+                                     uint32_t pos);
 
 /// Makes another session that holds the same tokens: two answers to one prompt, which is read
 /// once. The two share nothing that either can change.

@@ -4,7 +4,8 @@
 //! A program is given the path of a tiny made model and fails by its exit status. What a machine
 //! lacks is skipped, and said. To test another build than the one made here:
 //!
-//! - `TERN_TEST_LIB`: an archive `libtern.a`; without the feature `test-hooks`, panic.c is skipped;
+//! - `TERN_TEST_LIB`: a `libtern.a` or `libtern.so`; without the feature `test-hooks`, panic.c is
+//!   skipped;
 //! - `TERN_TEST_CC`, `TERN_TEST_CXX`: the compilers, such as a cross compiler; no others are tried;
 //! - `TERN_TEST_RUNNER`: what to run programs with, such as `qemu-aarch64 -cpu max`.
 
@@ -41,6 +42,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("two_units", &["two_units_a.c", "two_units_b.c"]),
     ("callbacks", &["callbacks.c"]),
     ("stream_decoder", &["stream_decoder.c"]),
+    ("storm", &["storm.c"]),
     ("forked", &["forked.c"]),
     ("small_stack", &["small_stack.c"]),
     ("cpp_raii", &["cpp_raii.cpp"]),
@@ -55,7 +57,7 @@ fn tmp() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// The archive under test.
+/// The library under test.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -65,7 +67,13 @@ fn library() -> &'static Path {
         let target = tmp().join("lib");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(root()).args(["rustc", "--lib", "--crate-type", "staticlib"]);
-        cargo.args(["--no-default-features", "--features", "test-hooks", "--target-dir"]);
+        cargo.args([
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "test-hooks",
+            "--target-dir",
+        ]);
         must(cargo.arg(&target), "building the library");
         target.join("debug/libtern.a")
     })
@@ -125,6 +133,8 @@ fn build(name: &str, sources: &[&str], mode: &str, flags: &[&str]) -> PathBuf {
     cc.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/c"));
     cc.args(sources.iter().map(|source| root().join("tests/c").join(source)));
     cc.arg("-o").arg(&program).arg(library()).args(NATIVE_LIBS);
+    let beside = library().parent().expect("a folder").display();
+    cc.arg(format!("-Wl,-rpath,{beside}")); // for a libtern.so
     must(&mut cc, name);
     program
 }
@@ -206,6 +216,69 @@ fn the_header_compiles_under_every_standard() {
             }
         }
     }
+}
+
+#[test]
+fn programs_compile_with_every_compiler() {
+    for (name, sources) in PROGRAMS {
+        for source in *sources {
+            let cpp = source.ends_with(".cpp");
+            for compiler in compilers("programs_compile_with_every_compiler", cpp) {
+                let mut cc = Command::new(compiler);
+                cc.args(WARNINGS).arg(if cpp { "-std=c++17" } else { "-std=c11" });
+                cc.arg("-D_GNU_SOURCE").arg("-I").arg(root().join("include"));
+                cc.arg("-fsyntax-only").arg(root().join("tests/c").join(source));
+                must(&mut cc, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_program_in_the_header_compiles() {
+    let header = fs::read_to_string(root().join("include/tern.h")).expect("the header");
+    let start = header.find(" * A PROGRAM").expect("the program");
+    let end = start + header[start..].find(" * With ").expect("what comes after the program");
+    let body: String = header[start..end]
+        .lines()
+        .skip(1)
+        .map(|line| line.strip_prefix(" *").expect("a comment").to_string() + "\n")
+        .collect();
+    let text = format!(
+        "#include \"tern.h\"\n#include <stdio.h>\n#include <string.h>\n\
+         #define ok(call) do {{ if ((call) != TERN_OK) return 1; }} while (0)\n\
+         int main(void) {{\n{body}    return 0;\n}}\n"
+    );
+    let unit = tmp().join("program_in_header.c");
+    fs::write(&unit, text).expect("writing a unit");
+    let mut cc = Command::new(compilers("the_program_in_the_header_compiles", false).remove(0));
+    cc.args(WARNINGS).arg("-std=c99").arg("-I").arg(root().join("include"));
+    must(cc.arg("-fsyntax-only").arg(&unit), "the program in the header");
+}
+
+/// What a callback in C cannot do, one in Rust can: panic.
+#[test]
+#[allow(unsafe_code, reason = "calls the C API, from Rust")]
+fn a_panic_in_a_callback_is_an_error() {
+    use std::ffi::{CString, c_void};
+    use tern::ffi::*;
+    unsafe extern "C-unwind" fn panics(_: *mut c_void, _: u64, _: u64) -> i32 {
+        panic!("injected")
+    }
+    let path = CString::new(model().to_str().expect("UTF-8")).expect("no NUL");
+    let params = tern_model_params {
+        struct_size: size_of::<tern_model_params>() as u32,
+        device: 0,
+        load_mode: 0,
+        reserved: 0,
+        progress: Some(panics),
+        user_data: std::ptr::null_mut(),
+    };
+    let mut made = std::ptr::null_mut();
+    // SAFETY: a path that ends in NUL, a struct of its own size, a place for a handle.
+    let status = unsafe { tern_model_load(path.as_ptr(), &params, &mut made) };
+    assert_eq!(status, tern_status::TERN_ERROR_INTERNAL);
+    assert!(made.is_null());
 }
 
 #[test]

@@ -17,8 +17,7 @@ fn read(name: &str) -> String {
 /// Compares a committed file with what it should be, or makes it so.
 fn expect(name: &str, expected: &str) {
     if std::env::var_os("TERN_WRITE").is_some() {
-        fs::create_dir_all(root().join(name).parent().unwrap()).unwrap();
-        fs::write(root().join(name), expected).unwrap();
+        fs::write(root().join(name), expected).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
     let found = fs::read_to_string(root().join(name)).unwrap_or_default();
     let differs = found.lines().zip(expected.lines()).position(|(a, b)| a != b);
@@ -53,9 +52,10 @@ fn sources() -> Vec<PathBuf> {
 fn exports() -> Vec<String> {
     let mut names = Vec::new();
     for file in sources() {
-        let text = fs::read_to_string(&file).unwrap();
+        let text = fs::read_to_string(&file).expect("a file of src/ffi");
         for item in text.split("#[unsafe(no_mangle)]").skip(1) {
-            let name = item.split("fn ").nth(1).expect("a function").split('(').next().unwrap();
+            let name = item.split("fn ").nth(1).and_then(|rest| rest.split('(').next());
+            let name = name.expect("a function");
             names.push(name.to_string());
         }
     }
@@ -136,4 +136,35 @@ fn the_versions_are_those_of_the_crate() {
     let found = ["MAJOR", "MINOR", "PATCH"].map(|part| value(&format!("TERN_VERSION_{part}")));
     assert_eq!(found[..], crate_version[..]);
     assert_eq!(value("TERN_ABI_VERSION"), u64::from(tern::ffi::tern_abi_version()));
+}
+
+/// A field, a constant or a code without a line in tests/c/abi.c could change unnoticed.
+#[test]
+fn every_field_and_every_value_is_held_by_a_static_assertion() {
+    let (header, asserted) = (read("include/tern.h"), read("tests/c/abi.c"));
+    let (mut fields, mut n) = (Vec::new(), 0);
+    let mut check = |line: String| {
+        assert!(asserted.contains(&line), "tests/c/abi.c has no line that starts {line}");
+        n += 1;
+    };
+    for line in header.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        if line == "typedef struct {" {
+            fields.clear();
+        } else if let Some(name) = line.strip_prefix("} tern_").and_then(|l| l.strip_suffix(';')) {
+            check(format!("SIZE(tern_{name}, "));
+            fields.drain(..).for_each(|field| check(format!("AT(tern_{name}, {field}, ")));
+        } else if let Some(define) = line.strip_prefix("#define TERN_") {
+            let name = define.split([' ', '(']).next().unwrap_or("");
+            let number = define.rsplit(' ').next().is_some_and(|word| word.parse::<u32>().is_ok());
+            if number && !name.starts_with("VERSION_") {
+                check(format!("VALUE(TERN_{name}, "));
+            }
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| line.ends_with(',')) {
+            check(format!("VALUE({name}, "));
+        } else if let Some(name) = line.strip_suffix(';').and_then(|l| l.rsplit([' ', '*']).next())
+        {
+            fields.push(name.to_string());
+        }
+    }
+    assert!(n > 140, "{n} lines found");
 }

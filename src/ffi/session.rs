@@ -199,6 +199,8 @@ pub unsafe extern "C" fn tern_session_kv_evict_range(
 }
 
 /// Forgets every token from position `pos` on; 0 forgets all.
+///
+/// Fails with TERN_ERROR_INVALID_ARGUMENT beyond the position that the next token will have.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_session_kv_truncate(

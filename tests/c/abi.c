@@ -1,9 +1,12 @@
 /* What a compiled program has baked in: sizes, offsets, values. None of these may ever change,
- * and abidiff does not see constants; sizes may grow, with a new line here. */
+ * and abidiff does not see constants, nor all changes of fields; sizes may grow, with a new line here. */
 #include "check.h"
 
 #define SIZE(type, size) _Static_assert(sizeof(type) == (size), "size of " #type)
-#define AT(type, field, at) _Static_assert(offsetof(type, field) == (at), #type "." #field)
+#define AT(type, field, at, field_type)                                                        \
+    _Static_assert(offsetof(type, field) == (at)                                               \
+                       && _Generic(((type *)0)->field, field_type: 1, default: 0),             \
+                   #type "." #field)
 #define VALUE(name, value) _Static_assert((name) == (value), #name)
 
 VALUE(TERN_OK, 0);
@@ -57,125 +60,129 @@ VALUE(TERN_KV_POLICY_WINDOW, 0);
 VALUE(TERN_TOKENIZE_ADD_SPECIAL, 1);
 VALUE(TERN_TOKENIZE_PARSE_SPECIAL, 2);
 
+#define IS(type, is) _Static_assert(_Generic((type)0, is: 1, default: 0), #type)
+IS(tern_token, int32_t);
+IS(tern_log_level, uint32_t);
+IS(tern_device_kind, uint32_t);
+IS(tern_load_mode, uint32_t);
+IS(tern_kv_dtype, uint32_t);
+IS(tern_when_full, uint32_t);
+IS(tern_logits, uint32_t);
+IS(tern_kv_policy, uint32_t);
+IS(tern_log_fn, void (*)(void *, tern_log_level, const char *));
+IS(tern_progress_fn, int32_t (*)(void *, uint64_t, uint64_t));
 SIZE(tern_status, 4);
-SIZE(tern_token, 4);
-SIZE(tern_log_level, 4);
-SIZE(tern_device_kind, 4);
-SIZE(tern_load_mode, 4);
-SIZE(tern_kv_dtype, 4);
-SIZE(tern_when_full, 4);
-SIZE(tern_logits, 4);
-SIZE(tern_kv_policy, 4);
 
 #if UINTPTR_MAX == 0xFFFFFFFFFFFFFFFFu
 SIZE(tern_device_info, 24);
-AT(tern_device_info, struct_size, 0);
-AT(tern_device_info, kind, 4);
-AT(tern_device_info, name, 8);
-AT(tern_device_info, memory_bytes, 16);
+AT(tern_device_info, struct_size, 0, uint32_t);
+AT(tern_device_info, kind, 4, tern_device_kind);
+AT(tern_device_info, name, 8, const char *);
+AT(tern_device_info, memory_bytes, 16, uint64_t);
 
 SIZE(tern_model_params, 32);
-AT(tern_model_params, struct_size, 0);
-AT(tern_model_params, device, 4);
-AT(tern_model_params, load_mode, 8);
-AT(tern_model_params, reserved, 12);
-AT(tern_model_params, progress, 16);
-AT(tern_model_params, user_data, 24);
+AT(tern_model_params, struct_size, 0, uint32_t);
+AT(tern_model_params, device, 4, uint32_t);
+AT(tern_model_params, load_mode, 8, tern_load_mode);
+AT(tern_model_params, reserved, 12, uint32_t);
+AT(tern_model_params, progress, 16, tern_progress_fn);
+AT(tern_model_params, user_data, 24, void *);
 
 SIZE(tern_model_info, 80);
-AT(tern_model_info, struct_size, 0);
-AT(tern_model_info, n_vocab, 4);
-AT(tern_model_info, n_ctx_train, 8);
-AT(tern_model_info, n_embd, 12);
-AT(tern_model_info, n_layer, 16);
-AT(tern_model_info, n_head, 20);
-AT(tern_model_info, n_head_kv, 24);
-AT(tern_model_info, bos, 28);
-AT(tern_model_info, weight_bytes, 32);
-AT(tern_model_info, arch, 40);
-AT(tern_model_info, name, 48);
-AT(tern_model_info, n_params, 56);
-AT(tern_model_info, eos, 64);
-AT(tern_model_info, head_dim, 68);
-AT(tern_model_info, n_ff, 72);
-AT(tern_model_info, n_metadata, 76);
+AT(tern_model_info, struct_size, 0, uint32_t);
+AT(tern_model_info, n_vocab, 4, uint32_t);
+AT(tern_model_info, n_ctx_train, 8, uint32_t);
+AT(tern_model_info, n_embd, 12, uint32_t);
+AT(tern_model_info, n_layer, 16, uint32_t);
+AT(tern_model_info, n_head, 20, uint32_t);
+AT(tern_model_info, n_head_kv, 24, uint32_t);
+AT(tern_model_info, bos, 28, int32_t);
+AT(tern_model_info, weight_bytes, 32, uint64_t);
+AT(tern_model_info, arch, 40, const char *);
+AT(tern_model_info, name, 48, const char *);
+AT(tern_model_info, n_params, 56, uint64_t);
+AT(tern_model_info, eos, 64, int32_t);
+AT(tern_model_info, head_dim, 68, uint32_t);
+AT(tern_model_info, n_ff, 72, uint32_t);
+AT(tern_model_info, n_metadata, 76, uint32_t);
 
 SIZE(tern_plan_info, 56);
-AT(tern_plan_info, struct_size, 0);
-AT(tern_plan_info, weights_bytes, 8);
-AT(tern_plan_info, kv_bytes, 16);
-AT(tern_plan_info, scratch_bytes, 24);
-AT(tern_plan_info, vocab_bytes, 32);
-AT(tern_plan_info, total_bytes, 40);
-AT(tern_plan_info, mapped_bytes, 48);
+AT(tern_plan_info, struct_size, 0, uint32_t);
+AT(tern_plan_info, reserved, 4, uint32_t);
+AT(tern_plan_info, weights_bytes, 8, uint64_t);
+AT(tern_plan_info, kv_bytes, 16, uint64_t);
+AT(tern_plan_info, scratch_bytes, 24, uint64_t);
+AT(tern_plan_info, vocab_bytes, 32, uint64_t);
+AT(tern_plan_info, total_bytes, 40, uint64_t);
+AT(tern_plan_info, mapped_bytes, 48, uint64_t);
 
 SIZE(tern_eval_params, 32);
-AT(tern_eval_params, struct_size, 0);
-AT(tern_eval_params, logits, 4);
-AT(tern_eval_params, positions, 8);
-AT(tern_eval_params, n_positions, 16);
-AT(tern_eval_params, deadline_ns, 24);
+AT(tern_eval_params, struct_size, 0, uint32_t);
+AT(tern_eval_params, logits, 4, tern_logits);
+AT(tern_eval_params, positions, 8, const uint32_t *);
+AT(tern_eval_params, n_positions, 16, size_t);
+AT(tern_eval_params, deadline_ns, 24, uint64_t);
 
 SIZE(tern_sampler_params, 72);
-AT(tern_sampler_params, struct_size, 0);
-AT(tern_sampler_params, top_k, 4);
-AT(tern_sampler_params, top_p, 8);
-AT(tern_sampler_params, min_p, 12);
-AT(tern_sampler_params, temperature, 16);
-AT(tern_sampler_params, repeat_penalty, 20);
-AT(tern_sampler_params, seed, 24);
-AT(tern_sampler_params, typical_p, 32);
-AT(tern_sampler_params, frequency_penalty, 36);
-AT(tern_sampler_params, presence_penalty, 40);
-AT(tern_sampler_params, penalty_last_n, 44);
-AT(tern_sampler_params, n_logprobs, 48);
-AT(tern_sampler_params, reserved, 52);
-AT(tern_sampler_params, logit_bias, 56);
-AT(tern_sampler_params, n_logit_bias, 64);
+AT(tern_sampler_params, struct_size, 0, uint32_t);
+AT(tern_sampler_params, top_k, 4, uint32_t);
+AT(tern_sampler_params, top_p, 8, float);
+AT(tern_sampler_params, min_p, 12, float);
+AT(tern_sampler_params, temperature, 16, float);
+AT(tern_sampler_params, repeat_penalty, 20, float);
+AT(tern_sampler_params, seed, 24, uint64_t);
+AT(tern_sampler_params, typical_p, 32, float);
+AT(tern_sampler_params, frequency_penalty, 36, float);
+AT(tern_sampler_params, presence_penalty, 40, float);
+AT(tern_sampler_params, penalty_last_n, 44, uint32_t);
+AT(tern_sampler_params, n_logprobs, 48, uint32_t);
+AT(tern_sampler_params, reserved, 52, uint32_t);
+AT(tern_sampler_params, logit_bias, 56, const tern_logit_bias *);
+AT(tern_sampler_params, n_logit_bias, 64, size_t);
 
 SIZE(tern_chat_message, 24);
-AT(tern_chat_message, role, 0);
-AT(tern_chat_message, content, 8);
-AT(tern_chat_message, content_len, 16);
+AT(tern_chat_message, role, 0, const char *);
+AT(tern_chat_message, content, 8, const char *);
+AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
 SIZE(tern_session_params, 40);
-AT(tern_session_params, struct_size, 0);
-AT(tern_session_params, n_ctx, 4);
-AT(tern_session_params, n_batch, 8);
-AT(tern_session_params, n_threads, 12);
-AT(tern_session_params, n_threads_prefill, 16);
-AT(tern_session_params, n_logits, 20);
-AT(tern_session_params, kv_dtype, 24);
-AT(tern_session_params, when_full, 28);
-AT(tern_session_params, n_sink, 32);
-AT(tern_session_params, n_keep, 36);
+AT(tern_session_params, struct_size, 0, uint32_t);
+AT(tern_session_params, n_ctx, 4, uint32_t);
+AT(tern_session_params, n_batch, 8, uint32_t);
+AT(tern_session_params, n_threads, 12, uint32_t);
+AT(tern_session_params, n_threads_prefill, 16, uint32_t);
+AT(tern_session_params, n_logits, 20, uint32_t);
+AT(tern_session_params, kv_dtype, 24, tern_kv_dtype);
+AT(tern_session_params, when_full, 28, tern_when_full);
+AT(tern_session_params, n_sink, 32, uint32_t);
+AT(tern_session_params, n_keep, 36, uint32_t);
 
 SIZE(tern_session_info, 64);
-AT(tern_session_info, struct_size, 0);
-AT(tern_session_info, n_ctx, 4);
-AT(tern_session_info, n_kv, 8);
-AT(tern_session_info, pos, 12);
-AT(tern_session_info, kv_bytes, 16);
-AT(tern_session_info, n_prefill, 24);
-AT(tern_session_info, prefill_ns, 32);
-AT(tern_session_info, n_decode, 40);
-AT(tern_session_info, decode_ns, 48);
-AT(tern_session_info, n_evicted, 56);
+AT(tern_session_info, struct_size, 0, uint32_t);
+AT(tern_session_info, n_ctx, 4, uint32_t);
+AT(tern_session_info, n_kv, 8, uint32_t);
+AT(tern_session_info, pos, 12, uint32_t);
+AT(tern_session_info, kv_bytes, 16, uint64_t);
+AT(tern_session_info, n_prefill, 24, uint64_t);
+AT(tern_session_info, prefill_ns, 32, uint64_t);
+AT(tern_session_info, n_decode, 40, uint64_t);
+AT(tern_session_info, decode_ns, 48, uint64_t);
+AT(tern_session_info, n_evicted, 56, uint64_t);
 
 SIZE(tern_kv_evict_params, 16);
-AT(tern_kv_evict_params, struct_size, 0);
-AT(tern_kv_evict_params, policy, 4);
-AT(tern_kv_evict_params, n_sink, 8);
-AT(tern_kv_evict_params, n_keep, 12);
+AT(tern_kv_evict_params, struct_size, 0, uint32_t);
+AT(tern_kv_evict_params, policy, 4, tern_kv_policy);
+AT(tern_kv_evict_params, n_sink, 8, uint32_t);
+AT(tern_kv_evict_params, n_keep, 12, uint32_t);
 
 SIZE(tern_logit_bias, 8);
-AT(tern_logit_bias, token, 0);
-AT(tern_logit_bias, bias, 4);
+AT(tern_logit_bias, token, 0, tern_token);
+AT(tern_logit_bias, bias, 4, float);
 
 SIZE(tern_token_logprob, 8);
-AT(tern_token_logprob, token, 0);
-AT(tern_token_logprob, logprob, 4);
+AT(tern_token_logprob, token, 0, tern_token);
+AT(tern_token_logprob, logprob, 4, float);
 
 int main(void) {
     char version[32];
