@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use support::counting::{Counting, peak_bytes};
+use support::counting::{Counting, peak_bytes, with_allocations};
 use support::gguf_writer::{GgufWriter, array, entry, kind, string};
 use tern::base::dtype::DType;
 use tern::base::file::Source;
@@ -394,6 +394,26 @@ fn memory_and_time_are_bounded_by_the_file() {
         }
         // Quadratic searches take minutes on these; a slow machine does not.
         assert!(seconds < 10.0, "{name}: {seconds} s for {} bytes", file.len());
+    }
+}
+
+#[test]
+fn running_out_of_memory_anywhere_is_an_error() {
+    let long = good().strings("k.long", vec!["string"; 40_000]).write(); // read in several steps
+    for file in [good().write(), long] {
+        let mut n = 0;
+        loop {
+            match with_allocations(n, || parse(&file)) {
+                Ok(gguf) => {
+                    let values = with_allocations(0, || gguf.metadata().f32s("k.f32s"));
+                    assert!(matches!(values, Err(Error::OutOfMemory(_))));
+                    break;
+                }
+                Err(e) => assert!(matches!(e, Error::OutOfMemory(_)), "allocation {n}: {e}"),
+            }
+            n += 1;
+        }
+        assert!(n > 4, "only {n} allocations");
     }
 }
 

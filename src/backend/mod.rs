@@ -1,1 +1,280 @@
-//! Devices: the nine phases that a decoder is made of.
+//! Devices: the seam between a decoder and what computes it.
+//!
+//! A device keeps weights and caches in its own form and runs the *phases* of a decoder in order.
+//! A phase is what runs between two barriers of the decoder's mathematics: norm and projections,
+//! attention, output projection, the two halves of the feed-forward block. Nothing here knows of
+//! files, architectures or tokens' texts: [`Decoder`] and [`Layer`] describe what is to be
+//! computed, in plain numbers, and a [`Backend`] computes it.
+
+pub mod cpu;
+pub mod rope;
+
+use std::ops::Range;
+
+use crate::base::dtype::DType;
+use crate::base::error::Result;
+
+/// Where a tensor lies in the data section of a model, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorRef {
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Elements of a row: the inputs of a projection, or the length of a vector.
+    pub n_cols: usize,
+    /// Rows: the outputs of a projection; 1 for a vector.
+    pub n_rows: usize,
+    /// Its first byte, counted from the start of the data section.
+    pub offset: usize,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
+impl TensorRef {
+    /// Some of its rows; rows are contiguous, so that a fused tensor splits without a copy.
+    pub fn rows(&self, first: usize, n_rows: usize) -> TensorRef {
+        let row = self.bytes / self.n_rows.max(1);
+        TensorRef { n_rows, offset: self.offset + first * row, bytes: n_rows * row, ..*self }
+    }
+
+    /// The bytes it occupies in the data section.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.bytes
+    }
+}
+
+/// The non-linearity of the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x * sigmoid(x).
+    Silu,
+    /// The tanh approximation of GELU.
+    Gelu,
+}
+
+/// What all layers of a decoder share.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads; divides `n_head`.
+    pub n_head_kv: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Width of the feed-forward block.
+    pub n_ff: usize,
+    /// Tokens of the vocabulary.
+    pub n_vocab: usize,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f32,
+    /// Multiplies embeddings.
+    pub embd_scale: f32,
+    /// Multiplies attention scores.
+    pub attn_scale: f32,
+    /// Caps attention scores: `cap * tanh(score / cap)`; 0 = none.
+    pub attn_softcap: f32,
+    /// Caps logits likewise; 0 = none.
+    pub logit_softcap: f32,
+    /// The non-linearity.
+    pub activation: Activation,
+    /// Which elements of a head rotate together.
+    pub rope_layout: rope::Layout,
+    /// The rotary embeddings that layers choose from.
+    pub ropes: Vec<rope::Rope>,
+}
+
+/// A linear projection: `y = W x + b`.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    /// `W`, `n_rows` outputs by `n_cols` inputs.
+    pub weight: TensorRef,
+    /// `b`, one for each output.
+    pub bias: Option<TensorRef>,
+}
+
+/// One transformer block.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer {
+    /// RMS norm before attention.
+    pub attn_norm: TensorRef,
+    /// Queries.
+    pub q: Projection,
+    /// Keys.
+    pub k: Projection,
+    /// Values.
+    pub v: Projection,
+    /// RMS norm of each query head.
+    pub q_norm: Option<TensorRef>,
+    /// RMS norm of each key head.
+    pub k_norm: Option<TensorRef>,
+    /// From heads back to the residual stream.
+    pub attn_out: Projection,
+    /// RMS norm of the attention's output, before it is added.
+    pub post_attn_norm: Option<TensorRef>,
+    /// RMS norm before the feed-forward block.
+    pub ffn_norm: TensorRef,
+    /// The half that passes the non-linearity.
+    pub gate: Projection,
+    /// The half that is multiplied with it.
+    pub up: Projection,
+    /// Back to the residual stream.
+    pub down: Projection,
+    /// RMS norm of the feed-forward block's output, before it is added.
+    pub post_ffn_norm: Option<TensorRef>,
+    /// Tokens that attention looks back on, the current one included; 0 = all.
+    pub window: u32,
+    /// Index into [`Decoder::ropes`]; `None` = no positions in this layer.
+    pub rope: Option<usize>,
+}
+
+/// The tables outside the layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// One row for each token.
+    pub embd: TensorRef,
+    /// RMS norm before the head.
+    pub norm: TensorRef,
+    /// Logits; the embedding itself where the head is tied.
+    pub head: Projection,
+}
+
+/// What is evaluated together: tokens, where they stand, which cells they fill and see.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Tokens, all below `n_vocab`.
+    pub tokens: &'a [i32],
+    /// Their positions.
+    pub positions: &'a [u32],
+    /// The cells that take their keys and values.
+    pub cells: &'a [u32],
+    /// All cells in use, these included, by ascending position.
+    pub order: &'a [u32],
+    /// The positions of `order`.
+    pub order_pos: &'a [u32],
+    /// Which tokens of this batch want logits, ascending.
+    pub outputs: &'a [u32],
+    /// Row of the logits that the first of `outputs` fills.
+    pub first_output: usize,
+}
+
+impl Batch<'_> {
+    /// The part of `order` that token `t` sees in a layer with this window: cells at its own and
+    /// earlier positions, the last `window` of them by distance.
+    pub fn visible(&self, t: usize, window: u32) -> Range<usize> {
+        let pos = self.positions[t];
+        let end = self.order_pos.partition_point(|&p| p <= pos);
+        let oldest = if window == 0 { 0 } else { (pos + 1).saturating_sub(window) };
+        let start = self.order_pos[..end].partition_point(|&p| p < oldest);
+        start..end
+    }
+}
+
+/// How a session wants its buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Cells of the KV cache.
+    pub n_ctx: usize,
+    /// Tokens evaluated together, at most.
+    pub n_batch: usize,
+    /// Rows of logits kept.
+    pub n_logits: usize,
+    /// Keys and values as F32 instead of F16.
+    pub kv_f32: bool,
+    /// Threads, the caller's included.
+    pub n_threads: usize,
+}
+
+/// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are
+/// checked once, when weights and buffers are made.
+pub trait Backend: Send + Sync {
+    /// Weights of one layer, in this device's form.
+    type Layer: Send + Sync;
+    /// The tables outside the layers.
+    type Ends: Send + Sync;
+    /// Activations of one session.
+    type Scratch: Send + Sync;
+    /// Keys and values of one layer of one session.
+    type Kv: Send + Sync;
+
+    /// Embeds the batch's tokens into the residual stream, and prepares its rotations.
+    fn embed(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
+    /// Norm; queries, keys and values; biases, head norms, rotation; keys and values into cells.
+    fn qkv(
+        &self,
+        s: &mut Self::Scratch,
+        layer: &Self::Layer,
+        kv: &mut Self::Kv,
+        batch: &Batch<'_>,
+    ) -> Result<()>;
+    /// Scores, softmax and mix over the visible cells.
+    fn attend(
+        &self,
+        s: &mut Self::Scratch,
+        layer: &Self::Layer,
+        kv: &Self::Kv,
+        batch: &Batch<'_>,
+    ) -> Result<()>;
+    /// Output projection, added to the residual stream of the batch's `n` tokens.
+    fn attn_out(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    /// Norm; gate and up projections; the non-linearity.
+    fn ffn_up(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    /// Down projection, added to the residual stream.
+    fn ffn_down(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    /// Final norm and logits of the batch's outputs.
+    fn head(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
+    /// Row `row` of the logits, `n_vocab` long.
+    fn logits<'s>(&self, s: &'s Self::Scratch, row: usize) -> Result<&'s [f32]>;
+    /// Turns the keys in `cells` back by `delta` positions.
+    fn shift(
+        &self,
+        s: &mut Self::Scratch,
+        layer: &Self::Layer,
+        kv: &mut Self::Kv,
+        cells: &[u32],
+        delta: u32,
+    ) -> Result<()>;
+    /// Copies the keys and values of `cells` from one cache of the same shape to another.
+    fn copy_cells(&self, from: &Self::Kv, to: &mut Self::Kv, cells: &[u32]) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch<'a>(positions: &'a [u32], order: &'a [u32], order_pos: &'a [u32]) -> Batch<'a> {
+        Batch {
+            tokens: &[],
+            positions,
+            cells: &[],
+            order,
+            order_pos,
+            outputs: &[],
+            first_output: 0,
+        }
+    }
+
+    #[test]
+    fn a_token_sees_itself_and_what_came_before() {
+        let b = batch(&[5, 6], &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        assert_eq!(b.visible(0, 0), 0..4);
+        assert_eq!(b.visible(1, 0), 0..5);
+    }
+
+    #[test]
+    fn a_window_counts_positions_not_cells() {
+        let b = batch(&[6], &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        assert_eq!(b.visible(0, 1), 4..5);
+        assert_eq!(b.visible(0, 3), 2..5);
+        assert_eq!(b.visible(0, 5), 2..5);
+        assert_eq!(b.visible(0, 7), 0..5);
+    }
+
+    #[test]
+    fn a_fused_tensor_splits_by_rows() {
+        let fused =
+            TensorRef { dtype: DType::Q4_0, n_cols: 64, n_rows: 6, offset: 100, bytes: 216 };
+        let part = fused.rows(4, 2);
+        assert_eq!((part.offset, part.bytes, part.n_rows), (244, 72, 2));
+    }
+}

@@ -168,6 +168,11 @@ impl<'a> Source<'a> {
         self.len
     }
 
+    /// Whether the bytes are those of a file, which could be mapped.
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, Kind::File { .. })
+    }
+
     /// Fills `buf` with the bytes from `offset` on.
     ///
     /// Fails with `BadFile` if there are not so many, `Io` if they cannot be read.

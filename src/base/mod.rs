@@ -9,5 +9,6 @@ pub mod dtype;
 pub mod error;
 pub mod file;
 pub mod log;
+pub mod memory;
 pub mod pool;
 pub mod rng;

@@ -1,3 +1,22 @@
-//! What a program wants: models, sessions, plans.
+//! What a program wants: a model, sessions on it, and the memory both will take.
+//!
+//! The only facade: the C boundary and the `tern` command are built on this and nothing below.
 
+mod load;
+mod params;
+mod plan;
+mod runner;
+mod session;
 pub mod vocab;
+
+pub use crate::base::cpu::Isa;
+pub use crate::base::error::{Error, Result};
+pub use crate::base::file::LoadMode;
+pub use crate::chat::Message;
+pub use crate::gguf::{Gguf, Value};
+pub use crate::sampler::{Params as SamplerParams, Sampler};
+pub use crate::tokenizer::{StreamDecoder, Tokenizer};
+pub use load::{Input, Model, ModelInfo};
+pub use params::{Control, Logits, ModelParams, SessionParams};
+pub use plan::Plan;
+pub use session::{Session, SessionInfo};

@@ -18,10 +18,15 @@ const ENDS: &[&str] = &[
 ///
 /// Fails as [`Tokenizer::new`] does, and with BadVocab for a key whose value is of the wrong kind.
 pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
-    tables(metadata).map_err(bad_vocab).and_then(Tokenizer::new)
+    tables(metadata).and_then(Tokenizer::new)
 }
 
-fn tables(metadata: &Metadata) -> Result<Tables<'_>> {
+/// The tables that the keys `tokenizer.ggml.*` hold, not yet checked against each other.
+pub fn tables(metadata: &Metadata) -> Result<Tables<'_>> {
+    read(metadata).map_err(bad_vocab)
+}
+
+fn read(metadata: &Metadata) -> Result<Tables<'_>> {
     let model = metadata.get_str("tokenizer.ggml.model")?.unwrap_or("");
     let tokens = metadata.strings("tokenizer.ggml.tokens")?;
     let merges = metadata.strings("tokenizer.ggml.merges")?;

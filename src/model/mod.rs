@@ -1,1 +1,7 @@
-//! The decoder: an architecture is a row of data.
+//! The decoder: an architecture is a row of data, the forward pass is written once.
+
+pub mod arch;
+pub mod forward;
+pub mod hparams;
+pub mod rope;
+pub mod weights;

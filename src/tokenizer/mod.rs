@@ -2,8 +2,11 @@
 //!
 //! Knows no file format: a [`Tokenizer`] is made from plain [`Tables`]. It is immutable, and any
 //! number of threads may use it.
+//!
+//! Text is taken as it is. Some families (Qwen2, GPT-NeoX) were trained on text in Unicode's
+//! normalisation form C; GGUF says nothing of it, and a caller with decomposed text may compose it.
 
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod bpe;
 mod control;
@@ -118,11 +121,15 @@ impl Tokenizer {
                 return Err(err!(BadVocab, "{name} token {id}, expected less than {n_vocab}"));
             }
         }
-        // Llama's own vocabulary, whose files may leave these out.
-        let default = |id| (pre.is_none() && id < n_vocab as u32).then_some(id);
-        let bos = tables.bos.or(default(1));
-        let eos = tables.eos.or(default(2));
-        let unk = tables.unk.or(default(0));
+        // Llama's own vocabulary has these, and its files may leave them out.
+        let llama = |id, name: &[u8]| {
+            let special = matches!(vocab.kind(id), Some(Kind::Control | Kind::Unknown));
+            let found = special || vocab.text(id) == Some(name);
+            (pre.is_none() && found).then_some(id)
+        };
+        let bos = tables.bos.or_else(|| llama(1, b"<s>"));
+        let eos = tables.eos.or_else(|| llama(2, b"</s>"));
+        let unk = tables.unk.or_else(|| llama(0, b"<unk>"));
         if tables.add_bos == Some(true) && bos.is_none() {
             return Err(err!(BadVocab, "add_bos_token is true, but there is no bos token"));
         }

@@ -463,3 +463,203 @@ fn is_cased_letter(c: char) -> bool {
     let run = after.checked_sub(1).and_then(|i| CASED_LETTERS.get(i));
     run.is_some_and(|&(_, last)| code <= last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "I'll SAY it's 12345 apples,\n\n  don'T--(x/\n\ty) 漢字かなカナ ÉTÉ iPhone9 e\u{301}a \u{301} ,\u{a0} ½٣! \r\n\u{200d} x_1 \u{3000}。  ";
+
+    /// The words that PyPI `tokenizers` finds in TEXT with the expressions above, "·" between them.
+    #[test]
+    fn the_words_are_those_that_the_expressions_find() {
+        let expected: &[(Scheme, &[&str])] = &[
+            (
+                Scheme::Default,
+                &[
+                    "I·'·ll· SAY· it·'·s· ·123·45· apples·,·\n\n · don·'·T·--(·x·/·\n·\t·y·)· 漢字かなカナ·",
+                    " ÉTÉ· iPhone·9· e·\u{301}·a· \u{301}· ·,·\u{a0}· ·½٣·!· \r·\n·\u{200d}· x·_·1·",
+                    " \u{3000}·。·  ",
+                ],
+            ),
+            (
+                Scheme::DeepseekCoder,
+                &[
+                    "I·'·ll· SAY· it·'·s· ·1·2·3·4·5· apples·,·\n·\n· · don·'·T·--(·x·/·\n·\ty·)· ·",
+                    "漢字かなカナ· ÉTÉ· iPhone·9· e·\u{301}·a· \u{301}· ,·\u{a0} ·½·٣·!· ·\r·\n·\u{200d}· x·_·",
+                    "1· ·\u{3000}。·  ",
+                ],
+            ),
+            (
+                Scheme::DeepseekLlm,
+                &[
+                    "I·'·ll· SAY· it·'·s· ·12345· apples·,·\n·\n· · don·'·T·--(·x·/·\n·\ty·)· ·漢字かなカナ· É·",
+                    "T·É· iPhone·9· e·\u{301}·a· \u{301}· ,·\u{a0} ·½٣·!· ·\r·\n·\u{200d}· x·_·1· ·",
+                    "\u{3000}。·  ",
+                ],
+            ),
+            (
+                Scheme::DeepseekV3,
+                &[
+                    "I·'ll· SAY· it·'s· ·123·45· apples·,\n\n· · don·'T·--(·x·/\n·\ty·)· ·漢字かなカナ· ÉTÉ·",
+                    " iPhone·9· e\u{301}a· \u{301}· ,·\u{a0} ·½٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·  ",
+                ],
+            ),
+            (
+                Scheme::Falcon,
+                &[
+                    "I·'·ll· SAY· it·'·s· ·123·45· apples·,·\n\n · don·'·T·--(·x·/·\n·\t·y·)· 漢字かなカナ·",
+                    " ÉTÉ· iPhone·9· e·\u{301}·a· \u{301}· ·,·\u{a0}· ½٣·!· \r·\n·\u{200d}· x·_·1·",
+                    " \u{3000}·。·  ",
+                ],
+            ),
+            (
+                Scheme::Gpt2,
+                &[
+                    "I·'ll· SAY· it·'s· 12345· apples·,·\n\n · don·'·T·--(·x·/·\n·\t·y·)· 漢字かなカナ· ÉTÉ·",
+                    " iPhone·9· e·\u{301}·a· \u{301}· ,·\u{a0}· ½٣·!· \r·\n·\u{200d}· x·_·1· ·\u{3000}·。·",
+                    "  ",
+                ],
+            ),
+            (
+                Scheme::Gpt4o,
+                &[
+                    "I'll· SAY· it's· ·123·45· apples·,\n\n· · don'T·--(·x·/\n·\ty·)· 漢字かなカナ· ÉTÉ· i·",
+                    "Phone·9· e\u{301}a· \u{301}· ,·\u{a0}· ·½٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·  ",
+                ],
+            ),
+            (
+                Scheme::Llama3,
+                &[
+                    "I·'ll· SAY· it·'s· ·123·45· apples·,\n\n· · don·'T·--(·x·/\n·\ty·)· 漢字かなカナ· ÉTÉ·",
+                    " iPhone·9· e·\u{301}a· \u{301}· ,·\u{a0}· ·½٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·",
+                    "  ",
+                ],
+            ),
+            (
+                Scheme::Qwen2,
+                &[
+                    "I·'ll· SAY· it·'s· ·1·2·3·4·5· apples·,\n\n· · don·'T·--(·x·/\n·\ty·)· 漢字かなカナ· ÉTÉ·",
+                    " iPhone·9· e·\u{301}a· \u{301}· ,·\u{a0}· ·½·٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·",
+                    "  ",
+                ],
+            ),
+            (
+                Scheme::Qwen35,
+                &[
+                    "I·'ll· SAY· it·'s· ·1·2·3·4·5· apples·,\n\n· · don·'T·--(·x·/\n·\ty·)· 漢字かなカナ· ÉTÉ·",
+                    " iPhone·9· e\u{301}a· \u{301}· ,·\u{a0}· ·½·٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·",
+                    "  ",
+                ],
+            ),
+            (
+                Scheme::Starcoder,
+                &[
+                    "I·'ll· SAY· it·'s· ·1·2·3·4·5· apples·,·\n\n · don·'·T·--(·x·/·\n·\t·y·)· 漢字かなカナ·",
+                    " ÉTÉ· iPhone·9· e·\u{301}·a· \u{301}· ,·\u{a0} ·½·٣·!· \r·\n·\u{200d}· x·_·1· ·",
+                    "\u{3000}·。·  ",
+                ],
+            ),
+            (
+                Scheme::Tekken,
+                &[
+                    "I·'ll· SAY· it·'s· ·1·2·3·4·5· apples·,\n\n· · don·'T·--(·x·/\n·\ty·)· 漢字かなカナ· ÉTÉ·",
+                    " i·Phone·9· e\u{301}a· \u{301}· ,·\u{a0}· ·½·٣·!· \r\n·\u{200d}· x·_·1· ·\u{3000}·。·",
+                    "  ",
+                ],
+            ),
+        ];
+        for (scheme, words) in expected {
+            let mut found = Vec::new();
+            let sink = &mut |word: &str| {
+                found.push(word.to_string());
+                Ok(())
+            };
+            scheme.split(TEXT, sink).unwrap();
+            assert_eq!(found.join("·"), words.concat(), "{scheme:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_s_is_an_s_where_case_does_not_matter() {
+        for (scheme, expected) in [
+            (Scheme::Llama3, "x·'\u{17f}·foo· y·'S·foo"),
+            (Scheme::Gpt4o, "x'\u{17f}·foo· y'S·foo"),
+            (Scheme::Gpt2, "x·'·\u{17f}foo· y·'·Sfoo"),
+        ] {
+            let mut found = Vec::new();
+            let sink = &mut |word: &str| {
+                found.push(word.to_string());
+                Ok(())
+            };
+            scheme.split("x'\u{17f}foo y'Sfoo", sink).unwrap();
+            assert_eq!(found.join("·"), expected);
+        }
+    }
+
+    #[test]
+    fn the_words_of_any_text_are_the_text() {
+        let schemes = [
+            Scheme::Default,
+            Scheme::DeepseekCoder,
+            Scheme::DeepseekLlm,
+            Scheme::DeepseekV3,
+            Scheme::Falcon,
+            Scheme::Gpt2,
+            Scheme::Gpt4o,
+            Scheme::Lines,
+            Scheme::Llama3,
+            Scheme::Qwen2,
+            Scheme::Qwen35,
+            Scheme::Starcoder,
+            Scheme::Tekken,
+        ];
+        let chars: Vec<char> = TEXT.chars().collect();
+        let mut state = 1u64;
+        for _ in 0..2000 {
+            let mut text = String::new();
+            for _ in 0..state % 7 + 1 {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                text.push(chars[(state >> 33) as usize % chars.len()]);
+            }
+            for scheme in schemes {
+                let mut joined = String::new();
+                let sink = &mut |word: &str| {
+                    assert!(!word.is_empty());
+                    joined.push_str(word);
+                    Ok(())
+                };
+                scheme.split(&text, sink).unwrap();
+                assert_eq!(joined, text, "{scheme:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_character_has_the_kind_of_its_category() {
+        for (c, expected) in [
+            ('a', LOWER),
+            ('Z', UPPER),
+            ('ǅ', UPPER),
+            ('ª', OTHER),
+            ('漢', OTHER),
+            ('\u{301}', MARK),
+            ('½', NUMBER),
+            ('٣', NUMBER),
+            ('_', PUNCTUATION),
+            ('$', SYMBOL),
+            ('\u{85}', SPACE),
+            ('\u{3000}', SPACE),
+            ('\u{200d}', 0),
+            ('\0', 0),
+            ('\u{10ffff}', 0),
+        ] {
+            assert_eq!(kind(c), expected, "{c:?}");
+        }
+        for code in 0..0x110000 {
+            let Some(c) = char::from_u32(code) else { continue };
+            assert_eq!(kind(c) == SPACE, c.is_whitespace(), "{c:?}");
+            assert!(kind(c).count_ones() <= 1);
+        }
+    }
+}

@@ -108,8 +108,10 @@ impl Vocab {
             };
             vocab.read(spelling, id, text, types.get(id).copied().unwrap_or(1))?;
         }
-        vocab.arena.shrink_to_fit();
         vocab.index(spelling)?;
+        // Both have grown by doubling.
+        vocab.arena = exact(&vocab.arena)?;
+        vocab.spans = exact(&vocab.spans)?;
         Ok(vocab)
     }
 
@@ -379,6 +381,14 @@ pub(super) fn reserve<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
 /// Makes room for exactly `n` more elements, or fails.
 pub(super) fn reserve_exact<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
     vec.try_reserve_exact(n).map_err(|_| no_memory::<T>(n))
+}
+
+/// A copy without spare room. (Shrinking in place would end the process if memory ran out.)
+fn exact<T: Copy>(from: &[T]) -> Result<Vec<T>> {
+    let mut copy = Vec::new();
+    reserve_exact(&mut copy, from.len())?;
+    copy.extend_from_slice(from);
+    Ok(copy)
 }
 
 fn no_memory<T>(n: usize) -> crate::base::error::Error {

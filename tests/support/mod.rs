@@ -7,6 +7,7 @@
 
 pub mod counting;
 pub mod gguf_writer;
+pub mod tiny;
 
 use std::path::PathBuf;
 

@@ -145,6 +145,11 @@ impl Pool {
     /// Fails with `Internal` if a call panicked, `Busy` if the pool is running a job already,
     /// `Forked` in a child of the process that made the pool.
     pub fn run(&self, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.run_first(self.n_active(), f)
+    }
+
+    /// As [`run`](Self::run), for the first `n` workers only.
+    fn run_first(&self, n: usize, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
         if pid() != self.pid {
             return Err(err!(Forked, "the threads stayed in the process that made them"));
         }
@@ -152,7 +157,7 @@ impl Pool {
             return Err(err!(Busy, "the threads are running another job"));
         }
         let shared = &self.shared[0];
-        let active = &self.workers[..(self.n_active() - 1).min(self.workers.len())];
+        let active = &self.workers[..n.saturating_sub(1).min(self.workers.len())];
         if !active.is_empty() {
             // SAFETY: only the lifetime changes. No worker uses the pointer after this call: below,
             // each is waited for, or its share is taken back before it has begun.
@@ -243,7 +248,8 @@ impl Pool {
         let grain = grain.max(1);
         let n_chunks = n.div_ceil(grain);
         let next = AtomicUsize::new(0);
-        self.run(&|worker| {
+        // Nobody is woken for whom there is no chunk.
+        self.run_first(self.n_active().min(n_chunks), &|worker| {
             loop {
                 // Cannot wrap: each thread stops after its first number past the end.
                 let chunk = next.fetch_add(1, Ordering::Relaxed);

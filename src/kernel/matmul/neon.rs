@@ -52,14 +52,17 @@ impl Dot for Widen {
         small: bool,
     ) -> [[int32x4_t; 2]; T] {
         let w = [0, 1, 2, 3].map(|row| [codes(&panel[2 * row]), codes(&panel[2 * row + 1])]);
-        tokens.map(|token| {
+        // SAFETY: NEON is part of every target that this file is compiled for.
+        let mut out = [[unsafe { vdupq_n_s32(0) }; 2]; T];
+        for (out, token) in out.iter_mut().zip(tokens) {
             let a = token_codes(token);
             if groups == 1 {
-                [add_lanes(w.map(|w| Self::dot32(w, a, small))); 2]
+                out[0] = add_lanes(w.map(|w| Self::dot32(w, a, small)));
             } else {
-                [0, 1].map(|g| add_lanes(w.map(|w| Self::dot16(w[g], a[g]))))
+                *out = [0, 1].map(|g| add_lanes(w.map(|w| Self::dot16(w[g], a[g]))));
             }
-        })
+        }
+        out
     }
 }
 

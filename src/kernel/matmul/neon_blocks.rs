@@ -9,9 +9,13 @@ use crate::kernel::insn_aarch64::f32_from_f16;
 /// The half-precision number at `at` of each of four blocks.
 #[inline(always)]
 pub(super) fn halves(blocks: [&[u8]; 4], at: usize) -> float32x4_t {
-    let x = blocks.map(|block| u16::from_le_bytes([block[at], block[at + 1]]));
-    // SAFETY: `x` is 4 long, and NEON is part of every target that this file is compiled for.
-    unsafe { f32_from_f16(vld1_u16(x.as_ptr())) }
+    let [a, b, c, d] = blocks.map(|block| u16::from_le_bytes([block[at], block[at + 1]]));
+    // Lane by lane, each a load; from an array, the compiler would join them in integers.
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe {
+        let x = vset_lane_u16::<1>(b, vdup_n_u16(a));
+        f32_from_f16(vset_lane_u16::<3>(d, vset_lane_u16::<2>(c, x)))
+    }
 }
 
 /// Sixteen bytes of 4-bit fields: the lower ones, then the upper ones.

@@ -52,29 +52,38 @@ impl Dot for Sdot {
         groups: usize,
         _small: bool,
     ) -> [[int32x4_t; 2]; T] {
-        let w = panel.each_ref().map(|w| codes(w));
-        tokens.map(|token| {
-            let a = token_codes(token);
-            // SAFETY: this rung's functions have the instruction.
-            unsafe {
-                let zero = vdupq_n_s32(0);
-                let first = half(zero, [w[0], w[1], w[2], w[3]], a[0]);
-                let second =
-                    half(if groups == 1 { first } else { zero }, [w[4], w[5], w[6], w[7]], a[1]);
-                [if groups == 1 { second } else { first }, second]
+        let w = panel.each_ref().map(codes);
+        // SAFETY: this rung's functions have the instruction.
+        unsafe {
+            let zero = vdupq_n_s32(0);
+            let mut out = [[zero; 2]; T];
+            for (out, token) in out.iter_mut().zip(tokens) {
+                let a = token_codes(token);
+                out[0] = half(zero, [w[0], w[1], w[2], w[3]], a[0]);
+                if groups == 1 {
+                    out[0] = half(out[0], [w[4], w[5], w[6], w[7]], a[1]);
+                } else {
+                    out[1] = half(zero, [w[4], w[5], w[6], w[7]], a[1]);
+                }
             }
-        })
+            out
+        }
     }
 }
 
 /// Adds four rows times 16 codes of a token.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn half(acc: int32x4_t, w: [int8x16_t; 4], a: int8x16_t) -> int32x4_t {
-    let acc = sdot_lane::<0>(acc, w[0], a);
-    let acc = sdot_lane::<1>(acc, w[1], a);
-    let acc = sdot_lane::<2>(acc, w[2], a);
-    sdot_lane::<3>(acc, w[3], a)
+///
+/// # Safety
+/// For functions of this rung only.
+#[inline(always)]
+unsafe fn half(acc: int32x4_t, w: [int8x16_t; 4], a: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let acc = sdot_lane::<0>(acc, w[0], a);
+        let acc = sdot_lane::<1>(acc, w[1], a);
+        let acc = sdot_lane::<2>(acc, w[2], a);
+        sdot_lane::<3>(acc, w[3], a)
+    }
 }
 
 rung!("neon,dotprod", Sdot);

@@ -51,37 +51,30 @@ impl Dot for Smmla {
         groups: usize,
         _small: bool,
     ) -> [[int32x4_t; 2]; T] {
-        let w = panel.each_ref().map(|w| codes(w));
-        let a = tokens.map(token_codes);
+        let w = panel.each_ref().map(codes);
         // SAFETY: this rung's functions have the instruction.
         unsafe {
             let zero = vdupq_n_s32(0);
             let mut out = [[zero; 2]; T];
             for t in (0..T).step_by(2) {
                 let other = (t + 1).min(T - 1);
-                let a = [pair(a[t][0], a[other][0]), pair(a[t][1], a[other][1])];
+                let (a, b) = (token_codes(tokens[t]), token_codes(tokens[other]));
                 // Two tokens by two rows, for both pairs of rows.
                 let mut sums = [zero; 2];
                 for half in 0..2 {
-                    if groups == 2 {
+                    let a = pair(a[half], b[half]);
+                    let w = &w[4 * half..4 * half + 4];
+                    for rows in 0..2 {
+                        sums[rows] = smmla(smmla(sums[rows], a[0], w[rows]), a[1], w[2 + rows]);
+                    }
+                    if half == 1 || groups == 2 {
+                        let [x, y] = [0, 1].map(|rows| vreinterpretq_s64_s32(sums[rows]));
+                        let group = if groups == 1 { 0 } else { half };
+                        // The second first: of one token alone it is a copy of no use.
+                        out[other][group] = vreinterpretq_s32_s64(vtrn2q_s64(x, y));
+                        out[t][group] = vreinterpretq_s32_s64(vtrn1q_s64(x, y));
                         sums = [zero; 2];
                     }
-                    for i in 0..2 {
-                        for (rows, sums) in sums.iter_mut().enumerate() {
-                            *sums = smmla(*sums, a[half][i], w[4 * half + 2 * i + rows]);
-                        }
-                    }
-                    let [x, y] = sums.map(|x| vreinterpretq_s64_s32(x));
-                    out[t][half] = vreinterpretq_s32_s64(vtrn1q_s64(x, y));
-                    out[other][half] = if other == t {
-                        out[t][half]
-                    } else {
-                        vreinterpretq_s32_s64(vtrn2q_s64(x, y))
-                    };
-                }
-                if groups == 1 {
-                    out[t][0] = out[t][1];
-                    out[other][0] = out[other][1];
                 }
             }
             out

@@ -12,9 +12,12 @@ use crate::base::dtype::DType;
 /// Four bytes of each of four blocks, a lane for each.
 #[inline(always)]
 fn words(blocks: [&[u8]; 4], at: usize) -> uint32x4_t {
-    let x = blocks.map(|b| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
-    // SAFETY: `x` is 4 long.
-    unsafe { vld1q_u32(x.as_ptr()) }
+    let [a, b, c, d] = blocks.map(|b| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe {
+        let x = vsetq_lane_u32::<1>(b, vdupq_n_u32(a));
+        vsetq_lane_u32::<3>(d, vsetq_lane_u32::<2>(c, x))
+    }
 }
 
 /// In each byte, the bits of `x >> shift` that `mask` keeps.
@@ -45,18 +48,19 @@ fn scaled(x: uint32x4_t, zero: i32, d: float32x4_t) -> [float32x4_t; 4] {
     })
 }
 
-/// The same field of every byte: the bits of `x >> shift` that `mask` keeps.
+/// The same field of every byte: the bits of `x >> shift` that `mask` keeps; a negative shift is one
+/// to the left.
 #[inline(always)]
-fn bits(x: uint8x16_t, shift: usize, mask: u8) -> uint8x16_t {
+fn bits(x: uint8x16_t, shift: isize, mask: u8) -> uint8x16_t {
     // SAFETY: NEON is part of every target that this file is compiled for.
     unsafe { vandq_u8(vshlq_u8(x, vdupq_n_s8(-(shift as i8))), vdupq_n_u8(mask)) }
 }
 
-/// `low | high << 4`
+/// The bits of either.
 #[inline(always)]
-fn join_bytes(low: uint8x16_t, high: uint8x16_t) -> uint8x16_t {
+fn or(x: [uint8x16_t; 2], y: [uint8x16_t; 2]) -> [uint8x16_t; 2] {
     // SAFETY: NEON is part of every target that this file is compiled for.
-    unsafe { vorrq_u8(low, vshlq_n_u8::<4>(high)) }
+    unsafe { [vorrq_u8(x[0], y[0]), vorrq_u8(x[1], y[1])] }
 }
 
 /// Thirty-two bytes from `at` on.
@@ -100,8 +104,9 @@ impl Format for Q4K {
 
     #[inline(always)]
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
+        let shift = 4 * (step as isize % 2);
         let x = bytes32(block, 16 + 32 * (step / 2));
-        less(x.map(|x| bits(x, 4 * (step % 2), 15)), 0)
+        less(x.map(|x| bits(x, shift, 15)), 0)
     }
 }
 
@@ -119,9 +124,10 @@ impl Format for Q5K {
 
     #[inline(always)]
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
-        let low = bytes32(block, 48 + 32 * (step / 2)).map(|x| bits(x, 4 * (step % 2), 15));
-        let high = bytes32(block, 16).map(|x| bits(x, step, 1));
-        less([join_bytes(low[0], high[0]), join_bytes(low[1], high[1])], 0)
+        let s = step as isize;
+        let low = bytes32(block, 48 + 32 * (step / 2)).map(|x| bits(x, 4 * (s % 2), 15));
+        let high = bytes32(block, 16).map(|x| bits(x, s - 4, 16));
+        less(or(low, high), 0)
     }
 }
 
@@ -149,9 +155,10 @@ impl Format for Q6K {
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
         let (half, quarter) = (step / 4, step % 4);
         let low = bytes32(block, 64 * half + 32 * (quarter % 2));
-        let low = low.map(|x| bits(x, 4 * (quarter / 2), 15));
-        let high = bytes32(block, 128 + 32 * half).map(|x| bits(x, 2 * quarter, 3));
-        less([join_bytes(low[0], high[0]), join_bytes(low[1], high[1])], 32)
+        let s = quarter as isize;
+        let low = low.map(|x| bits(x, 4 * (s / 2), 15));
+        let high = bytes32(block, 128 + 32 * half).map(|x| bits(x, 2 * s - 4, 48));
+        less(or(low, high), 32)
     }
 }
 
@@ -181,8 +188,9 @@ impl Format for Q2K {
 
     #[inline(always)]
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
+        let shift = 2 * (step as isize % 4);
         let x = bytes32(block, 16 + 32 * (step / 4));
-        less(x.map(|x| bits(x, 2 * (step % 4), 3)), 0)
+        less(x.map(|x| bits(x, shift, 3)), 0)
     }
 }
 
@@ -209,11 +217,10 @@ impl Format for Q3K {
 
     #[inline(always)]
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
-        let low = bytes32(block, 32 + 32 * (step / 4)).map(|x| bits(x, 2 * (step % 4), 3));
-        let high = bytes32(block, 0).map(|x| bits(x, step, 1));
-        // SAFETY: NEON is part of every target that this file is compiled for.
-        let x = [0, 1].map(|i| unsafe { vorrq_u8(low[i], vshlq_n_u8::<2>(high[i])) });
-        less(x, 4)
+        let s = step as isize;
+        let low = bytes32(block, 32 + 32 * (step / 4)).map(|x| bits(x, 2 * (s % 4), 3));
+        let high = bytes32(block, 0).map(|x| bits(x, s - 2, 4));
+        less(or(low, high), 4)
     }
 }
 
@@ -303,7 +310,7 @@ impl Format for Tq1_0 {
                     [times(bytes(block, 32), 4), vmulq_u8(last, vld1q_u8(LAST.as_ptr()))]
                 }
             };
-            less(x.map(|x| first_digit(x)), 1)
+            less(x.map(first_digit), 1)
         }
     }
 }
@@ -321,7 +328,8 @@ impl Format for Tq2_0 {
 
     #[inline(always)]
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2] {
+        let shift = 2 * (step as isize % 4);
         let x = bytes32(block, 32 * (step / 4));
-        less(x.map(|x| bits(x, 2 * (step % 4), 3)), 1)
+        less(x.map(|x| bits(x, shift, 3)), 1)
     }
 }

@@ -53,8 +53,7 @@ pub(super) trait Format {
     fn codes(block: &[u8], step: usize) -> [int8x16_t; 2];
 }
 
-/// How a rung multiplies bytes. `small` and `groups` are constants by the time this is compiled:
-/// everything here is inlined into one function for each format and rung.
+/// How a rung multiplies bytes. `groups` and `small` are constants by the time this is compiled.
 pub(super) trait Dot {
     /// Four lanes whose sum is the dot product of 16 codes.
     fn dot16(w: int8x16_t, a: int8x16_t) -> int32x4_t;
@@ -63,7 +62,7 @@ pub(super) trait Dot {
     /// The codes of four rows, in the order that [`Dot::tile`] wants them.
     fn arrange(rows: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8];
     /// The dot products of four rows (the lanes) with `T` tokens: over 16 codes each if `groups` is
-    /// 2, over all 32, and then twice the same, if it is 1.
+    /// 2; over all 32, and only the first of each two, if it is 1.
     fn tile<const T: usize>(
         panel: &[[i8; 16]; 8],
         tokens: [&[i8; STEP]; T],
@@ -101,32 +100,37 @@ pub(super) fn add_lanes(x: [int32x4_t; 4]) -> int32x4_t {
     unsafe { vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])) }
 }
 
+/// What the float steps of a format need: as the constants of [`Format`].
+#[derive(Clone, Copy)]
+struct Shape {
+    groups: usize,
+    min: bool,
+}
+
 /// The step that every output of every path goes through; see the top of the file.
 #[inline(always)]
-fn fold<F: Format>(
+fn fold(
+    shape: Shape,
     acc: float32x4_t,
     sums: [int32x4_t; 2],
-    scale: [float32x4_t; 2],
-    min: [float32x4_t; 2],
+    (scale, min): ([float32x4_t; 2], [float32x4_t; 2]),
     d: f32,
     token_sums: [i32; 2],
 ) -> float32x4_t {
     let mut acc = acc;
     // SAFETY: NEON is part of every target that this file is compiled for.
     unsafe {
-        for g in 0..F::GROUPS {
-            acc = vfmaq_f32(acc, vcvtq_f32_s32(sums[g]), vmulq_n_f32(scale[g], d));
+        acc = vfmaq_f32(acc, vcvtq_f32_s32(sums[0]), vmulq_n_f32(scale[0], d));
+        if shape.groups == 2 {
+            acc = vfmaq_f32(acc, vcvtq_f32_s32(sums[1]), vmulq_n_f32(scale[1], d));
         }
-        if F::MIN {
-            if F::GROUPS == 1 {
-                // At most 32 * 127, so the sum cannot overflow, nor round as a float.
-                let sum = token_sums[0].wrapping_add(token_sums[1]);
-                acc = vfmaq_n_f32(acc, min[0], d * sum as f32);
-            } else {
-                for g in 0..2 {
-                    acc = vfmaq_n_f32(acc, min[g], d * token_sums[g] as f32);
-                }
-            }
+        if shape.min && shape.groups == 1 {
+            // At most 32 * 127, so the sum cannot overflow, nor round as a float.
+            let sum = token_sums[0].wrapping_add(token_sums[1]);
+            acc = vfmaq_n_f32(acc, min[0], d * sum as f32);
+        } else if shape.min {
+            acc = vfmaq_n_f32(acc, min[0], d * token_sums[0] as f32);
+            acc = vfmaq_n_f32(acc, min[1], d * token_sums[1] as f32);
         }
     }
     acc
@@ -140,7 +144,8 @@ fn no_scales() -> Scales {
     Scales { scale: [[zero; 2]; 8], min: [[zero; 2]; 8] }
 }
 
-/// One token's activations: codes, scales and sums of each step.
+/// One token's activations in some steps: codes, scales and sums of each.
+#[derive(Clone, Copy)]
 struct Token<'a> {
     q: &'a [[i8; STEP]],
     d: &'a [f32],
@@ -148,20 +153,15 @@ struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
+    /// The `len` steps from `first` on of a token.
     #[inline(always)]
-    fn of(act: &Activations<'a>, token: usize) -> Token<'a> {
-        let steps = act.k / STEP;
+    fn of(act: &Activations<'a>, token: usize, first: usize, len: usize) -> Token<'a> {
+        let at = token * (act.k / STEP) + first;
         Token {
-            q: &act.q.as_chunks::<STEP>().0[token * steps..][..steps],
-            d: &act.d[token * steps..][..steps],
-            sums: &act.sum.as_chunks::<2>().0[token * steps..][..steps],
+            q: &act.q.as_chunks::<STEP>().0[at..][..len],
+            d: &act.d[at..][..len],
+            sums: &act.sum.as_chunks::<2>().0[at..][..len],
         }
-    }
-
-    /// The `n` steps from `first` on.
-    #[inline(always)]
-    fn steps(&self, first: usize, n: usize) -> Token<'a> {
-        Token { q: &self.q[first..][..n], d: &self.d[first..][..n], sums: &self.sums[first..][..n] }
     }
 }
 
@@ -169,6 +169,13 @@ impl<'a> Token<'a> {
 #[inline(always)]
 fn four_rows<'a>(w: &Weight<'a>, row_bytes: usize, row: usize) -> [&'a [u8]; 4] {
     [0, 1, 2, 3].map(|i| &w.bytes[(row + i).min(w.n_rows - 1) * row_bytes..][..row_bytes])
+}
+
+/// The blocks of four rows, side by side.
+#[inline(always)]
+fn blocks<F: Format>(rows: [&[u8]; 4]) -> impl Iterator<Item = [&[u8]; 4]> {
+    let [a, b, c, d] = rows.map(|row| row.chunks_exact(F::DTYPE.block_bytes()));
+    a.zip(b).zip(c.zip(d)).map(|((a, b), (c, d))| [a, b, c, d])
 }
 
 /// Writes as many of the four lanes as `out` has room for.
@@ -193,13 +200,6 @@ fn load(x: &[f32]) -> float32x4_t {
     unsafe { vld1q_f32(lanes.as_ptr()) }
 }
 
-/// The blocks of four rows that stand at the same place.
-#[inline(always)]
-fn blocks_at<'a, F: Format>(rows: [&'a [u8]; 4], block: usize) -> [&'a [u8]; 4] {
-    let bytes = F::DTYPE.block_bytes();
-    rows.map(|row| &row[block * bytes..][..bytes])
-}
-
 /// One token, from the blocks where they lie.
 #[inline(always)]
 pub(super) fn gemv<F: Format, D: Dot>(
@@ -207,29 +207,28 @@ pub(super) fn gemv<F: Format, D: Dot>(
     act: &Activations<'_>,
     out: &mut Columns<'_, f32>,
 ) {
-    let n_blocks = w.k / F::DTYPE.block_len();
-    let row_bytes = n_blocks * F::DTYPE.block_bytes();
-    let token = Token::of(act, 0);
+    let row_bytes = w.k / F::DTYPE.block_len() * F::DTYPE.block_bytes();
+    let shape = Shape { groups: F::GROUPS, min: F::MIN };
+    let token = Token::of(act, 0, 0, w.k / STEP);
     let first = out.first();
     let mut scales = no_scales();
     for (group, out) in out.row_mut(0).chunks_mut(4).enumerate() {
         let rows = four_rows(w, row_bytes, first + 4 * group);
         // SAFETY: NEON is part of every target that this file is compiled for.
         let mut acc = unsafe { vdupq_n_f32(0.0) };
-        for block in 0..n_blocks {
-            let blocks = blocks_at::<F>(rows, block);
+        let q = token.q.chunks_exact(F::STEPS);
+        let d = token.d.chunks_exact(F::STEPS).zip(token.sums.chunks_exact(F::STEPS));
+        for ((blocks, q), (d, token_sums)) in blocks::<F>(rows).zip(q).zip(d) {
             F::scales(blocks, &mut scales);
-            let token = token.steps(block * F::STEPS, F::STEPS);
             for s in 0..F::STEPS {
-                let a = token_codes(&token.q[s]);
+                let a = token_codes(&q[s]);
                 let w = blocks.map(|block| F::codes(block, s));
                 let sums = if F::GROUPS == 1 {
                     [add_lanes(w.map(|w| D::dot32(w, a, F::SMALL))); 2]
                 } else {
                     [0, 1].map(|g| add_lanes(w.map(|w| D::dot16(w[g], a[g]))))
                 };
-                let (scale, min) = (scales.scale[s], scales.min[s]);
-                acc = fold::<F>(acc, sums, scale, min, token.d[s], token.sums[s]);
+                acc = fold(shape, acc, sums, (scales.scale[s], scales.min[s]), d[s], token_sums[s]);
             }
         }
         store(out, acc);
@@ -238,7 +237,7 @@ pub(super) fn gemv<F: Format, D: Dot>(
 
 /// Codes and scales of some steps of four rows, unpacked.
 #[repr(align(64))]
-struct Panel {
+pub(super) struct Panel {
     codes: [[[i8; 16]; 8]; PANEL_STEPS],
     scale: [[float32x4_t; 2]; PANEL_STEPS],
     min: [[float32x4_t; 2]; PANEL_STEPS],
@@ -259,45 +258,39 @@ impl Panel {
     /// Unpacks `n_steps` steps, a whole number of blocks, of four rows from step `first` on.
     #[inline(always)]
     fn unpack<F: Format, D: Dot>(&mut self, rows: [&[u8]; 4], first: usize, n_steps: usize) {
+        let bytes = |steps: usize| steps / F::STEPS * F::DTYPE.block_bytes();
+        let rows = rows.map(|row| &row[bytes(first)..][..bytes(n_steps)]);
         let mut scales = no_scales();
-        for block in 0..n_steps / F::STEPS {
-            let blocks = blocks_at::<F>(rows, first / F::STEPS + block);
+        let codes = self.codes.chunks_exact_mut(F::STEPS);
+        let scale = self.scale.chunks_exact_mut(F::STEPS);
+        let min = self.min.chunks_exact_mut(F::STEPS);
+        for (((blocks, codes), scale), min) in blocks::<F>(rows).zip(codes).zip(scale).zip(min) {
             F::scales(blocks, &mut scales);
             for s in 0..F::STEPS {
-                let at = block * F::STEPS + s;
-                let codes = D::arrange(blocks.map(|block| F::codes(block, s)));
-                for (to, codes) in self.codes[at].iter_mut().zip(codes) {
+                let w = D::arrange(blocks.map(|block| F::codes(block, s)));
+                for (to, w) in codes[s].iter_mut().zip(w) {
                     // SAFETY: `to` is 16 long.
-                    unsafe { vst1q_s8(to.as_mut_ptr(), codes) };
+                    unsafe { vst1q_s8(to.as_mut_ptr(), w) };
                 }
-                self.scale[at] = scales.scale[s];
+                scale[s] = scales.scale[s];
                 if F::MIN {
-                    self.min[at] = scales.min[s];
+                    min[s] = scales.min[s];
                 }
-            }
-        }
-    }
-
-    /// Adds the panel's steps to the sums of `T` tokens. `tokens` begin where the panel does.
-    #[inline(always)]
-    fn multiply<F: Format, D: Dot, const T: usize>(
-        &self,
-        tokens: [Token<'_>; T],
-        acc: &mut [float32x4_t; T],
-    ) {
-        let n_steps = tokens[0].q.len();
-        let tokens = tokens.map(|token| token.steps(0, n_steps));
-        let weights = self.codes[..n_steps].iter().zip(&self.scale[..n_steps]);
-        for (s, ((codes, scale), min)) in weights.zip(&self.min[..n_steps]).enumerate() {
-            let q = tokens.each_ref().map(|token| &token.q[s]);
-            let sums = D::tile::<T>(codes, q, F::GROUPS, F::SMALL);
-            for t in 0..T {
-                let token = &tokens[t];
-                acc[t] = fold::<F>(acc[t], sums[t], *scale, *min, token.d[s], token.sums[s]);
             }
         }
     }
 }
+
+/// Where a panel stands: steps `step .. step + len` of the rows of `columns` of `out`.
+pub(super) struct Place {
+    step: usize,
+    len: usize,
+    columns: Range<usize>,
+}
+
+/// [`multiply`] for a rung and the constants of some formats. `unsafe`: the CPU must have the rung.
+pub(super) type MultiplyFn =
+    unsafe fn(&Panel, &Place, act: &Activations<'_>, out: &mut Columns<'_, f32>);
 
 /// Any number of tokens, through a panel.
 #[inline(always)]
@@ -305,6 +298,7 @@ pub(super) fn gemm<F: Format, D: Dot>(
     w: &Weight<'_>,
     act: &Activations<'_>,
     out: &mut Columns<'_, f32>,
+    multiply: MultiplyFn,
 ) {
     let row_bytes = w.k / F::DTYPE.block_len() * F::DTYPE.block_bytes();
     let n_steps = w.k / STEP;
@@ -317,40 +311,67 @@ pub(super) fn gemm<F: Format, D: Dot>(
         for step in (0..n_steps.max(1)).step_by(PANEL_STEPS) {
             let len = PANEL_STEPS.min(n_steps - step);
             panel.unpack::<F, D>(rows, step, len);
-            let mut t = 0;
-            while t < act.n {
-                let at = (t, step, len);
-                t += match act.n - t {
-                    1 => tile::<F, D, 1>(&panel, act, at, out, columns.clone()),
-                    2 | 3 => tile::<F, D, 2>(&panel, act, at, out, columns.clone()),
-                    _ => tile::<F, D, 4>(&panel, act, at, out, columns.clone()),
-                };
-            }
+            let place = Place { step, len, columns: columns.clone() };
+            // SAFETY: who calls this function has made sure of the rung, and `multiply` is of the
+            // same one.
+            unsafe { multiply(&panel, &place, act, out) };
         }
     }
 }
 
-/// The panel times `T` tokens, added to what earlier steps left in `out`. Returns `T`.
+/// The panel times all tokens, added to what earlier steps left in `out`.
 #[inline(always)]
-fn tile<F: Format, D: Dot, const T: usize>(
+pub(super) fn multiply<D: Dot, const GROUPS: usize, const MIN: bool, const SMALL: bool>(
     panel: &Panel,
+    place: &Place,
     act: &Activations<'_>,
-    (t, step, len): (usize, usize, usize),
     out: &mut Columns<'_, f32>,
-    columns: Range<usize>,
+) {
+    let shape = Shape { groups: GROUPS, min: MIN };
+    let mut t = 0;
+    while t < act.n {
+        t += match act.n - t {
+            1 => tile::<D, 1>(panel, place, act, t, out, (shape, SMALL)),
+            2 | 3 => tile::<D, 2>(panel, place, act, t, out, (shape, SMALL)),
+            _ => tile::<D, 4>(panel, place, act, t, out, (shape, SMALL)),
+        };
+    }
+}
+
+/// The panel times `T` tokens. Returns `T`.
+#[inline(always)]
+fn tile<D: Dot, const T: usize>(
+    panel: &Panel,
+    place: &Place,
+    act: &Activations<'_>,
+    t: usize,
+    out: &mut Columns<'_, f32>,
+    (shape, small): (Shape, bool),
 ) -> usize {
-    let mut i = t..;
-    let tokens = [(); T].map(|()| Token::of(act, i.next().unwrap_or(t)).steps(step, len));
+    let n = place.len;
+    let mut tokens = [Token { q: &[], d: &[], sums: &[] }; T];
     // SAFETY: NEON is part of every target that this file is compiled for.
     let mut acc = [unsafe { vdupq_n_f32(0.0) }; T];
-    if step > 0 {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = load(&out.row_mut(t + i)[columns.clone()]);
+    for i in 0..T {
+        tokens[i] = Token::of(act, t + i, place.step, n);
+        if place.step > 0 {
+            acc[i] = load(&out.row_mut(t + i)[place.columns.clone()]);
         }
     }
-    panel.multiply::<F, D, T>(tokens, &mut acc);
+    let (codes, scale, min) = (&panel.codes[..n], &panel.scale[..n], &panel.min[..n]);
+    for s in 0..n {
+        let mut q = [&[0; STEP]; T];
+        for i in 0..T {
+            q[i] = &tokens[i].q[s];
+        }
+        let sums = D::tile::<T>(&codes[s], q, shape.groups, small);
+        for i in 0..T {
+            let token = &tokens[i];
+            acc[i] = fold(shape, acc[i], sums[i], (scale[s], min[s]), token.d[s], token.sums[s]);
+        }
+    }
     for (i, acc) in acc.into_iter().enumerate() {
-        store(&mut out.row_mut(t + i)[columns.clone()], acc);
+        store(&mut out.row_mut(t + i)[place.columns.clone()], acc);
     }
     T
 }
@@ -365,7 +386,7 @@ macro_rules! rung {
         use $crate::kernel::matmul::neon_superblocks::{
             Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K, Tq1_0, Tq2_0,
         };
-        use $crate::kernel::matmul::neon_tiles::{Format, gemm, gemv};
+        use $crate::kernel::matmul::neon_tiles::{self, Format, Panel, Place, gemm, gemv};
         use $crate::kernel::{Activations, MatmulFn, Weight};
 
         rung!($features, $dot;
@@ -374,13 +395,25 @@ macro_rules! rung {
             tq1_0: Tq1_0, tq2_0: Tq2_0);
     };
     ($features:literal, $dot:ty; $($name:ident: $format:ident),*) => {
+        #[target_feature(enable = $features)]
+        fn multiply<const GROUPS: usize, const MIN: bool, const SMALL: bool>(
+            panel: &Panel,
+            place: &Place,
+            act: &Activations<'_>,
+            out: &mut Columns<'_, f32>,
+        ) {
+            neon_tiles::multiply::<$dot, GROUPS, MIN, SMALL>(panel, place, act, out);
+        }
+
         $(
             #[target_feature(enable = $features)]
             fn $name(w: &Weight<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
                 if act.n == 1 {
                     gemv::<$format, $dot>(w, act, out);
                 } else {
-                    gemm::<$format, $dot>(w, act, out);
+                    let multiply = multiply::<
+                        { $format::GROUPS }, { $format::MIN }, { $format::SMALL }>;
+                    gemm::<$format, $dot>(w, act, out, multiply);
                 }
             }
         )*

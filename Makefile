@@ -1,0 +1,47 @@
+# The commands that people and machines use here. Each is a few lines; the work is in the scripts.
+
+.DEFAULT_GOAL := help
+MODEL ?=
+PROMPT ?=
+STEPS ?=
+export MODEL PROMPT
+
+.PHONY: help demo test test-quick test-long bench format install-tools dist clean
+
+help:
+	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
+	@echo 'make test [STEPS="..."]   everything that can be tested on this machine'
+	@echo 'make test-quick           formatting, lints and the Rust tests: a minute or two'
+	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, long campaigns'
+	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
+	@echo 'make format               formats the Rust code'
+	@echo 'make dist                 a source archive that builds without a network'
+	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
+
+demo:
+	@examples-c/demo.sh
+
+test:
+	@tests/run.sh test $(STEPS)
+
+test-quick:
+	@tests/run.sh quick $(STEPS)
+
+test-long:
+	@tests/run.sh long $(STEPS)
+
+bench:
+	@toolchains/install.sh
+	@. toolchains/env.sh && cargo build --release --locked --bin tern
+	@model="$${MODEL:-$$(python3 toolchains/fetch.py smollm2)}" && \
+	  "$${CARGO_TARGET_DIR:-target}/release/tern" bench -m "$$model" -p 512 -n 128 -r 5
+
+format:
+	@. toolchains/env.sh && cargo fmt
+
+# What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
+dist:
+	@. toolchains/env.sh && toolchains/dist.sh
+
+clean:
+	rm -rf build target

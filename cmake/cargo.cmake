@@ -1,0 +1,128 @@
+# From the Rust crate to one relocatable object, ${TERN_OBJECT}, in which only tern_* is visible.
+#
+# Three steps, and why each:
+#  1. `cargo rustc --crate-type staticlib`. The crate itself is only a "lib": several crate types at
+#     once would switch link-time optimisation off. No linker for the target is needed.
+#  2. `ld -r --gc-sections`: all of it in one object, without what no tern_* function needs. Section
+#     groups are dissolved: another archive has groups of the same names, of which a linker keeps one.
+#  3. `objcopy --keep-global-symbols`: everything else is hidden, so that a program can link libtern.a
+#     beside another archive that was made by Rust; both hold the Rust standard library. The bitcode
+#     in std's own objects goes: tools that look into such sections stumble over merged ones.
+# cmake/tern.sym names the functions; the header, the map and the tests are compared with it.
+
+set(TERN_OBJECT "${CMAKE_CURRENT_BINARY_DIR}/tern.o")
+set(TERN_SYM "${CMAKE_CURRENT_SOURCE_DIR}/cmake/tern.sym")
+set(TERN_MAP "${CMAKE_CURRENT_SOURCE_DIR}/cmake/tern.map")
+
+# --- the compiler ---------------------------------------------------------------------------------
+
+set(_cargo "${TERN_CARGO}")
+set(_rustc "${TERN_RUSTC}")
+if(NOT _cargo)
+  execute_process(COMMAND sh -c ". toolchains/env.sh; command -v cargo; command -v rustc"
+    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}" OUTPUT_VARIABLE _found ERROR_QUIET)
+  string(REGEX MATCHALL "[^\n]+" _found "${_found}")
+  list(LENGTH _found _n)
+  if(NOT _n EQUAL 2)
+    message(FATAL_ERROR "no cargo found. Run toolchains/install.sh, or set TERN_CARGO")
+  endif()
+  list(GET _found 0 _cargo)
+  if(NOT _rustc)
+    list(GET _found 1 _rustc)
+  endif()
+endif()
+if(NOT _rustc)
+  set(_rustc rustc)
+endif()
+execute_process(COMMAND ${_rustc} -vV OUTPUT_VARIABLE _vv ERROR_VARIABLE _error RESULT_VARIABLE _rc)
+string(REGEX MATCH "release: ([0-9.]+)" _ "${_vv}")
+set(_rust_version "${CMAKE_MATCH_1}")
+string(REGEX MATCH "host: ([^\n]+)" _ "${_vv}")
+set(_rust_host "${CMAKE_MATCH_1}")
+file(STRINGS Cargo.toml _msrv REGEX "^rust-version *= *\"" LIMIT_COUNT 1)
+string(REGEX MATCH "[0-9]+\\.[0-9.]+" _msrv "${_msrv}")
+if(NOT _rc EQUAL 0 OR _rust_version VERSION_LESS _msrv)
+  message(FATAL_ERROR
+    "tern needs Rust ${_msrv} or later; ${_rustc} says: ${_vv}${_error}\nRun toolchains/install.sh")
+endif()
+set(_cargo "${CMAKE_COMMAND}" -E env "RUSTC=${_rustc}" ${_cargo})
+
+set(_target "${TERN_RUST_TARGET}")
+if(NOT _target AND CMAKE_CROSSCOMPILING)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    set(_target aarch64-unknown-linux-gnu)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    set(_target x86_64-unknown-linux-gnu)
+  else()
+    message(FATAL_ERROR "set TERN_RUST_TARGET for ${CMAKE_SYSTEM_PROCESSOR}")
+  endif()
+elseif(NOT _target)
+  set(_target "${_rust_host}") # always said, so that the output folder does not depend on settings
+endif()
+get_filename_component(_triple "${_target}" NAME_WE) # a target may be a .json file
+
+set(_profile "${TERN_CARGO_PROFILE}")
+if(NOT _profile)
+  if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+    set(_profile dev)
+  else()
+    set(_profile release) # also where no build type is given, as Yocto does
+  endif()
+endif()
+set(_folder "${_profile}")
+if(_folder STREQUAL "dev")
+  set(_folder debug)
+endif()
+message(STATUS "Rust ${_rust_version}, target ${_triple}, profile ${_profile}")
+
+# --- the object -----------------------------------------------------------------------------------
+
+set(_target_dir "${CMAKE_CURRENT_BINARY_DIR}/cargo")
+set(_out "${_target_dir}/${_triple}/${_folder}")
+set(_common --profile ${_profile} --target ${_target} --target-dir "${_target_dir}"
+  --manifest-path "${CMAKE_CURRENT_SOURCE_DIR}/Cargo.toml" ${TERN_CARGO_FLAGS})
+set(_features)
+if(TERN_CARGO_FEATURES)
+  list(JOIN TERN_CARGO_FEATURES "," _features)
+  set(_features --features "${_features}")
+endif()
+
+file(STRINGS "${TERN_SYM}" _symbols REGEX "^tern_")
+list(TRANSFORM _symbols PREPEND "--undefined=")
+list(JOIN _symbols "\n" _symbols)
+file(GENERATE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/tern.ld-args" CONTENT "${_symbols}\n")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${TERN_SYM}" Cargo.toml)
+
+# CONFIGURE_DEPENDS looks again at every build, so that a new file is seen.
+file(GLOB_RECURSE _sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/*")
+list(APPEND _sources "${CMAKE_CURRENT_SOURCE_DIR}/Cargo.toml" "${CMAKE_CURRENT_SOURCE_DIR}/Cargo.lock")
+
+add_custom_command(OUTPUT "${TERN_OBJECT}"
+  BYPRODUCTS "${_out}/libtern.a" "${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
+  COMMAND ${_cargo} rustc --lib --crate-type staticlib --no-default-features ${_features} ${_common}
+    -- --print "native-static-libs=${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
+  COMMAND "${CMAKE_LINKER}" -r --gc-sections --force-group-allocation
+    "@${CMAKE_CURRENT_BINARY_DIR}/tern.ld-args" -o "${TERN_OBJECT}" "${_out}/libtern.a"
+  COMMAND "${CMAKE_OBJCOPY}" "--keep-global-symbols=${TERN_SYM}"
+    --remove-section=.llvmbc --remove-section=.llvmcmd "${TERN_OBJECT}"
+  DEPENDS ${_sources} "${TERN_SYM}"
+  COMMENT "tern.o: cargo, partial link, hide" VERBATIM USES_TERMINAL)
+set_source_files_properties("${TERN_OBJECT}" PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+add_custom_target(tern_object DEPENDS "${TERN_OBJECT}")
+
+# --- the command ----------------------------------------------------------------------------------
+
+if(TERN_BUILD_COMMAND)
+  # A program needs a linker: the C compiler, by the variable that cargo has for it.
+  string(TOUPPER "CARGO_TARGET_${_triple}_LINKER" _linker)
+  string(REPLACE "-" "_" _linker "${_linker}")
+  set(TERN_COMMAND "${_out}/tern")
+  add_custom_command(OUTPUT "${TERN_COMMAND}"
+    COMMAND ${CMAKE_COMMAND} -E env "${_linker}=${CMAKE_C_COMPILER}"
+      ${_cargo} build --bin tern ${_features} ${_common}
+    COMMAND ${CMAKE_COMMAND} -E touch "${TERN_COMMAND}"
+    DEPENDS ${_sources}
+    COMMENT "bin/tern: cargo" VERBATIM USES_TERMINAL)
+  add_custom_target(tern_command ALL DEPENDS "${TERN_COMMAND}")
+  add_dependencies(tern_command tern_object) # cargo locks its folder: one after the other
+endif()

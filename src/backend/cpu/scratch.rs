@@ -1,0 +1,257 @@
+//! Buffers of a session: activations, keys and values. All are made here, once.
+
+use std::sync::Mutex;
+
+use crate::backend::rope::Frequencies;
+use crate::backend::{Decoder, Shape};
+use crate::base::aligned::Buffer;
+use crate::base::error::Result;
+use crate::base::pool::Pool;
+use crate::kernel::Activations;
+
+use super::Cpu;
+use super::weights::Matrix;
+
+/// Keys and values of one layer: `n_ctx` cells of `n_head_kv * head_dim` elements each.
+pub struct Kv {
+    pub(super) k: Store,
+    pub(super) v: Store,
+}
+
+/// One of the two halves of a cache.
+pub(super) enum Store {
+    F16(Buffer<u16>),
+    F32(Buffer<f32>),
+}
+
+impl Store {
+    fn new(n: usize, f32: bool) -> Result<Store> {
+        Ok(if f32 {
+            Store::F32(Buffer::<f32>::zeroed(n)?)
+        } else {
+            Store::F16(Buffer::<u16>::zeroed(n)?)
+        })
+    }
+
+    /// Copies row `cell` of `dim` elements from another store of the same kind.
+    pub(super) fn copy_row(&mut self, from: &Store, cell: usize, dim: usize) {
+        let row = cell * dim..(cell + 1) * dim;
+        match (self, from) {
+            (Store::F16(to), Store::F16(from)) => to[row.clone()].copy_from_slice(&from[row]),
+            (Store::F32(to), Store::F32(from)) => to[row.clone()].copy_from_slice(&from[row]),
+            _ => {}
+        }
+    }
+}
+
+/// Rows of activations in int8 blocks, as the kernels of quantised weights want them.
+pub(super) struct Codes {
+    codes: Buffer<i8>,
+    /// One for each 32 codes.
+    scales: Buffer<f32>,
+    /// The sum of each 16 codes.
+    sums: Buffer<i32>,
+}
+
+/// The most threads that share the quantising of a batch.
+const MOST_SHARES: usize = 16;
+
+impl Codes {
+    /// Quantises the first `n` rows of `x`, each as wide as the input of `readers`; not done if
+    /// none of those is quantised itself.
+    pub(super) fn quantise<'a>(
+        &'a mut self,
+        cpu: &Cpu,
+        pool: &Pool,
+        x: &'a [f32],
+        n: usize,
+        readers: &[&Matrix],
+    ) -> Result<Activations<'a>> {
+        let k = readers.first().map_or(0, |m| m.tensor.n_cols);
+        let x = &x[..n * k];
+        if !readers.iter().any(|m| m.tensor.dtype.is_quantised()) {
+            return Ok(Activations { n, k, x, q: &[], d: &[], sum: &[] });
+        }
+        let (q, d, sum) = (
+            &mut self.codes[..n * k],
+            &mut self.scales[..n * k / 32],
+            &mut self.sums[..n * k / 16],
+        );
+        match n {
+            1 => cpu.kernels.quantize(x, q, d, sum),
+            _ => quantise_rows(cpu, pool, k, (x, q, d, sum))?,
+        }
+        let (q, d) = (&self.codes[..n * k], &self.scales[..n * k / 32]);
+        Ok(Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] })
+    }
+}
+
+/// Quantises rows of `k`: each thread takes one run of them, by way of a lock that nobody else
+/// wants.
+fn quantise_rows(
+    cpu: &Cpu,
+    pool: &Pool,
+    k: usize,
+    (x, q, d, sum): (&[f32], &mut [i8], &mut [f32], &mut [i32]),
+) -> Result<()> {
+    let share = (x.len() / k).div_ceil(pool.n_active().min(MOST_SHARES)).max(1) * k;
+    let mut shares = [const { Mutex::new(None) }; MOST_SHARES];
+    let blocks = d.chunks_mut(share / 32).zip(sum.chunks_mut(share / 16));
+    let parts = x.chunks(share).zip(q.chunks_mut(share)).zip(blocks);
+    for (share, part) in shares.iter_mut().zip(parts) {
+        *share = Mutex::new(Some(part));
+    }
+    pool.run(&|worker| {
+        let share = shares.get(worker).and_then(|share| share.lock().ok()?.take());
+        if let Some(((x, q), (d, sum))) = share {
+            let rows = x.chunks_exact(k).zip(q.chunks_exact_mut(k));
+            let blocks = d.chunks_exact_mut(k / 32).zip(sum.chunks_exact_mut(k / 16));
+            for ((x, q), (d, sum)) in rows.zip(blocks) {
+                cpu.kernels.quantize(x, q, d, sum);
+            }
+        }
+    })
+}
+
+/// Activations of one session.
+pub struct Scratch {
+    pub(super) pool: Pool,
+    /// Threads for one token, and for many.
+    pub(super) n_threads: (usize, usize),
+    /// The residual stream, `[n_batch][n_embd]`.
+    pub(super) x: Buffer<f32>,
+    /// The normed residual stream, `[n_batch][n_embd]`.
+    pub(super) normed: Buffer<f32>,
+    /// What a projection reads, in int8.
+    pub(super) codes: Codes,
+    /// `[n_batch][n_head * head_dim]`, and the same for keys and values.
+    pub(super) q: Buffer<f32>,
+    pub(super) k: Buffer<f32>,
+    pub(super) v: Buffer<f32>,
+    /// `[n_batch][n_head * head_dim]`
+    pub(super) mixed: Buffer<f32>,
+    /// What is added to the residual stream, `[n_batch][n_embd]`.
+    pub(super) delta: Buffer<f32>,
+    /// `[n_batch][n_ff]`
+    pub(super) gate: Buffer<f32>,
+    pub(super) up: Buffer<f32>,
+    /// Rotations of the batch's tokens: `[rope][n_batch][n_dims / 2]`.
+    pub(super) cos: Buffer<f32>,
+    pub(super) sin: Buffer<f32>,
+    pub(super) frequencies: Vec<Frequencies>,
+    /// Attention scores of one head, one buffer for each thread, `[n_ctx]`.
+    pub(super) scores: Vec<Mutex<Buffer<f32>>>,
+    /// `[n_logits][n_vocab]`
+    pub(super) logits: Buffer<f32>,
+    pub(super) n_batch: usize,
+}
+
+/// The lengths of a session's buffers, in elements.
+struct Lengths {
+    x: usize,
+    normed: usize,
+    codes: usize,
+    q: usize,
+    kv: usize,
+    ff: usize,
+    angles: usize,
+    scores: usize,
+    logits: usize,
+}
+
+impl Lengths {
+    fn new(d: &Decoder, shape: &Shape) -> Lengths {
+        let rows = shape.n_batch.max(shape.n_logits);
+        let widest = d.n_embd.max(d.n_head * d.head_dim).max(d.n_ff);
+        Lengths {
+            x: shape.n_batch * d.n_embd,
+            normed: rows * d.n_embd,
+            codes: rows * widest,
+            q: shape.n_batch * d.n_head * d.head_dim,
+            kv: shape.n_batch * d.n_head_kv * d.head_dim,
+            ff: shape.n_batch * d.n_ff,
+            angles: d.ropes.iter().map(|r| shape.n_batch * r.n_dims / 2).sum(),
+            scores: shape.n_ctx,
+            logits: shape.n_logits * d.n_vocab,
+        }
+    }
+
+    /// Bytes of all buffers; each begins on a cache line.
+    fn bytes(&self, n_threads: usize) -> u64 {
+        let line = |bytes: usize| bytes.div_ceil(64) as u64 * 64;
+        let f32s = |n: usize| line(n * 4);
+        2 * f32s(self.x) // x, delta
+            + f32s(self.normed)
+            + line(self.codes)
+            + f32s(self.codes.div_ceil(32))
+            + f32s(self.codes.div_ceil(16))
+            + 2 * f32s(self.q) // q, mixed
+            + 2 * f32s(self.kv)
+            + 2 * f32s(self.ff)
+            + 2 * f32s(self.angles)
+            + n_threads as u64 * f32s(self.scores)
+            + f32s(self.logits)
+    }
+}
+
+impl Cpu {
+    /// Bytes of a session's activations and logits.
+    pub fn scratch_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
+        Lengths::new(decoder, shape).bytes(shape.n_threads)
+    }
+
+    /// Bytes of the keys and values of one layer.
+    pub fn kv_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
+        let n = (shape.n_ctx * decoder.n_head_kv * decoder.head_dim) as u64;
+        2 * (n * if shape.kv_f32 { 4 } else { 2 }).next_multiple_of(64)
+    }
+
+    /// Makes a session's buffers and threads.
+    pub fn scratch(&self, shape: &Shape) -> Result<Scratch> {
+        let d = &self.decoder;
+        let n = Lengths::new(d, shape);
+        let mut scores = Vec::new();
+        let pool = Pool::new(shape.n_threads)?;
+        for _ in 0..shape.n_threads {
+            scores.push(Mutex::new(Buffer::<f32>::zeroed(n.scores)?));
+        }
+        Ok(Scratch {
+            pool,
+            n_threads: (shape.n_threads, shape.n_threads),
+            x: Buffer::<f32>::zeroed(n.x)?,
+            normed: Buffer::<f32>::zeroed(n.normed)?,
+            codes: Codes {
+                codes: Buffer::<i8>::zeroed(n.codes)?,
+                scales: Buffer::<f32>::zeroed(n.codes.div_ceil(32))?,
+                sums: Buffer::<i32>::zeroed(n.codes.div_ceil(16))?,
+            },
+            q: Buffer::<f32>::zeroed(n.q)?,
+            k: Buffer::<f32>::zeroed(n.kv)?,
+            v: Buffer::<f32>::zeroed(n.kv)?,
+            mixed: Buffer::<f32>::zeroed(n.q)?,
+            delta: Buffer::<f32>::zeroed(n.x)?,
+            gate: Buffer::<f32>::zeroed(n.ff)?,
+            up: Buffer::<f32>::zeroed(n.ff)?,
+            cos: Buffer::<f32>::zeroed(n.angles)?,
+            sin: Buffer::<f32>::zeroed(n.angles)?,
+            frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
+            scores,
+            logits: Buffer::<f32>::zeroed(n.logits)?,
+            n_batch: shape.n_batch,
+        })
+    }
+
+    /// Makes the cache of one layer.
+    pub fn kv(&self, shape: &Shape) -> Result<Kv> {
+        let n = shape.n_ctx * self.decoder.n_head_kv * self.decoder.head_dim;
+        Ok(Kv { k: Store::new(n, shape.kv_f32)?, v: Store::new(n, shape.kv_f32)? })
+    }
+}
+
+impl Scratch {
+    /// Sets how many threads evaluate one token, and how many evaluate several.
+    pub fn set_threads(&mut self, decode: usize, prefill: usize) {
+        let most = self.pool.n_threads();
+        self.n_threads = (decode.clamp(1, most), prefill.clamp(1, most));
+    }
+}

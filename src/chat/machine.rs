@@ -1,0 +1,404 @@
+//! The machine that runs a compiled template.
+//!
+//! Loops, scopes and calls of macros stand on lists of their own, so running costs no stack that
+//! grows with the template.
+
+use std::rc::Rc;
+
+use super::calls::Given;
+use super::code::{Args, Name, Op, Program};
+use super::filters;
+use super::methods;
+use super::parser::Located;
+use super::value::{Fault, Fuel, List, Value, binary, fault};
+
+/// A loop that runs.
+pub(super) struct Loop {
+    /// Tells it from the loops before it.
+    pub number: u64,
+    pub items: Rc<List>,
+    /// How many items have been fetched.
+    pub n_fetched: usize,
+    /// What a collecting loop kept.
+    kept: Option<Vec<Value>>,
+    /// Where the next item is fetched, and what the other lists held when the loop began.
+    next: usize,
+    n_scopes: usize,
+    n_captures: usize,
+    n_stack: usize,
+}
+
+/// A call of a macro that runs.
+pub(super) struct Call {
+    pub return_to: usize,
+    /// Which parameters were given, one bit each.
+    pub given: u64,
+    /// The caller's lowest visible scope, and its loops.
+    pub base: usize,
+    pub n_loops: usize,
+}
+
+/// A program and its state.
+pub(super) struct Machine<'p> {
+    pub program: &'p Program<'p>,
+    pub fuel: Fuel,
+    pub stack: Vec<Value>,
+    /// For each name, its values in the scopes that have one, innermost last.
+    bound: Vec<Vec<(usize, Value)>>,
+    /// For each scope, the names that it binds. The first is the template's own.
+    pub scopes: Vec<Vec<Name>>,
+    /// The lowest scope that is visible, the first apart: that of the macro that runs.
+    pub base: usize,
+    pub loops: Vec<Loop>,
+    pub calls: Vec<Call>,
+    /// Texts being written; the first is the prompt.
+    pub captures: Vec<String>,
+    n_loops: u64,
+}
+
+impl<'p> Machine<'p> {
+    pub(super) fn new(program: &'p Program<'p>) -> Machine<'p> {
+        Machine {
+            program,
+            fuel: Fuel::new(),
+            stack: Vec::new(),
+            bound: program.names.iter().map(|_| Vec::new()).collect(),
+            scopes: vec![Vec::new()],
+            base: 0,
+            loops: Vec::new(),
+            calls: Vec::new(),
+            captures: vec![String::new()],
+            n_loops: 0,
+        }
+    }
+
+    /// Sets a variable of the template, unless it mentions none of this name.
+    pub(super) fn set_global(&mut self, name: &str, value: Value) {
+        if let Some(at) = self.program.names.iter().position(|n| *n == name) {
+            self.store(at as Name, value);
+        }
+    }
+
+    /// Runs the program; the prompt.
+    pub(super) fn run(mut self) -> Result<String, Located> {
+        let mut at = 0;
+        while let Some(&(op, line)) = self.program.code.get(at) {
+            at = self.step(op, at).map_err(|fault| (line, fault))?;
+        }
+        Ok(self.captures.swap_remove(0))
+    }
+
+    /// Runs one instruction; where the next one is.
+    fn step(&mut self, op: Op, at: usize) -> Result<usize, Fault> {
+        self.fuel.pay(0)?;
+        let target = |n: i32| at.wrapping_add_signed(n as isize);
+        match op {
+            Op::Text(from, to) => {
+                let text = &self.program.source[from as usize..to as usize];
+                self.write(text)?;
+            }
+            Op::Print => {
+                let value = self.pop()?;
+                let Some(out) = self.captures.last_mut() else { return broken() };
+                super::text::write(&value, out, &mut self.fuel)?;
+            }
+            Op::Const(i) => self.stack.push(self.program.constants[i as usize].clone()),
+            Op::Load(name) => self.stack.push(self.load(name)),
+            Op::Store(name) => {
+                let value = self.pop()?;
+                self.store(name, value);
+            }
+            Op::StoreAttr(name, attr) => {
+                let value = self.pop()?;
+                self.store_attr(name, self.word(attr), value)?;
+            }
+            Op::Attr(name) => {
+                let value = self.pop()?;
+                let found = self.attr(&value, self.word(name))?;
+                self.stack.push(found);
+            }
+            Op::Item => {
+                let (key, value) = (self.pop()?, self.pop()?);
+                let found = match (&value, &key) {
+                    (Value::Namespace(_) | Value::Loop(_), Value::Str(name)) => {
+                        self.attr(&value, name)?
+                    }
+                    _ => methods::item(&value, &key, &mut self.fuel)?,
+                };
+                self.stack.push(found);
+            }
+            Op::Slice => {
+                let (step, stop, start) = (self.pop()?, self.pop()?, self.pop()?);
+                let value = self.pop()?;
+                let slice = methods::slice(&value, [&start, &stop, &step], &mut self.fuel)?;
+                self.stack.push(slice);
+            }
+            Op::List(n) => {
+                let items = self.pop_many(n as usize)?;
+                let list = self.fuel.list(items)?;
+                self.stack.push(list);
+            }
+            Op::Map(n) => {
+                let mut entries = Vec::new();
+                let mut flat = self.pop_many(2 * n as usize)?.into_iter();
+                while let (Some(key), Some(value)) = (flat.next(), flat.next()) {
+                    entries.push((key, value));
+                }
+                let map = self.fuel.map(entries)?;
+                self.stack.push(map);
+            }
+            Op::Unpack(n) => {
+                let value = self.pop()?;
+                let list = self.fuel.items(&value)?;
+                if list.items.len() != n as usize {
+                    return fault!("{} items cannot be unpacked into {n}", list.items.len());
+                }
+                self.stack.extend(list.items.iter().rev().cloned());
+            }
+            Op::Not => {
+                let value = self.pop()?;
+                self.stack.push(Value::Bool(!value.is_true()));
+            }
+            Op::Neg | Op::Pos => {
+                let value = self.pop()?;
+                let by = Value::Int(if op == Op::Neg { -1 } else { 1 });
+                if matches!(value, Value::Str(_) | Value::List(_)) {
+                    return fault!("{} has no sign", value.kind());
+                }
+                let result = binary(super::value::Binary::Mul, &value, &by, &mut self.fuel)?;
+                self.stack.push(result);
+            }
+            Op::Binary(op) => {
+                let (b, a) = (self.pop()?, self.pop()?);
+                let result = binary(op, &a, &b, &mut self.fuel)?;
+                self.stack.push(result);
+            }
+            Op::Jump(n) => return Ok(target(n)),
+            Op::JumpIfFalse(n) => {
+                if !self.pop()?.is_true() {
+                    return Ok(target(n));
+                }
+            }
+            Op::JumpIfFalseOrPop(n) | Op::JumpIfTrueOrPop(n) => {
+                let is_true = self.stack.last().is_some_and(Value::is_true);
+                if is_true == matches!(op, Op::JumpIfTrueOrPop(_)) {
+                    return Ok(target(n));
+                }
+                self.pop()?;
+            }
+            Op::Filter(name, args) => self.apply(name, args, filters::filter)?,
+            Op::Test(name, args) => self.apply(name, args, filters::test)?,
+            Op::Method(name, args) => return self.method(name, args, at),
+            Op::Call(args) => return self.call(args, at),
+            Op::LoopBegin(collects) => {
+                let value = self.pop()?;
+                let items = self.fuel.items(&value)?;
+                self.n_loops += 1;
+                self.loops.push(Loop {
+                    number: self.n_loops,
+                    items,
+                    n_fetched: 0,
+                    kept: collects.then(Vec::new),
+                    next: at + 1,
+                    n_scopes: self.scopes.len(),
+                    n_captures: self.captures.len(),
+                    n_stack: self.stack.len(),
+                });
+                self.scopes.push(Vec::new());
+            }
+            Op::LoopNext(n) => {
+                let Some(current) = self.loops.last_mut() else { return broken() };
+                let Some(item) = current.items.items.get(current.n_fetched).cloned() else {
+                    return Ok(target(n));
+                };
+                current.n_fetched += 1;
+                let (number, n_scopes) = (current.number, current.n_scopes);
+                self.drop_scopes(n_scopes);
+                self.scopes.push(Vec::new());
+                if let Some(name) = self.program.loop_name {
+                    self.store(name, Value::Loop(number));
+                }
+                self.stack.push(item);
+            }
+            Op::LoopKeep => {
+                let keep = self.pop()?.is_true();
+                self.fuel.pay(size_of::<Value>())?;
+                let Some(current) = self.loops.last_mut() else { return broken() };
+                if let (true, Some(kept)) = (keep, &mut current.kept) {
+                    kept.push(current.items.items[current.n_fetched - 1].clone());
+                }
+            }
+            Op::LoopEnd => {
+                let Some(ended) = self.loops.pop() else { return broken() };
+                self.drop_scopes(ended.n_scopes);
+                let left = match ended.kept {
+                    Some(kept) => self.fuel.list(kept)?,
+                    None => Value::Bool(ended.n_fetched == 0),
+                };
+                self.stack.push(left);
+            }
+            Op::Break | Op::Continue => {
+                let Some(current) = self.loops.last_mut() else { return broken() };
+                let next = current.next;
+                if op == Op::Break {
+                    // The next item is then not there.
+                    current.items = Rc::new(List::empty());
+                }
+                let (n_scopes, n_captures, n_stack) =
+                    (current.n_scopes, current.n_captures, current.n_stack);
+                self.drop_scopes(n_scopes + 1);
+                self.captures.truncate(n_captures);
+                self.stack.truncate(n_stack);
+                return Ok(next);
+            }
+            Op::ScopeBegin => self.scopes.push(Vec::new()),
+            Op::ScopeEnd => self.drop_scopes(self.scopes.len() - 1),
+            Op::CaptureBegin => self.captures.push(String::new()),
+            Op::CaptureEnd => {
+                let Some(text) = self.captures.pop() else { return broken() };
+                self.stack.push(Value::Str(Rc::new(text)));
+            }
+            Op::Macro(i) => self.stack.push(Value::Macro(i)),
+            Op::JumpIfGiven(i, n) => {
+                if self.calls.last().is_some_and(|call| call.given >> i & 1 == 1) {
+                    return Ok(target(n));
+                }
+            }
+            Op::Return => {
+                let (Some(call), Some(text)) = (self.calls.pop(), self.captures.pop()) else {
+                    return broken();
+                };
+                self.drop_scopes(self.base);
+                self.base = call.base;
+                self.loops.truncate(call.n_loops);
+                self.stack.push(Value::Str(Rc::new(text)));
+                return Ok(call.return_to);
+            }
+            Op::Pop => {
+                self.pop()?;
+            }
+        }
+        Ok(at + 1)
+    }
+
+    pub(super) fn pop(&mut self) -> Result<Value, Fault> {
+        self.stack.pop().map_or_else(broken, Ok)
+    }
+
+    /// The top `n` values, the lowest first.
+    fn pop_many(&mut self, n: usize) -> Result<Vec<Value>, Fault> {
+        self.fuel.pay(n * size_of::<Value>())?;
+        match self.stack.len().checked_sub(n) {
+            Some(from) => Ok(self.stack.split_off(from)),
+            None => broken(),
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Fault> {
+        match self.captures.last_mut() {
+            Some(out) => self.fuel.push(out, text),
+            None => broken(),
+        }
+    }
+
+    pub(super) fn word(&self, name: Name) -> &'p str {
+        self.program.names[name as usize]
+    }
+
+    fn load(&self, name: Name) -> Value {
+        let bound = &self.bound[name as usize];
+        match (bound.last(), bound.first()) {
+            (Some((scope, value)), _) if *scope >= self.base => value.clone(),
+            (_, Some((0, value))) => value.clone(),
+            _ => Value::Undefined,
+        }
+    }
+
+    pub(super) fn store(&mut self, name: Name, value: Value) {
+        let innermost = self.scopes.len() - 1;
+        let bound = &mut self.bound[name as usize];
+        match bound.last_mut() {
+            Some((scope, old)) if *scope == innermost => *old = value,
+            _ => {
+                bound.push((innermost, value));
+                self.scopes[innermost].push(name);
+            }
+        }
+    }
+
+    /// Ends scopes until only `n` are left.
+    fn drop_scopes(&mut self, n: usize) {
+        for scope in self.scopes.drain(n..) {
+            for name in scope {
+                self.bound[name as usize].pop();
+            }
+        }
+    }
+
+    fn store_attr(&mut self, name: Name, attr: &str, value: Value) -> Result<(), Fault> {
+        let Value::Namespace(space) = self.load(name) else {
+            return fault!("'{}' is not a namespace", self.word(name));
+        };
+        if matches!(value, Value::Namespace(_)) {
+            return fault!("a namespace cannot be put into anything");
+        }
+        let mut space = space.borrow_mut();
+        self.fuel.pay(64 * space.len())?;
+        match space.iter_mut().find(|(other, _)| other == attr) {
+            Some((_, old)) => *old = value,
+            None => space.push((attr.to_owned(), value)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn attr(&mut self, value: &Value, name: &str) -> Result<Value, Fault> {
+        match value {
+            Value::Loop(number) => self.loop_attr(*number, name),
+            Value::Namespace(space) => {
+                let space = space.borrow();
+                self.fuel.pay(64 * space.len())?;
+                let found = space.iter().find(|(other, _)| other == name);
+                Ok(found.map_or(Value::Undefined, |(_, value)| value.clone()))
+            }
+            Value::Undefined => fault!("'{name}' of an undefined value"),
+            _ => {
+                let key = self.fuel.string(&[name])?;
+                methods::item(value, &key, &mut self.fuel)
+            }
+        }
+    }
+
+    /// Takes the arguments off the stack: by position, by name.
+    #[allow(clippy::type_complexity, reason = "a pair of lists, used in three places below")]
+    pub(super) fn pop_args(
+        &mut self,
+        args: Args,
+    ) -> Result<(Vec<Value>, Vec<(&'p str, Value)>), Fault> {
+        let program = self.program;
+        let names = &program.arg_names[args.names as usize];
+        let values = self.pop_many(names.len())?;
+        let words = names.iter().map(|&name| program.names[name as usize]);
+        let by_name = words.zip(values).collect();
+        Ok((self.pop_many(args.n as usize)?, by_name))
+    }
+
+    /// Replaces the arguments and the value below them by what a filter or test makes of them.
+    fn apply(
+        &mut self,
+        name: Name,
+        args: Args,
+        what: fn(&str, &Value, &Given<'_>, &mut Fuel) -> Result<Value, Fault>,
+    ) -> Result<(), Fault> {
+        let (by_position, by_name) = self.pop_args(args)?;
+        let value = self.pop()?;
+        let given = Given { by_position: &by_position, by_name: &by_name };
+        let result = what(self.word(name), &value, &given, &mut self.fuel)?;
+        self.stack.push(result);
+        Ok(())
+    }
+}
+
+/// What the parser never makes: code that does not fit together.
+pub(super) fn broken<T>() -> Result<T, Fault> {
+    fault!("the compiled template is broken")
+}

@@ -1,0 +1,415 @@
+//! Items and slices, the methods of strings, maps and lists, and the functions of every template.
+
+use super::calls::Given;
+use super::text;
+use super::value::{Fault, Fuel, Map, Value, equal, fault, is_space};
+
+/// What Jinja's sandbox allows for a range.
+const MAX_RANGE: i64 = 100_000;
+
+/// `value[key]`; undefined if there is no such item.
+pub(super) fn item(value: &Value, key: &Value, fuel: &mut Fuel) -> Result<Value, Fault> {
+    let place = |n: usize| -> Option<usize> {
+        let Value::Int(i) = key else { return None };
+        let at = if *i < 0 { i.checked_add(n as i64)? } else { *i };
+        usize::try_from(at).ok().filter(|at| *at < n)
+    };
+    Ok(match value {
+        Value::Undefined => {
+            let mut name = String::new();
+            text::write(key, &mut name, fuel)?;
+            return fault!("'{name}' of an undefined value");
+        }
+        Value::Map(map) => fuel.get(map, key)?.unwrap_or(Value::Undefined),
+        Value::List(list) => {
+            place(list.items.len()).map_or(Value::Undefined, |at| list.items[at].clone())
+        }
+        Value::Str(text) if matches!(key, Value::Int(_)) => {
+            fuel.pay(text.len())?;
+            match place(text.chars().count()).and_then(|at| text.chars().nth(at)) {
+                Some(c) => fuel.string(&[c.encode_utf8(&mut [0; 4])])?,
+                None => Value::Undefined,
+            }
+        }
+        _ => Value::Undefined,
+    })
+}
+
+/// `value[start:stop:step]`, each none or a whole number.
+pub(super) fn slice(value: &Value, parts: [&Value; 3], fuel: &mut Fuel) -> Result<Value, Fault> {
+    let list = match value {
+        Value::Str(_) | Value::List(_) => fuel.items(value)?,
+        _ => return fault!("{} cannot be sliced", value.kind()),
+    };
+    let n = list.items.len() as i64;
+    let step = if matches!(parts[2], Value::None) { 1 } else { parts[2].int()? };
+    if step == 0 {
+        return fault!("a slice's step is 0");
+    }
+    let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
+    let bound = |part: &Value, missing: i64| -> Result<i64, Fault> {
+        Ok(match part {
+            Value::None => missing,
+            _ => {
+                let at = part.int()?;
+                (if at < 0 { at.saturating_add(n) } else { at }).clamp(low, high)
+            }
+        })
+    };
+    let start = bound(parts[0], if step > 0 { low } else { high })?;
+    let stop = bound(parts[1], if step > 0 { high } else { low })?;
+    let mut items = Vec::new();
+    let mut at = start;
+    while (step > 0 && at < stop) || (step < 0 && at > stop) {
+        fuel.pay(size_of::<Value>())?;
+        items.push(list.items[at as usize].clone());
+        at = at.saturating_add(step);
+    }
+    match value {
+        Value::Str(_) => {
+            let mut out = String::new();
+            for item in &items {
+                fuel.push(&mut out, item.text()?)?;
+            }
+            fuel.string(&[&out])
+        }
+        _ => fuel.list(items),
+    }
+}
+
+/// `range(stop)`, `range(start, stop)` or `range(start, stop, step)`.
+pub(super) fn range(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
+    given.at_most(3, &[])?;
+    let (start, stop, step) = match given.by_position {
+        [stop] => (0, stop.int()?, 1),
+        [start, stop] => (start.int()?, stop.int()?, 1),
+        [start, stop, step] => (start.int()?, stop.int()?, step.int()?),
+        _ => return fault!("range needs an argument"),
+    };
+    if step == 0 {
+        return fault!("a range's step is 0");
+    }
+    let distance = if step > 0 { stop.checked_sub(start) } else { start.checked_sub(stop) };
+    let n = match distance.zip(step.checked_abs()) {
+        Some((distance, step)) => (distance.max(0) as u64).div_ceil(step as u64) as i64,
+        None => i64::MAX,
+    };
+    if n > MAX_RANGE {
+        return fault!("a range of more than {MAX_RANGE} numbers");
+    }
+    fuel.pay(n as usize * size_of::<Value>())?;
+    fuel.list((0..n).map(|i| Value::Int(start + i * step)).collect())
+}
+
+/// `strftime_now(format)`: midnight of Friday, 26 July 2024, whenever it is asked.
+pub(super) fn date(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
+    given.at_most(1, &[])?;
+    let mut out = String::new();
+    let mut rest = given.need(0, "format")?.text()?;
+    while let Some(at) = rest.find('%') {
+        fuel.push(&mut out, &rest[..at])?;
+        let mut letters = rest[at + 1..].chars();
+        let mut letter = letters.next();
+        if letter == Some('-') {
+            letter = letters.next();
+        }
+        let text = match letter {
+            Some('d' | 'e') => "26",
+            Some('m') if rest[at + 1..].starts_with('-') => "7",
+            Some('m') => "07",
+            Some('Y') => "2024",
+            Some('y') => "24",
+            Some('b' | 'h') => "Jul",
+            Some('B') => "July",
+            Some('a') => "Fri",
+            Some('A') => "Friday",
+            Some('j') => "208",
+            Some('H' | 'M' | 'S') if rest[at + 1..].starts_with('-') => "0",
+            Some('H' | 'M' | 'S') => "00",
+            Some('I') => "12",
+            Some('p') => "AM",
+            Some('F') => "2024-07-26",
+            Some('T' | 'X') => "00:00:00",
+            Some('D' | 'x') => "07/26/24",
+            Some('c') => "Fri Jul 26 00:00:00 2024",
+            Some('Z') => "UTC",
+            Some('z') => "+0000",
+            Some('%') => "%",
+            _ => return fault!("strftime_now does not know the format {:?}", &rest[at..]),
+        };
+        fuel.push(&mut out, text)?;
+        rest = letters.as_str();
+    }
+    fuel.push(&mut out, rest)?;
+    fuel.string(&[&out])
+}
+
+/// `value.name(...)`.
+pub(super) fn method(
+    value: &Value,
+    name: &str,
+    given: &Given<'_>,
+    fuel: &mut Fuel,
+) -> Result<Value, Fault> {
+    match value {
+        Value::Str(text) => string_method(text, name, given, fuel),
+        Value::Map(map) => map_method(map, name, given, fuel),
+        Value::List(list) if name == "index" || name == "count" => {
+            let wanted = given.need(0, "value")?;
+            let mut n = 0;
+            for (i, item) in list.items.iter().enumerate() {
+                if equal(item, wanted, fuel)? {
+                    if name == "index" {
+                        return Ok(Value::Int(i as i64));
+                    }
+                    n += 1;
+                }
+            }
+            if name == "count" { Ok(Value::Int(n)) } else { fault!("index: not in the list") }
+        }
+        Value::Undefined => fault!("'{name}' of an undefined value"),
+        _ => fault!("{} has no method '{name}'", value.kind()),
+    }
+}
+
+fn map_method(map: &Map, name: &str, given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
+    fuel.pay(map.entries.len() * size_of::<Value>())?;
+    match name {
+        "get" => {
+            given.at_most(2, &[])?;
+            let default = given.get(1, "default").cloned().unwrap_or(Value::None);
+            Ok(fuel.get(map, given.need(0, "key")?)?.unwrap_or(default))
+        }
+        "keys" => fuel.list(map.entries.iter().map(|(key, _)| key.clone()).collect()),
+        "values" => fuel.list(map.entries.iter().map(|(_, value)| value.clone()).collect()),
+        "items" => pairs(map, fuel),
+        _ => fault!("a map has no method '{name}'"),
+    }
+}
+
+/// The entries of a map, each as a list of two.
+pub(super) fn pairs(map: &Map, fuel: &mut Fuel) -> Result<Value, Fault> {
+    let mut items = Vec::new();
+    for (key, value) in &map.entries {
+        items.push(fuel.list(vec![key.clone(), value.clone()])?);
+    }
+    fuel.list(items)
+}
+
+/// The characters that `strip` takes off: those given, or white space.
+pub(super) fn strips<'a>(chars: Option<&'a Value>) -> Result<impl Fn(char) -> bool + 'a, Fault> {
+    let chars = match chars {
+        None | Some(Value::None) => None,
+        Some(chars) => Some(chars.text()?),
+    };
+    Ok(move |c| chars.map_or_else(|| is_space(c), |chars| chars.contains(c)))
+}
+
+fn string_method(
+    text: &str,
+    name: &str,
+    given: &Given<'_>,
+    fuel: &mut Fuel,
+) -> Result<Value, Fault> {
+    fuel.pay(text.len())?;
+    match name {
+        "strip" | "lstrip" | "rstrip" => {
+            given.at_most(1, &[])?;
+            let chars = given.get(0, "chars");
+            let n_chars = chars.and_then(|c| c.text().ok()).map_or(1, str::len);
+            fuel.pay(text.len().saturating_mul(n_chars))?;
+            let takes = strips(chars)?;
+            let text = if name == "rstrip" { text } else { text.trim_start_matches(&takes) };
+            let text = if name == "lstrip" { text } else { text.trim_end_matches(&takes) };
+            fuel.string(&[text])
+        }
+        "upper" => upper(text, fuel),
+        "lower" => lower(text, fuel),
+        "title" => title(text, |before| !before.is_alphabetic(), fuel),
+        "capitalize" => capitalised(text, fuel),
+        "replace" => {
+            given.at_most(3, &["count"])?;
+            let count = given.get(2, "count").map_or(Ok(-1), Value::int)?;
+            let (old, new) = (given.need(0, "old")?.text()?, given.need(1, "new")?.text()?);
+            replaced(text, old, new, count, fuel)
+        }
+        "split" | "rsplit" => {
+            given.at_most(2, &["sep", "maxsplit"])?;
+            let most = given.get(1, "maxsplit").map_or(Ok(-1), Value::int)?;
+            let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
+            let parts: Vec<&str> = match (given.get(0, "sep"), name) {
+                (None | Some(Value::None), "split") => words(text, most),
+                (None | Some(Value::None), _) if most > text.len() => words(text, most),
+                (None | Some(Value::None), _) => {
+                    return fault!("rsplit without a separator takes no count");
+                }
+                (Some(sep), _) => {
+                    let sep = sep.text()?;
+                    if sep.is_empty() {
+                        return fault!("{name}: the separator is empty");
+                    }
+                    if name == "split" {
+                        text.splitn(most.saturating_add(1), sep).collect()
+                    } else {
+                        let mut parts: Vec<&str> =
+                            text.rsplitn(most.saturating_add(1), sep).collect();
+                        parts.reverse();
+                        parts
+                    }
+                }
+            };
+            strings(&parts, fuel)
+        }
+        "splitlines" => {
+            let mut parts: Vec<&str> = text.split('\n').collect();
+            if parts.last() == Some(&"") {
+                parts.pop();
+            }
+            strings(&parts, fuel)
+        }
+        "startswith" | "endswith" => {
+            given.at_most(1, &[])?;
+            let found = |part: &Value| {
+                let part = part.text()?;
+                Ok(if name == "startswith" { text.starts_with(part) } else { text.ends_with(part) })
+            };
+            let wanted = given.need(0, "prefix")?;
+            let Value::List(list) = wanted else { return found(wanted).map(Value::Bool) };
+            for part in &list.items {
+                fuel.pay(text.len())?;
+                if found(part)? {
+                    return Ok(Value::Bool(true));
+                }
+            }
+            Ok(Value::Bool(false))
+        }
+        "removeprefix" => {
+            let prefix = given.need(0, "prefix")?.text()?;
+            fuel.string(&[text.strip_prefix(prefix).unwrap_or(text)])
+        }
+        "removesuffix" => {
+            let suffix = given.need(0, "suffix")?.text()?;
+            fuel.string(&[text.strip_suffix(suffix).unwrap_or(text)])
+        }
+        "find" | "rfind" | "index" => {
+            given.at_most(1, &[])?;
+            let wanted = given.need(0, "sub")?.text()?;
+            let at = if name == "rfind" { text.rfind(wanted) } else { text.find(wanted) };
+            match at {
+                Some(at) => Ok(Value::Int(text[..at].chars().count() as i64)),
+                None if name == "index" => fault!("index: not in the string"),
+                None => Ok(Value::Int(-1)),
+            }
+        }
+        "count" => Ok(Value::Int(text.matches(given.need(0, "sub")?.text()?).count() as i64)),
+        "join" => joined(given.need(0, "items")?, text, fuel),
+        "isdigit" | "isnumeric" | "isdecimal" => all(text, |c| c.is_numeric()),
+        "isalpha" => all(text, char::is_alphabetic),
+        "isalnum" => all(text, char::is_alphanumeric),
+        "isspace" => all(text, is_space),
+        "isupper" => Ok(Value::Bool(
+            text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase),
+        )),
+        "islower" => Ok(Value::Bool(
+            text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase),
+        )),
+        _ => fault!("a string has no method '{name}'"),
+    }
+}
+
+fn all(text: &str, is: fn(char) -> bool) -> Result<Value, Fault> {
+    Ok(Value::Bool(!text.is_empty() && text.chars().all(is)))
+}
+
+/// A list of strings.
+fn strings(parts: &[&str], fuel: &mut Fuel) -> Result<Value, Fault> {
+    let mut items = Vec::new();
+    for part in parts {
+        fuel.pay(64)?;
+        items.push(fuel.string(&[part])?);
+    }
+    fuel.list(items)
+}
+
+/// The words between white space; after `most` splits, the rest as one.
+fn words(text: &str, most: usize) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start_matches(is_space);
+    while !rest.is_empty() {
+        let end = rest.find(is_space).filter(|_| words.len() < most);
+        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+        words.push(word);
+        rest = after.trim_start_matches(is_space);
+    }
+    words
+}
+
+pub(super) fn upper(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
+    fuel.pay(3 * text.len())?;
+    fuel.string(&[&text.to_uppercase()])
+}
+
+pub(super) fn lower(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
+    fuel.pay(3 * text.len())?;
+    fuel.string(&[&text.to_lowercase()])
+}
+
+/// The first letter in upper case, the others in lower case.
+pub(super) fn capitalised(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
+    let mut first = true;
+    title(text, |_| std::mem::take(&mut first), fuel)
+}
+
+/// Each character in upper case if `begins` says so of the one before it, in lower case otherwise.
+pub(super) fn title(
+    text: &str,
+    mut begins: impl FnMut(char) -> bool,
+    fuel: &mut Fuel,
+) -> Result<Value, Fault> {
+    fuel.pay(3 * text.len())?;
+    let mut out = String::new();
+    let mut before = ' ';
+    for c in text.chars() {
+        if begins(before) {
+            out.extend(c.to_uppercase());
+        } else {
+            out.extend(c.to_lowercase());
+        }
+        before = c;
+    }
+    fuel.string(&[&out])
+}
+
+/// The text with at most `count` occurrences replaced; all, if the count is negative.
+pub(super) fn replaced(
+    text: &str,
+    old: &str,
+    new: &str,
+    count: i64,
+    fuel: &mut Fuel,
+) -> Result<Value, Fault> {
+    fuel.pay(text.len())?;
+    let mut out = String::new();
+    let mut from = 0;
+    for (n, (at, _)) in text.match_indices(old).enumerate() {
+        if count >= 0 && n as i64 >= count {
+            break;
+        }
+        fuel.push(&mut out, &text[from..at])?;
+        fuel.push(&mut out, new)?;
+        from = at + old.len();
+    }
+    fuel.push(&mut out, &text[from..])?;
+    Ok(Value::Str(std::rc::Rc::new(out)))
+}
+
+/// The items as text, with a separator between them.
+pub(super) fn joined(items: &Value, separator: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
+    let list = fuel.items(items)?;
+    let mut out = String::new();
+    for (i, item) in list.items.iter().enumerate() {
+        fuel.push(&mut out, if i > 0 { separator } else { "" })?;
+        text::write(item, &mut out, fuel)?;
+    }
+    Ok(Value::Str(std::rc::Rc::new(out)))
+}

@@ -1,0 +1,56 @@
+//! Bytes that a model and a session will take, before any of them is allocated.
+
+use crate::backend::cpu::Cpu;
+use crate::backend::{Decoder, Shape};
+use crate::base::error::{Result, err};
+use crate::base::memory;
+use crate::kv::cells::Cells;
+
+use super::params::Resolved;
+
+/// Bytes needed, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Weights in memory of their own; 0 when the file is mapped.
+    pub weights_bytes: u64,
+    /// Weights in the page cache, shared with other processes; 0 when the file is copied.
+    pub mapped_bytes: u64,
+    /// Metadata and vocabulary.
+    pub vocab_bytes: u64,
+    /// Keys and values of one session.
+    pub kv_bytes: u64,
+    /// Activations and logits of one session.
+    pub scratch_bytes: u64,
+    /// All of these but what is mapped.
+    pub total_bytes: u64,
+}
+
+impl Resolved {
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            n_ctx: self.n_ctx,
+            n_batch: self.n_batch,
+            n_logits: self.n_logits,
+            kv_f32: self.kv_f32,
+            n_threads: self.n_threads.max(self.n_threads_batch),
+        }
+    }
+}
+
+/// Bytes of the KV cache of a session, and of everything else in it.
+pub(super) fn session_bytes(d: &Decoder, n_layer: usize, shape: &Shape) -> (u64, u64) {
+    let kv = Cpu::kv_bytes(d, shape) * n_layer as u64 + Cells::bytes(shape.n_ctx);
+    let sampling = crate::sampler::Scratch::bytes(d.n_vocab);
+    (kv, Cpu::scratch_bytes(d, shape) + sampling)
+}
+
+/// Fails with `OutOfMemory` if the system has less to give. Asking it for pages that it has not got
+/// would not fail: it would end this process, or another. And the number that is asked for may come
+/// from a file, as the length of the context does.
+pub(super) fn check_memory(what: &str, bytes: u64) -> Result<()> {
+    let free = memory::available();
+    if bytes > free {
+        return Err(err!(OutOfMemory, "{what}: {bytes} bytes, and {free} are free"));
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! A session: one sequence being generated.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::base::clock;
+use crate::base::error::{Result, err};
+use crate::kv::cells::Cells;
+use crate::sampler::{Sampler, Scratch};
+
+use super::load::Model;
+use super::params::{Control, Logits, Resolved, SessionParams};
+use super::plan::{check_memory, session_bytes};
+use super::runner::Runner;
+
+/// One sequence: its KV cache, its logits and its threads. Everything it will ever need is
+/// allocated when it is made.
+pub struct Session {
+    model: Arc<Model>,
+    params: Resolved,
+    runner: Runner<Cpu>,
+    sampling: Mutex<Scratch>,
+    times: Times,
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    n_prefill: u64,
+    prefill_ns: u64,
+    n_decode: u64,
+    decode_ns: u64,
+}
+
+/// The state of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Cells of the KV cache.
+    pub n_ctx: u32,
+    /// Tokens evaluated at once.
+    pub n_batch: u32,
+    /// Tokens held.
+    pub n_kv: u32,
+    /// Position that the next token will have.
+    pub pos: u32,
+    /// Bytes of the KV cache.
+    pub kv_bytes: u64,
+    /// Bytes of everything else.
+    pub scratch_bytes: u64,
+    /// Tokens evaluated many at a time.
+    pub n_prefill: u64,
+    /// Nanoseconds that took.
+    pub prefill_ns: u64,
+    /// Tokens evaluated one at a time.
+    pub n_decode: u64,
+    /// Nanoseconds that took.
+    pub decode_ns: u64,
+    /// Tokens evicted.
+    pub n_evicted: u64,
+}
+
+impl Session {
+    /// Makes a session, and allocates everything it will need.
+    pub fn new(model: Arc<Model>, params: &SessionParams) -> Result<Session> {
+        let params = params.resolve(model.info())?;
+        Session::with(model, params)
+    }
+
+    fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
+        let weights = Arc::clone(model.weights());
+        let shape = params.shape();
+        let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
+        check_memory("session", bytes.0.saturating_add(bytes.1))?;
+        let mut scratch = weights.backend.scratch(&shape)?;
+        scratch.set_threads(params.n_threads, params.n_threads_batch);
+        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape));
+        let mut outputs = Vec::new();
+        outputs
+            .try_reserve_exact(params.n_batch)
+            .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
+        let runner = Runner {
+            kv: kv.collect::<Result<_>>()?,
+            scratch,
+            cells: Cells::new(params.n_ctx)?,
+            n_batch: params.n_batch,
+            auto_evict: params.auto_evict,
+            pos_limit: params.n_ctx.max(model.info().n_ctx_train as usize) as u32,
+            n_logits: 0,
+            max_logits: params.n_logits,
+            n_evicted: 0,
+            outputs,
+            weights,
+        };
+        let sampling = Mutex::new(Scratch::new(model.info().n_vocab as usize)?);
+        Ok(Session { model, params, runner, sampling, times: Times::default() })
+    }
+
+    /// The model it runs.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Evaluates tokens after those held. All or nothing: on an error the session is as it was
+    /// before the call, but that logits are gone and that room made by automatic eviction stays.
+    pub fn eval(
+        &mut self,
+        tokens: &[i32],
+        logits: Logits<'_>,
+        control: &Control<'_>,
+    ) -> Result<()> {
+        let n_vocab = self.model.info().n_vocab;
+        if tokens.is_empty() {
+            return Err(err!(InvalidArgument, "tokens: none given, expected at least 1"));
+        }
+        if let Some(bad) = tokens.iter().find(|&&t| t < 0 || t as u32 >= n_vocab) {
+            return Err(err!(
+                InvalidArgument,
+                "tokens: found {bad}, expected 0 to {}",
+                n_vocab - 1
+            ));
+        }
+        self.model.check_unchanged()?;
+        let start = clock::now_ns();
+        self.runner.eval(tokens, logits, control)?;
+        let ns = clock::now_ns().saturating_sub(start);
+        match tokens.len() {
+            1 => {
+                (self.times.n_decode, self.times.decode_ns) =
+                    (self.times.n_decode + 1, self.times.decode_ns + ns)
+            }
+            n => {
+                (self.times.n_prefill, self.times.prefill_ns) =
+                    (self.times.n_prefill + n as u64, self.times.prefill_ns + ns)
+            }
+        }
+        Ok(())
+    }
+
+    /// The logits of the last row that the last eval left, one for each token of the vocabulary.
+    pub fn logits(&self) -> Result<&[f32]> {
+        let last = self.n_logits().checked_sub(1);
+        self.logits_row(last.unwrap_or(0))
+    }
+
+    /// Row `i` of the logits that the last eval left.
+    pub fn logits_row(&self, i: usize) -> Result<&[f32]> {
+        match self.n_logits() {
+            0 => Err(err!(NotReady, "there are no logits; eval first")),
+            n if i >= n => Err(err!(InvalidArgument, "logits: found row {i}, expected below {n}")),
+            _ => self.runner.weights.backend.logits(&self.runner.scratch, i),
+        }
+    }
+
+    /// Rows of logits that the last eval left.
+    pub fn n_logits(&self) -> usize {
+        self.runner.n_logits
+    }
+
+    /// Samples the next token from the last row of logits.
+    pub fn sample(&self, sampler: &mut Sampler) -> Result<i32> {
+        let logits = self.logits()?;
+        let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.sample(logits, &mut scratch)
+    }
+
+    /// Keeps the first `n_sink` tokens (0 = 4) and the most recent ones, `n_keep` in all (0 = half
+    /// of the cells); gives the number evicted.
+    pub fn kv_evict(&mut self, n_sink: u32, n_keep: u32) -> Result<u32> {
+        let n_keep = if n_keep == 0 { self.params.n_ctx / 2 } else { n_keep as usize };
+        let n_sink = match n_sink {
+            0 => crate::kv::policy::DEFAULT_SINKS,
+            n => n as usize,
+        };
+        Ok(self.runner.kv_evict(n_sink, n_keep) as u32)
+    }
+
+    /// Evicts the tokens at positions `from..to`; gives the number evicted. Positions of the
+    /// others stay.
+    pub fn kv_evict_range(&mut self, from: u32, to: u32) -> Result<u32> {
+        if from > to {
+            return Err(err!(InvalidArgument, "positions {from} to {to} run backwards"));
+        }
+        Ok(self.runner.kv_evict_range(from, to) as u32)
+    }
+
+    /// Forgets every token from position `pos` on.
+    pub fn truncate(&mut self, pos: u32) -> Result<()> {
+        self.runner.truncate(pos)
+    }
+
+    /// A session of the same parameters that holds the same tokens, and no logits.
+    pub fn fork(&self) -> Result<Session> {
+        let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
+        fork.runner.copy_from(&self.runner)?;
+        fork.set_threads(self.params.n_threads as u32, self.params.n_threads_batch as u32)?;
+        Ok(fork)
+    }
+
+    /// Changes how many threads evaluate one token, and many; at most those it was made with.
+    pub fn set_threads(&mut self, decode: u32, batch: u32) -> Result<()> {
+        let most = self.params.shape().n_threads;
+        for n in [decode, batch] {
+            if n == 0 || n as usize > most {
+                return Err(err!(InvalidArgument, "threads: found {n}, expected 1 to {most}"));
+            }
+        }
+        self.runner.scratch.set_threads(decode as usize, batch as usize);
+        Ok(())
+    }
+
+    /// The state of the session.
+    pub fn info(&self) -> SessionInfo {
+        let decoder = self.runner.weights.backend.decoder();
+        let n_layer = self.runner.weights.layers.len();
+        let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        SessionInfo {
+            n_ctx: self.params.n_ctx as u32,
+            n_batch: self.params.n_batch as u32,
+            n_kv: self.runner.cells.len() as u32,
+            pos: self.runner.cells.next_pos(),
+            kv_bytes,
+            scratch_bytes,
+            n_prefill: self.times.n_prefill,
+            prefill_ns: self.times.prefill_ns,
+            n_decode: self.times.n_decode,
+            decode_ns: self.times.decode_ns,
+            n_evicted: self.runner.n_evicted,
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Structs that cross the boundary: sized, zero by default, growing only at the end.
+
+use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
+
+use super::device::tern_device_info;
+use super::pointer::Sized0;
+
+/// A token of a model's vocabulary.
+pub type tern_token = i32;
+
+/// How the weights get into memory.
+pub type tern_load_mode = u32;
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available, else
+/// TERN_LOAD_MAP_GUARDED.
+pub const TERN_LOAD_DEFAULT: tern_load_mode = 0;
+/// Reads the file into memory of its own. What happens to the file afterwards does not matter.
+pub const TERN_LOAD_COPY: tern_load_mode = 1;
+/// Maps the file, reads all of it once, and notices before each eval if it has changed since
+/// (TERN_ERROR_MODEL_CHANGED). A file that is cut short *during* an eval ends the process with
+/// SIGBUS: replace model files by rename, never in place.
+pub const TERN_LOAD_MAP_GUARDED: tern_load_mode = 2;
+/// Maps the file and trusts that nobody changes it. The fastest to load.
+pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
+
+/// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the
+/// load fails with TERN_ERROR_ABORTED.
+pub type tern_progress_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
+
+/// How to load a model. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_model_params {
+    /// sizeof(tern_model_params)
+    pub struct_size: u32,
+    /// Index of the device that holds the weights and evaluates; 0 = the CPU.
+    pub device: u32,
+    /// How the weights get into memory; one of TERN_LOAD_*.
+    pub load_mode: tern_load_mode,
+    /// Zero.
+    pub reserved: u32,
+    /// Called while the model loads; NULL = not.
+    pub progress: tern_progress_fn,
+    /// Handed to `progress`.
+    pub user_data: *mut c_void,
+}
+
+/// What tern_model_describe() says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_model_info {
+    /// sizeof(tern_model_info)
+    pub struct_size: u32,
+    /// Tokens in the vocabulary.
+    pub n_vocab: u32,
+    /// Tokens of context the model was trained with.
+    pub n_ctx_train: u32,
+    /// Width of the residual stream.
+    pub n_embd: u32,
+    /// Transformer blocks.
+    pub n_layer: u32,
+    /// Query heads.
+    pub n_head: u32,
+    /// Key and value heads.
+    pub n_head_kv: u32,
+    /// The token that begins a text; -1 = none.
+    pub bos: i32,
+    /// Bytes of weights read for each token evaluated.
+    pub weight_bytes: u64,
+    /// The architecture, as the file names it, as in "qwen3".
+    pub arch: *const c_char,
+    /// The model's name; empty if the file has none.
+    pub name: *const c_char,
+    /// Weights, counted.
+    pub n_params: u64,
+    /// The token that ends a text; -1 = none. See also tern_model_token_is_eog().
+    pub eos: i32,
+    /// Width of a head.
+    pub head_dim: u32,
+    /// Width of the feed-forward layer.
+    pub n_ff: u32,
+    /// Entries of metadata, for tern_model_metadata_at().
+    pub n_metadata: u32,
+}
+
+/// What a session will take; see tern_model_plan(). All in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_plan_info {
+    /// sizeof(tern_plan_info)
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Weights in memory of our own; 0 if the file is mapped.
+    pub weights_bytes: u64,
+    /// The KV cache.
+    pub kv_bytes: u64,
+    /// Everything else that a session needs: activations, logits, scores.
+    pub scratch_bytes: u64,
+    /// Vocabulary and metadata.
+    pub vocab_bytes: u64,
+    /// The sum of the above: one model and one session.
+    pub total_bytes: u64,
+    /// The part of the file that is mapped. The system can drop and read it again at will.
+    pub mapped_bytes: u64,
+}
+
+/// The element type of the KV cache.
+pub type tern_kv_dtype = u32;
+/// Half precision: 2 bytes.
+pub const TERN_KV_F16: tern_kv_dtype = 0;
+/// Single precision: 4 bytes.
+pub const TERN_KV_F32: tern_kv_dtype = 1;
+
+/// What eval does when the KV cache is full.
+pub type tern_when_full = u32;
+/// It fails with TERN_ERROR_KV_FULL, and the caller evicts, or gives up.
+pub const TERN_WHEN_FULL_FAIL: tern_when_full = 0;
+/// It evicts as tern_session_kv_evict() does, with the `n_sink` and `n_keep` of the session, and
+/// goes on: generation without end in memory that does not grow.
+pub const TERN_WHEN_FULL_EVICT: tern_when_full = 1;
+
+/// How to make a session. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_session_params {
+    /// sizeof(tern_session_params)
+    pub struct_size: u32,
+    /// Tokens the KV cache can hold; 0 = as many as the model was trained on.
+    pub n_ctx: u32,
+    /// Tokens evaluated at once while reading a prompt; 0 = 512.
+    pub n_batch: u32,
+    /// Threads that evaluate one token at a time (decode), the calling one included; 0 = one for
+    /// each performance core.
+    pub n_threads: u32,
+    /// Threads that evaluate many tokens at once (prefill); 0 = as many as `n_threads`.
+    pub n_threads_prefill: u32,
+    /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
+    pub n_logits: u32,
+    /// The element type of the KV cache; one of TERN_KV_*.
+    pub kv_dtype: tern_kv_dtype,
+    /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
+    pub when_full: tern_when_full,
+    /// With TERN_WHEN_FULL_EVICT: first tokens that are never evicted; 0 = 4.
+    pub n_sink: u32,
+    /// With TERN_WHEN_FULL_EVICT: tokens to keep in all; 0 = half of n_ctx.
+    pub n_keep: u32,
+}
+
+/// What tern_session_describe() says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_session_info {
+    /// sizeof(tern_session_info)
+    pub struct_size: u32,
+    /// Tokens the KV cache can hold.
+    pub n_ctx: u32,
+    /// Tokens it holds now.
+    pub n_kv: u32,
+    /// Position that the next token will have.
+    pub pos: u32,
+    /// Bytes of the KV cache, in all.
+    pub kv_bytes: u64,
+    /// Tokens evaluated many at a time (prefill).
+    pub n_prefill: u64,
+    /// Nanoseconds of prefill.
+    pub prefill_ns: u64,
+    /// Tokens evaluated one at a time (decode).
+    pub n_decode: u64,
+    /// Nanoseconds of decode.
+    pub decode_ns: u64,
+    /// Tokens evicted, by request or because the KV cache was full.
+    pub n_evicted: u64,
+}
+
+/// Which logits an eval keeps.
+pub type tern_logits = u32;
+/// Those of the last token.
+pub const TERN_LOGITS_LAST: tern_logits = 0;
+/// Those of the tokens that `positions` names.
+pub const TERN_LOGITS_POSITIONS: tern_logits = 1;
+/// None: a prompt's part that is not its end. Saves the work.
+pub const TERN_LOGITS_NONE: tern_logits = 2;
+
+/// How to evaluate. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_eval_params {
+    /// sizeof(tern_eval_params)
+    pub struct_size: u32,
+    /// Which logits to keep; one of TERN_LOGITS_*.
+    pub logits: tern_logits,
+    /// With TERN_LOGITS_POSITIONS: indices into the tokens of this call, ascending. At most
+    /// `n_logits` of tern_session_params.
+    pub positions: *const u32,
+    /// How many.
+    pub n_positions: usize,
+    /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
+    pub deadline_ns: u64,
+}
+
+/// What tern_session_kv_evict() gives up.
+pub type tern_kv_policy = u32;
+/// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
+pub const TERN_KV_POLICY_WINDOW: tern_kv_policy = 0;
+
+/// What to evict. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_kv_evict_params {
+    /// sizeof(tern_kv_evict_params)
+    pub struct_size: u32,
+    /// How to choose; one of TERN_KV_POLICY_*.
+    pub policy: tern_kv_policy,
+    /// First tokens that are never evicted (attention sinks); 0 = 4.
+    pub n_sink: u32,
+    /// Tokens to keep in all; 0 = half of n_ctx.
+    pub n_keep: u32,
+}
+
+/// What is added to a token's logit. Never grows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct tern_logit_bias {
+    /// The token.
+    pub token: tern_token,
+    /// Added to its logit, -10000 to 10000; -INFINITY bans it.
+    pub bias: f32,
+}
+
+/// How probable a token was. Never grows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct tern_token_logprob {
+    /// The token.
+    pub token: tern_token,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// How to sample. All zero is greedy: the most probable token, always.
+///
+/// The steps are always these, in this order: logit bias; the three penalties; top_k; typical_p;
+/// top_p; min_p; temperature; draw. Each filter sees the probabilities that the one before it
+/// left. The same parameters, logits and tokens seen give the same token on every machine.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_sampler_params {
+    /// sizeof(tern_sampler_params)
+    pub struct_size: u32,
+    /// Keep the k most probable tokens; 0 = all.
+    pub top_k: u32,
+    /// Keep the most probable tokens that hold this share of the probability; 0 or 1 = all.
+    pub top_p: f32,
+    /// Keep tokens at least this fraction as probable as the best one; 0 = all.
+    pub min_p: f32,
+    /// Divide the logits by this, at most 100; 0 = greedy.
+    pub temperature: f32,
+    /// Divide the positive logits of recent tokens by this and multiply the negative ones, 0.01 to
+    /// 100; 0 or 1 = off.
+    pub repeat_penalty: f32,
+    /// Seeds the random state.
+    pub seed: u64,
+    /// Keep the tokens whose information is nearest to the expected one, until they hold this
+    /// share of the probability; 0 or 1 = all.
+    pub typical_p: f32,
+    /// Subtract this from a token's logit for each time it is recent, -100 to 100; 0 = off.
+    pub frequency_penalty: f32,
+    /// Subtract this from a token's logit if it is recent, -100 to 100; 0 = off.
+    pub presence_penalty: f32,
+    /// How many of the last tokens the three penalties call recent, at most 1048576; 0 = 64.
+    pub penalty_last_n: u32,
+    /// How many of the best tokens tern_sampler_logprobs() tells of, after the chosen one, at most
+    /// 64; 0 = it tells nothing.
+    pub n_logprobs: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What to add to which logits, in this order. Copied.
+    pub logit_bias: *const tern_logit_bias,
+    /// How many.
+    pub n_logit_bias: usize,
+}
+
+/// One message of a chat. Never grows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_chat_message {
+    /// Who speaks: "system", "user", "assistant", or what else the model's template knows.
+    pub role: *const c_char,
+    /// What is said.
+    pub content: *const c_char,
+    /// Its length in bytes.
+    pub content_len: usize,
+}
+
+/// Asserts that a struct ends where its last field does, and that each field begins where the one
+/// before it ends: that no byte of it is padding.
+macro_rules! no_padding {
+    ($($type:ident { $($field:ident: $size:ty),* $(,)? })*) => {
+        $(const _: () = {
+            let mut end = 0;
+            $(
+                assert!(offset_of!($type, $field) == end);
+                end += size_of::<$size>();
+            )*
+            assert!(size_of::<$type>() == end);
+        };)*
+    };
+}
+
+no_padding! {
+    tern_device_info { struct_size: u32, kind: u32, name: *const c_char, memory_bytes: u64 }
+    tern_model_params {
+        struct_size: u32, device: u32, load_mode: u32, reserved: u32,
+        progress: tern_progress_fn, user_data: *mut c_void,
+    }
+    tern_model_info {
+        struct_size: u32, n_vocab: u32, n_ctx_train: u32, n_embd: u32, n_layer: u32, n_head: u32,
+        n_head_kv: u32, bos: i32, weight_bytes: u64, arch: *const c_char, name: *const c_char,
+        n_params: u64, eos: i32, head_dim: u32, n_ff: u32, n_metadata: u32,
+    }
+    tern_plan_info {
+        struct_size: u32, reserved: u32, weights_bytes: u64, kv_bytes: u64, scratch_bytes: u64,
+        vocab_bytes: u64, total_bytes: u64, mapped_bytes: u64,
+    }
+    tern_session_params {
+        struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
+        n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
+    }
+    tern_session_info {
+        struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,
+        prefill_ns: u64, n_decode: u64, decode_ns: u64, n_evicted: u64,
+    }
+    tern_eval_params {
+        struct_size: u32, logits: u32, positions: *const u32, n_positions: usize, deadline_ns: u64,
+    }
+    tern_kv_evict_params { struct_size: u32, policy: u32, n_sink: u32, n_keep: u32 }
+    tern_logit_bias { token: i32, bias: f32 }
+    tern_token_logprob { token: i32, logprob: f32 }
+    tern_sampler_params {
+        struct_size: u32, top_k: u32, top_p: f32, min_p: f32, temperature: f32,
+        repeat_penalty: f32, seed: u64, typical_p: f32, frequency_penalty: f32,
+        presence_penalty: f32, penalty_last_n: u32, n_logprobs: u32, reserved: u32,
+        logit_bias: *const tern_logit_bias, n_logit_bias: usize,
+    }
+    tern_chat_message { role: *const c_char, content: *const c_char, content_len: usize }
+}
+
+// SAFETY, for all of these: `repr(C)`, `struct_size` first, no padding (asserted above), and made
+// of integers, floats, pointers and optional function pointers, for which zero is a valid value.
+// SAFETY: see above.
+unsafe impl Sized0 for tern_model_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_model_info {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_plan_info {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_session_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_session_info {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_eval_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_kv_evict_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_sampler_params {}

@@ -1,0 +1,156 @@
+//! tern_sampler_*: from logits to a token.
+
+use std::sync::RwLock;
+
+use super::guard::{guard, quietly};
+use super::handle::{SAMPLERS, SESSIONS, give, tern_sampler, tern_session};
+use super::params::*;
+use super::pointer::{out, read_sized, slice};
+use super::status::tern_status;
+use crate::base::error::{Result, err};
+use crate::engine::{Sampler, SamplerParams};
+
+/// What a `tern_sampler *` stands for.
+pub(super) struct Sampling {
+    sampler: Sampler,
+    /// The sampler's own, as C wants them. Room for all that it can give.
+    logprobs: Vec<tern_token_logprob>,
+}
+
+impl Sampling {
+    /// Copies what the sampler says of its last choice. Allocates nothing.
+    fn update_logprobs(&mut self) {
+        self.logprobs.clear();
+        let room = self.logprobs.capacity();
+        let found = self.sampler.logprobs().iter().take(room);
+        self.logprobs.extend(found.map(|&(token, logprob)| tern_token_logprob { token, logprob }));
+    }
+}
+
+/// Makes a sampler. `params` may be NULL, which samples greedily.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_sampler_new(
+    params: *const tern_sampler_params,
+    sampler: *mut *mut tern_sampler,
+) -> tern_status {
+    guard(|| {
+        // SAFETY: the header's contract for structs and out parameters.
+        let (params, sampler) =
+            unsafe { (read_sized(params, "params")?, out(sampler, "sampler")?) };
+        // SAFETY: the header's contract for buffers.
+        let bias = unsafe { slice(params.logit_bias, params.n_logit_bias, "logit_bias")? };
+        let new = Sampler::new(&sampler_params(&params, bias)?)?;
+        let mut logprobs = Vec::new();
+        logprobs
+            .try_reserve_exact(params.n_logprobs as usize + 1)
+            .map_err(|_| err!(OutOfMemory, "{} log-probabilities", params.n_logprobs))?;
+        give(&SAMPLERS, RwLock::new(Sampling { sampler: new, logprobs }), sampler)
+    })
+}
+
+/// Frees a sampler. `sampler` may be NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn tern_sampler_free(sampler: *mut tern_sampler) {
+    quietly(|| SAMPLERS.remove(sampler));
+}
+
+/// Samples the next token from the session's logits, and remembers it for the penalties.
+///
+/// Fails with TERN_ERROR_NOT_READY or TERN_ERROR_NOT_FINITE.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_sampler_sample(
+    sampler: *mut tern_sampler,
+    session: *const tern_session,
+    token: *mut tern_token,
+) -> tern_status {
+    guard(|| {
+        let (sampler, session) = (SAMPLERS.get(sampler)?, SESSIONS.get(session)?);
+        // SAFETY: the header's contract for out parameters.
+        let token = unsafe { out(token, "token")? };
+        let (mut sampling, state) = (sampler.write()?, session.read()?);
+        let chosen = state.sample(&mut sampling.sampler);
+        sampling.update_logprobs();
+        token.write(chosen?);
+        Ok(())
+    })
+}
+
+/// Remembers a token that was not sampled, such as one of the prompt, for the penalties.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_sampler_accept(
+    sampler: *mut tern_sampler,
+    token: tern_token,
+) -> tern_status {
+    guard(|| {
+        if token < 0 {
+            return Err(err!(InvalidArgument, "no token {token}"));
+        }
+        SAMPLERS.get(sampler)?.write()?.sampler.accept(token);
+        Ok(())
+    })
+}
+
+/// Forgets the repetition history and seeds the random state anew.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_sampler_reset(sampler: *mut tern_sampler) -> tern_status {
+    guard(|| {
+        let sampler = SAMPLERS.get(sampler)?;
+        let mut sampling = sampler.write()?;
+        sampling.sampler.reset();
+        sampling.update_logprobs();
+        Ok(())
+    })
+}
+
+/// Gives the log-probabilities of the token sampled last, and then of the `n_logprobs` most
+/// probable ones, best first: those that the model gave, before bias, penalties and temperature.
+///
+/// `list` is lent until the next call with a non-const `sampler`. It is empty before the first
+/// sample, after a failed one, and if `n_logprobs` is 0.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_sampler_logprobs(
+    sampler: *const tern_sampler,
+    list: *mut *const tern_token_logprob,
+    n: *mut usize,
+) -> tern_status {
+    guard(|| {
+        let sampler = SAMPLERS.get(sampler)?;
+        // SAFETY: the header's contract for out parameters.
+        let (list, n) = unsafe { (out(list, "list")?, out(n, "n")?) };
+        let sampling = sampler.read()?;
+        list.write(sampling.logprobs.as_ptr());
+        n.write(sampling.logprobs.len());
+        Ok(())
+    })
+}
+
+/// The sampler's view of C's parameters.
+fn sampler_params(params: &tern_sampler_params, bias: &[tern_logit_bias]) -> Result<SamplerParams> {
+    if params.reserved != 0 {
+        return Err(err!(Unsupported, "params: reserved is {}, expected 0", params.reserved));
+    }
+    let mut logit_bias = Vec::new();
+    logit_bias
+        .try_reserve_exact(bias.len())
+        .map_err(|_| err!(OutOfMemory, "{} biases", bias.len()))?;
+    logit_bias.extend(bias.iter().map(|b| (b.token, b.bias)));
+    Ok(SamplerParams {
+        top_k: params.top_k,
+        top_p: params.top_p,
+        min_p: params.min_p,
+        typical_p: params.typical_p,
+        temperature: params.temperature,
+        repeat_penalty: params.repeat_penalty,
+        frequency_penalty: params.frequency_penalty,
+        presence_penalty: params.presence_penalty,
+        penalty_last_n: params.penalty_last_n,
+        seed: params.seed,
+        logit_bias,
+        n_logprobs: params.n_logprobs,
+    })
+}

@@ -1,0 +1,97 @@
+//! Nothing is allocated after a session is made: not in eval, not in sample, not in eviction.
+#![allow(unsafe_code, reason = "a counting allocator")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use support::tiny::{Random, Tiny};
+use tern::base::dtype::DType;
+use tern::engine::{
+    Control, Input, Logits, Model, ModelParams, Sampler, SamplerParams, Session, SessionParams,
+};
+
+/// Counts allocations of the whole process while `COUNTING`.
+struct Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: hands every request to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTING.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: `ptr` came from `alloc` above with this layout.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(work: impl FnOnce()) -> usize {
+    ALLOCATIONS.store(0, Ordering::Relaxed);
+    COUNTING.store(true, Ordering::Relaxed);
+    work();
+    COUNTING.store(false, Ordering::Relaxed);
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+// One test only: a second one would allocate while this one counts.
+#[test]
+fn eval_sample_and_evict_allocate_nothing() {
+    assert!(count(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
+    for arch in ["llama", "gemma2", "gemma3", "phi3"] {
+        let mut tiny = Tiny::new(arch);
+        (tiny.dtype, tiny.n_ctx_train, tiny.window) = (DType::Q4_0, 64, 9);
+        let file = tiny.gguf();
+        let params = ModelParams::default();
+        let model = Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads");
+        let params = SessionParams {
+            n_ctx: 64,
+            n_batch: 16,
+            n_threads: 3,
+            n_logits: 4,
+            auto_evict: true,
+            ..SessionParams::default()
+        };
+        let mut session = Session::new(Arc::new(model), &params).expect("a session");
+        let sampling = SamplerParams {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            typical_p: 0.9,
+            repeat_penalty: 1.1,
+            frequency_penalty: 0.1,
+            n_logprobs: 5,
+            ..SamplerParams::default()
+        };
+        let mut sampler = Sampler::new(&sampling).expect("a sampler");
+        let mut random = Random(3);
+        let prompt: Vec<i32> = (0..40).map(|_| (random.next() % 288) as i32).collect();
+        let n = count(|| {
+            let control = Control::default();
+            session.eval(&prompt, Logits::Positions(&[0, 20, 39]), &control).expect("evaluates");
+            for _ in 0..100 {
+                let token = session.sample(&mut sampler).expect("samples");
+                session.eval(&[token], Logits::Last, &control).expect("evaluates");
+            }
+            session.kv_evict(4, 20).expect("evicts");
+            session.kv_evict_range(40, 50).expect("evicts");
+            session.truncate(session.info().pos - 3).expect("truncates");
+            session.eval(&prompt[..20], Logits::Last, &control).expect("evaluates");
+        });
+        assert_eq!(n, 0, "{arch}: {n} allocations");
+    }
+}

@@ -1,0 +1,256 @@
+//! The C API as C and C++ programs meet it: the header under every standard and both compilers,
+//! and each program of tests/c, plain, under ASan and UBSan, and under valgrind.
+//!
+//! A program is given the path of a tiny made model and fails by its exit status. What a machine
+//! lacks is skipped, and said. To test another build than the one made here:
+//!
+//! - `TERN_TEST_LIB`: an archive `libtern.a`; without the feature `test-hooks`, panic.c is skipped;
+//! - `TERN_TEST_CC`, `TERN_TEST_CXX`: the compilers, such as a cross compiler; no others are tried;
+//! - `TERN_TEST_RUNNER`: what to run programs with, such as `qemu-aarch64 -cpu max`.
+
+mod support;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use support::skipped;
+use support::tiny::Tiny;
+use tern::base::dtype::DType;
+
+/// What rustc's `--print native-static-libs` asks for, on Linux with glibc.
+const NATIVE_LIBS: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
+
+const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-pedantic", "-Werror"];
+
+/// The programs: name and sources.
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("abi", &["abi.c"]),
+    ("conventions", &["conventions.c"]),
+    ("null_handle", &["null_handle.c"]),
+    ("stale_handle", &["stale_handle.c"]),
+    ("double_free", &["double_free.c"]),
+    ("wrong_handle", &["wrong_handle.c"]),
+    ("busy", &["busy.c"]),
+    ("free_while_busy", &["free_while_busy.c"]),
+    ("old_caller", &["old_caller.c"]),
+    ("new_caller", &["new_caller.c"]),
+    ("panic", &["panic.c"]),
+    ("two_units", &["two_units_a.c", "two_units_b.c"]),
+    ("callbacks", &["callbacks.c"]),
+    ("stream_decoder", &["stream_decoder.c"]),
+    ("forked", &["forked.c"]),
+    ("small_stack", &["small_stack.c"]),
+    ("cpp_raii", &["cpp_raii.cpp"]),
+    ("cpp_exceptions", &["cpp_exceptions.cpp"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tmp() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The archive under test.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        if let Some(given) = env::var_os("TERN_TEST_LIB") {
+            return given.into();
+        }
+        let target = tmp().join("lib");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root()).args(["rustc", "--lib", "--crate-type", "staticlib"]);
+        cargo.args(["--no-default-features", "--features", "test-hooks", "--target-dir"]);
+        must(cargo.arg(&target), "building the library");
+        target.join("debug/libtern.a")
+    })
+}
+
+/// A tiny made model.
+fn model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let path = tmp().join("tiny.gguf");
+        let tiny = Tiny { dtype: DType::Q8_0, ..Tiny::new("llama") };
+        fs::write(&path, tiny.gguf()).expect("writing the model");
+        path
+    })
+}
+
+/// The compilers of a language that this machine has.
+fn compilers(test: &str, cpp: bool) -> Vec<String> {
+    let (variable, names) = match cpp {
+        true => ("TERN_TEST_CXX", ["g++", "clang++"]),
+        false => ("TERN_TEST_CC", ["gcc", "clang"]),
+    };
+    if let Ok(given) = env::var(variable) {
+        return vec![given];
+    }
+    let mut found = Vec::new();
+    for name in names {
+        match Command::new(name).arg("--version").output() {
+            Ok(output) if output.status.success() => found.push(name.to_string()),
+            _ => skipped(test, &format!("{name} is not installed")),
+        }
+    }
+    assert!(!found.is_empty(), "no compiler at all: install gcc or clang");
+    found
+}
+
+fn must(command: &mut Command, what: &str) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{what}: {command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{what}: {command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Compiles and links a program, and gives its path.
+fn build(name: &str, sources: &[&str], mode: &str, flags: &[&str]) -> PathBuf {
+    let cpp = sources.iter().any(|source| source.ends_with(".cpp"));
+    let compiler = compilers(mode, cpp).remove(0);
+    let program = tmp().join(format!("{mode}_{name}"));
+    let mut cc = Command::new(compiler);
+    cc.args(WARNINGS).args(flags).args(["-g", "-O1"]);
+    cc.arg(if cpp { "-std=c++17" } else { "-std=c11" }).arg("-D_GNU_SOURCE");
+    cc.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/c"));
+    cc.args(sources.iter().map(|source| root().join("tests/c").join(source)));
+    cc.arg("-o").arg(&program).arg(library()).args(NATIVE_LIBS);
+    must(&mut cc, name);
+    program
+}
+
+/// Builds and runs every program. `runner` comes in front of a program's path.
+fn run_all(mode: &str, flags: &[&str], runner: &[&str], leave_out: &[&str]) {
+    let mut failures = String::new();
+    for (name, sources) in PROGRAMS {
+        if leave_out.contains(name) {
+            continue;
+        }
+        if *name == "panic" && env::var_os("TERN_TEST_LIB").is_some() && !has_hooks() {
+            skipped(mode, "panic.c: the library was built without the feature test-hooks");
+            continue;
+        }
+        let program = build(name, sources, mode, flags);
+        let given = env::var("TERN_TEST_RUNNER").unwrap_or_default();
+        let mut words: Vec<&str> = given.split_whitespace().chain(runner.iter().copied()).collect();
+        let path = program.to_str().expect("UTF-8");
+        words.push(path);
+        let output = Command::new(words[0])
+            .args(&words[1..])
+            .arg(model())
+            .env("ASAN_OPTIONS", "detect_stack_use_after_return=1:halt_on_error=1")
+            .env("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
+            .output()
+            .unwrap_or_else(|e| panic!("{words:?}: {e}"));
+        if !output.status.success() {
+            failures += &format!(
+                "\n{name} ({mode}): {}\n{}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        // The library prints nothing: a program that passes has said nothing either. A panic is
+        // announced by Rust itself; valgrind has a word at the start and at the end.
+        else if runner.is_empty() && *name != "panic" {
+            let said = [output.stdout, output.stderr].concat();
+            if !said.is_empty() {
+                failures +=
+                    &format!("\n{name} ({mode}) printed: {}", String::from_utf8_lossy(&said));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+fn has_hooks() -> bool {
+    let bytes = fs::read(library()).expect("the library");
+    bytes.windows(15).any(|window| window == b"tern_test_panic")
+}
+
+#[test]
+fn the_header_compiles_under_every_standard() {
+    let c = ["c99", "c11", "c17"];
+    let cpp = ["c++11", "c++17", "c++20"];
+    for (header, standards, is_cpp) in
+        [("tern.h", &c[..], false), ("tern.h", &cpp[..], true), ("tern.hpp", &cpp[1..], true)]
+    {
+        let unit = tmp().join(format!("only_{header}.{}", if is_cpp { "cpp" } else { "c" }));
+        let init = match header {
+            "tern.h" => "tern_session_params params = TERN_INIT(tern_session_params);",
+            _ => "tern::session_options params;",
+        };
+        let text = format!(
+            "#include \"{header}\"\nint main(void) {{\n    {init}\n    return params.n_ctx != 0;\n}}\n"
+        );
+        fs::write(&unit, text).expect("writing a unit");
+        for compiler in compilers("the_header_compiles_under_every_standard", is_cpp) {
+            for standard in standards {
+                let mut cc = Command::new(&compiler);
+                cc.args(WARNINGS)
+                    .arg(format!("-std={standard}"))
+                    .args(["-Wshadow", "-Wconversion"]);
+                cc.arg(if is_cpp { "-Wold-style-cast" } else { "-Wstrict-prototypes" });
+                cc.arg("-I").arg(root().join("include")).arg("-fsyntax-only").arg(&unit);
+                must(&mut cc, &format!("{header} as {standard} with {compiler}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn each_function_that_can_fail_is_seen_to_fail() {
+    let symbols = fs::read_to_string(root().join("cmake/tern.sym")).expect("the symbol list");
+    let header = fs::read_to_string(root().join("include/tern.h")).expect("the header");
+    let program = fs::read_to_string(root().join("tests/c/null_handle.c")).expect("the program");
+    for name in symbols.lines() {
+        let fallible = header.contains(&format!("tern_status {name}("));
+        let seen = program.contains(&format!("HANDLE({name}("))
+            || program.contains(&format!("ARGUMENT({name}("));
+        assert!(seen || !fallible, "null_handle.c does not call {name}");
+    }
+}
+
+#[test]
+fn programs_run() {
+    run_all("plain", &[], &[], &[]);
+}
+
+#[test]
+fn programs_run_under_address_and_undefined_behaviour_sanitizers() {
+    if env::var_os("TERN_TEST_RUNNER").is_some() {
+        return skipped("sanitizers", "they do not run under an emulator");
+    }
+    let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    // Sanitizers want more stack than small_stack has.
+    run_all("sanitized", &flags, &[], &["small_stack"]);
+}
+
+#[test]
+fn programs_run_under_valgrind() {
+    if env::var_os("TERN_TEST_RUNNER").is_some() {
+        return skipped("valgrind", "it does not run under an emulator");
+    }
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return skipped("valgrind", "it is not installed");
+    }
+    let runner = [
+        "valgrind",
+        "--quiet",
+        "--error-exitcode=99",
+        "--leak-check=full",
+        "--errors-for-leak-kinds=definite",
+        "--fair-sched=yes",
+    ];
+    run_all("valgrind", &[], &runner, &[]);
+}

@@ -1,0 +1,187 @@
+/* What a compiled program has baked in: sizes, offsets, values. None of these may ever change,
+ * and abidiff does not see constants; sizes may grow, with a new line here. */
+#include "check.h"
+
+#define SIZE(type, size) _Static_assert(sizeof(type) == (size), "size of " #type)
+#define AT(type, field, at) _Static_assert(offsetof(type, field) == (at), #type "." #field)
+#define VALUE(name, value) _Static_assert((name) == (value), #name)
+
+VALUE(TERN_OK, 0);
+VALUE(TERN_ERROR_INVALID_ARGUMENT, -1);
+VALUE(TERN_ERROR_INVALID_HANDLE, -2);
+VALUE(TERN_ERROR_BUFFER_TOO_SMALL, -3);
+VALUE(TERN_ERROR_OUT_OF_MEMORY, -4);
+VALUE(TERN_ERROR_IO, -5);
+VALUE(TERN_ERROR_BAD_FILE, -6);
+VALUE(TERN_ERROR_UNSUPPORTED, -7);
+VALUE(TERN_ERROR_KV_FULL, -8);
+VALUE(TERN_ERROR_NOT_READY, -9);
+VALUE(TERN_ERROR_ABORTED, -10);
+VALUE(TERN_ERROR_BUSY, -11);
+VALUE(TERN_ERROR_DEVICE, -12);
+VALUE(TERN_ERROR_POISONED, -13);
+VALUE(TERN_ERROR_INTERNAL, -14);
+VALUE(TERN_ERROR_DEADLINE, -15);
+VALUE(TERN_ERROR_BAD_TEMPLATE, -16);
+VALUE(TERN_ERROR_BAD_HPARAMS, -17);
+VALUE(TERN_ERROR_BAD_TENSOR, -18);
+VALUE(TERN_ERROR_BAD_VOCAB, -19);
+VALUE(TERN_ERROR_BAD_WEIGHTS, -20);
+VALUE(TERN_ERROR_UNSUPPORTED_ARCH, -21);
+VALUE(TERN_ERROR_UNSUPPORTED_DTYPE, -22);
+VALUE(TERN_ERROR_UNSUPPORTED_TOKENIZER, -23);
+VALUE(TERN_ERROR_MODEL_CHANGED, -24);
+VALUE(TERN_ERROR_FORKED, -25);
+VALUE(TERN_ERROR_LIMIT, -26);
+VALUE(TERN_ERROR_NOT_FINITE, -27);
+
+VALUE(TERN_ABI_VERSION, 1);
+VALUE(TERN_LOG_OFF, 0);
+VALUE(TERN_LOG_ERROR, 1);
+VALUE(TERN_LOG_WARN, 2);
+VALUE(TERN_LOG_INFO, 3);
+VALUE(TERN_LOG_DEBUG, 4);
+VALUE(TERN_DEVICE_CPU, 0);
+VALUE(TERN_LOAD_DEFAULT, 0);
+VALUE(TERN_LOAD_COPY, 1);
+VALUE(TERN_LOAD_MAP_GUARDED, 2);
+VALUE(TERN_LOAD_MAP_FAST, 3);
+VALUE(TERN_KV_F16, 0);
+VALUE(TERN_KV_F32, 1);
+VALUE(TERN_WHEN_FULL_FAIL, 0);
+VALUE(TERN_WHEN_FULL_EVICT, 1);
+VALUE(TERN_LOGITS_LAST, 0);
+VALUE(TERN_LOGITS_POSITIONS, 1);
+VALUE(TERN_LOGITS_NONE, 2);
+VALUE(TERN_KV_POLICY_WINDOW, 0);
+VALUE(TERN_TOKENIZE_ADD_SPECIAL, 1);
+VALUE(TERN_TOKENIZE_PARSE_SPECIAL, 2);
+
+SIZE(tern_status, 4);
+SIZE(tern_token, 4);
+SIZE(tern_log_level, 4);
+SIZE(tern_device_kind, 4);
+SIZE(tern_load_mode, 4);
+SIZE(tern_kv_dtype, 4);
+SIZE(tern_when_full, 4);
+SIZE(tern_logits, 4);
+SIZE(tern_kv_policy, 4);
+
+#if UINTPTR_MAX == 0xFFFFFFFFFFFFFFFFu
+SIZE(tern_device_info, 24);
+AT(tern_device_info, struct_size, 0);
+AT(tern_device_info, kind, 4);
+AT(tern_device_info, name, 8);
+AT(tern_device_info, memory_bytes, 16);
+
+SIZE(tern_model_params, 32);
+AT(tern_model_params, struct_size, 0);
+AT(tern_model_params, device, 4);
+AT(tern_model_params, load_mode, 8);
+AT(tern_model_params, reserved, 12);
+AT(tern_model_params, progress, 16);
+AT(tern_model_params, user_data, 24);
+
+SIZE(tern_model_info, 80);
+AT(tern_model_info, struct_size, 0);
+AT(tern_model_info, n_vocab, 4);
+AT(tern_model_info, n_ctx_train, 8);
+AT(tern_model_info, n_embd, 12);
+AT(tern_model_info, n_layer, 16);
+AT(tern_model_info, n_head, 20);
+AT(tern_model_info, n_head_kv, 24);
+AT(tern_model_info, bos, 28);
+AT(tern_model_info, weight_bytes, 32);
+AT(tern_model_info, arch, 40);
+AT(tern_model_info, name, 48);
+AT(tern_model_info, n_params, 56);
+AT(tern_model_info, eos, 64);
+AT(tern_model_info, head_dim, 68);
+AT(tern_model_info, n_ff, 72);
+AT(tern_model_info, n_metadata, 76);
+
+SIZE(tern_plan_info, 56);
+AT(tern_plan_info, struct_size, 0);
+AT(tern_plan_info, weights_bytes, 8);
+AT(tern_plan_info, kv_bytes, 16);
+AT(tern_plan_info, scratch_bytes, 24);
+AT(tern_plan_info, vocab_bytes, 32);
+AT(tern_plan_info, total_bytes, 40);
+AT(tern_plan_info, mapped_bytes, 48);
+
+SIZE(tern_eval_params, 32);
+AT(tern_eval_params, struct_size, 0);
+AT(tern_eval_params, logits, 4);
+AT(tern_eval_params, positions, 8);
+AT(tern_eval_params, n_positions, 16);
+AT(tern_eval_params, deadline_ns, 24);
+
+SIZE(tern_sampler_params, 72);
+AT(tern_sampler_params, struct_size, 0);
+AT(tern_sampler_params, top_k, 4);
+AT(tern_sampler_params, top_p, 8);
+AT(tern_sampler_params, min_p, 12);
+AT(tern_sampler_params, temperature, 16);
+AT(tern_sampler_params, repeat_penalty, 20);
+AT(tern_sampler_params, seed, 24);
+AT(tern_sampler_params, typical_p, 32);
+AT(tern_sampler_params, frequency_penalty, 36);
+AT(tern_sampler_params, presence_penalty, 40);
+AT(tern_sampler_params, penalty_last_n, 44);
+AT(tern_sampler_params, n_logprobs, 48);
+AT(tern_sampler_params, reserved, 52);
+AT(tern_sampler_params, logit_bias, 56);
+AT(tern_sampler_params, n_logit_bias, 64);
+
+SIZE(tern_chat_message, 24);
+AT(tern_chat_message, role, 0);
+AT(tern_chat_message, content, 8);
+AT(tern_chat_message, content_len, 16);
+#endif
+
+SIZE(tern_session_params, 40);
+AT(tern_session_params, struct_size, 0);
+AT(tern_session_params, n_ctx, 4);
+AT(tern_session_params, n_batch, 8);
+AT(tern_session_params, n_threads, 12);
+AT(tern_session_params, n_threads_prefill, 16);
+AT(tern_session_params, n_logits, 20);
+AT(tern_session_params, kv_dtype, 24);
+AT(tern_session_params, when_full, 28);
+AT(tern_session_params, n_sink, 32);
+AT(tern_session_params, n_keep, 36);
+
+SIZE(tern_session_info, 64);
+AT(tern_session_info, struct_size, 0);
+AT(tern_session_info, n_ctx, 4);
+AT(tern_session_info, n_kv, 8);
+AT(tern_session_info, pos, 12);
+AT(tern_session_info, kv_bytes, 16);
+AT(tern_session_info, n_prefill, 24);
+AT(tern_session_info, prefill_ns, 32);
+AT(tern_session_info, n_decode, 40);
+AT(tern_session_info, decode_ns, 48);
+AT(tern_session_info, n_evicted, 56);
+
+SIZE(tern_kv_evict_params, 16);
+AT(tern_kv_evict_params, struct_size, 0);
+AT(tern_kv_evict_params, policy, 4);
+AT(tern_kv_evict_params, n_sink, 8);
+AT(tern_kv_evict_params, n_keep, 12);
+
+SIZE(tern_logit_bias, 8);
+AT(tern_logit_bias, token, 0);
+AT(tern_logit_bias, bias, 4);
+
+SIZE(tern_token_logprob, 8);
+AT(tern_token_logprob, token, 0);
+AT(tern_token_logprob, logprob, 4);
+
+int main(void) {
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", TERN_VERSION_MAJOR, TERN_VERSION_MINOR,
+             TERN_VERSION_PATCH);
+    CHECK(tern_abi_version() == TERN_ABI_VERSION);
+    CHECK(strcmp(tern_version(), version) == 0);
+    return 0;
+}

@@ -1,0 +1,410 @@
+#!/usr/bin/env bash
+# Runs the tests, step by step, the cheapest first. TESTING.md says what each step proves.
+#
+#   tests/run.sh quick|test|long [STEP...]     the steps of a set, or only those named
+#   tests/run.sh list                          names them
+#
+# Each step's output goes to build/test-logs/STEP.log, and its end is shown if it fails. A step, or a
+# test in it, that lacks something says SKIPPED and why; that is counted, never taken for a pass.
+# The last line is 'N passed, N failed, N skipped'; the exit status is 1 if anything failed.
+set -u
+cd "$(dirname "$0")/.."
+export TERN_CACHE=${TERN_CACHE:-$HOME/.cache/tern}
+LOGS=build/test-logs
+A64=aarch64-linux-gnu
+SMOLLM2=$TERN_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# name, sets (q: quick, t: test, l: long), seconds that it may take, what it proves
+STEPS='
+tools           qtl 1800 the tools are here; what is missing is installed
+inputs          tl  1200 models and texts are here, and right
+fmt             qtl   60 the Rust code is formatted
+clippy          qtl  900 no lint complains, with and without the command
+house           qtl  900 the rules of the house; the header and the README agree with the sources
+rust            qtl 1500 all Rust tests, with the best kernels of this machine
+isas            tl   900 the tests of the forward pass again with each lesser instruction set
+native          tl   900 builds, passes ctest and packs natively, by the workflow preset
+symbols         tl    60 libtern has the symbols, versions and libraries that it should, no others
+install         tl   120 installs in components, and into a prefix that is then moved
+consumers       tl   900 programs outside find the moved tern: CMake and pkg-config, shared and static
+two-archives    tl   120 libtern.a and another archive made by Rust link and run in one program
+examples        tl   600 the examples, against the moved prefix, with SmolLM2, in flat memory
+abi             tl   120 no change breaks programs that are already built
+offline         tl   600 the source archive of make dist builds with --frozen, without a network
+a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
+a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
+a64-consumers   tl   600 programs outside on aarch64: shared, static and fully static
+a64-c           tl   900 the C programs of tests/c on aarch64, with the archive that was cross-built
+a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
+a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
+a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
+campaigns        l 14400 the tests that are marked as long
+'
+
+skip() {
+    echo "SKIPPED: $*"
+    exit 77
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+need() { for tool; do have "$tool" || skip "$tool is missing (toolchains/install.sh --test)"; done; }
+need_a64() {
+    need $A64-gcc $A64-g++ qemu-aarch64-static
+    ls "$(rustc --print sysroot)"/lib/rustlib/aarch64-unknown-linux-gnu/lib/libstd-*.rlib >/dev/null 2>&1 ||
+        skip "Rust's library for aarch64 is missing (toolchains/install.sh --test)"
+}
+need_model() { [ -r "$SMOLLM2" ] || skip "$SMOLLM2 is missing (toolchains/fetch.py smollm2)"; }
+
+# The emulator of aarch64, with the libraries that fit it: see toolchains/aarch64-linux-gnu.cmake.
+qemu() {
+    if [ -e /lib/ld-linux-aarch64.so.1 ]; then
+        echo "$(command -v qemu-aarch64-static)"
+    else
+        echo "$(command -v qemu-aarch64-static) -L /usr/$A64 -E LD_LIBRARY_PATH=/usr/$A64/lib"
+    fi
+}
+
+# --- the steps --------------------------------------------------------------------------------------
+
+run_tools() {
+    if [ "$SET" = quick ]; then toolchains/install.sh; else toolchains/install.sh --test; fi
+}
+run_inputs() { python3 toolchains/fetch.py all || skip "some inputs could not be fetched (above)"; }
+
+run_fmt() {
+    cargo fmt --version || skip "rustfmt is missing"
+    cargo fmt --check
+}
+run_clippy() {
+    cargo clippy --version || skip "clippy is missing"
+    cargo clippy --locked --all-targets -- -D warnings &&
+        cargo clippy --locked --lib --no-default-features -- -D warnings
+}
+run_house() { cargo test --locked --test house --test header --test readme; }
+run_rust() { cargo test --locked --no-fail-fast -- --show-output; }
+
+# What TERN_CPU may say on this machine, the best one excepted: that is what all else runs with.
+lesser_isas() {
+    case $(uname -m) in
+    x86_64)
+        echo scalar
+        if grep -q avx512_vnni /proc/cpuinfo; then echo avx2; fi
+        ;;
+    aarch64)
+        echo scalar
+        if grep -q asimddp /proc/cpuinfo; then echo neon; fi
+        if grep -q i8mm /proc/cpuinfo; then echo neon_dotprod; fi
+        ;;
+    esac
+}
+run_isas() {
+    local isa
+    for isa in $(lesser_isas); do
+        echo "== TERN_CPU=$isa"
+        TERN_CPU=$isa cargo test --locked --no-fail-fast $(targets oracle session) -- --show-output ||
+            return 1
+    done
+}
+# --test arguments for those of the named test files that exist; at least one must.
+targets() {
+    local name found=
+    for name; do [ -e "tests/$name.rs" ] && found="$found --test $name"; done
+    [ -n "$found" ] || { echo "no such test: $*" >&2; echo --test "$1"; return; }
+    echo "$found"
+}
+
+# Full debug info, or abidiff would be blind; what is measured is stripped first.
+run_native() {
+    need ninja
+    CARGO_PROFILE_RELEASE_DEBUG=2 cmake --workflow --preset native
+}
+
+run_symbols() {
+    local dir=${1:-build/native} nm=${2:-nm} readelf=${3:-readelf}
+    local so=$dir/libtern.so a=$dir/libtern.a bad=0
+    grep '^tern_' cmake/tern.sym | LC_ALL=C sort >"$LOGS/want.txt"
+    $nm -D --defined-only "$so" | awk '$2 == "T" {print $3}' | LC_ALL=C sort >"$LOGS/so.txt"
+    sed 's/$/@@TERN_0/' "$LOGS/want.txt" | diff - "$LOGS/so.txt" || {
+        echo "libtern.so exports something else than cmake/tern.sym"
+        bad=1
+    }
+    $nm -g --defined-only "$a" 2>/dev/null | awk 'NF == 3 {print $3}' | LC_ALL=C sort >"$LOGS/a.txt"
+    diff "$LOGS/want.txt" "$LOGS/a.txt" || {
+        echo "libtern.a shows something else than cmake/tern.sym"
+        bad=1
+    }
+    # The functions that the header declares: their names, outside comments, before a parenthesis.
+    sed 's|//.*||' include/tern.h | grep -oE '\btern_[a-z0-9_]+\(' | tr -d '(' | LC_ALL=C sort -u |
+        diff "$LOGS/want.txt" - || {
+        echo "include/tern.h declares something else than cmake/tern.sym"
+        bad=1
+    }
+    $readelf -dW "$so" >"$LOGS/dynamic.txt"
+    grep -q 'SONAME.*\[libtern\.so\.0\]' "$LOGS/dynamic.txt" || { echo "the SONAME is wrong"; bad=1; }
+    grep -q 'FLAGS.*SYMBOLIC' "$LOGS/dynamic.txt" || { echo "not linked with -Bsymbolic"; bad=1; }
+    grep -q 'FLAGS_1.*NOW.*NODELETE' "$LOGS/dynamic.txt" || { echo "not -z now, -z nodelete"; bad=1; }
+    if grep -E 'RPATH|RUNPATH|TEXTREL' "$LOGS/dynamic.txt"; then bad=1; fi
+    $readelf -lW "$so" | grep GNU_STACK | grep -q 'RW ' || { echo "the stack is executable"; bad=1; }
+    $readelf -lW "$so" | grep -q GNU_RELRO || { echo "not -z relro"; bad=1; }
+    grep NEEDED "$LOGS/dynamic.txt" |
+        grep -vE '\[(libc\.so\.6|libm\.so\.6|libgcc_s\.so\.1|libpthread\.so\.0|libdl\.so\.2|ld-linux[^]]*)\]' && {
+        echo "libtern.so needs a library that it should not"
+        bad=1
+    }
+    # What CMakeLists.txt says the archive needs is what rustc says, but for gcc_s and c.
+    local rustc_says cmake_says
+    rustc_says=$(tr ' ' '\n' <"$dir/native-static-libs.txt" | grep -vxE '|-lgcc_s|-lc' | LC_ALL=C sort -u)
+    cmake_says=$(sed -n 's/^Libs.private: //p' "$dir/tern.pc" | tr ' ' '\n' | LC_ALL=C sort -u)
+    [ "$rustc_says" = "$cmake_says" ] || {
+        echo "native-static-libs: rustc says" $rustc_says, "CMakeLists.txt says" $cmake_says
+        bad=1
+    }
+    echo "$(wc -l <"$LOGS/want.txt") symbols"
+    return $bad
+}
+
+run_install() {
+    rm -rf build/prefix-first build/prefix-runtime build/prefix-moved
+    cmake --install build/native --prefix "$PWD/build/prefix-first" >/dev/null || return 1
+    cmake --install build/native --prefix "$PWD/build/prefix-runtime" --component runtime || return 1
+    (cd build/prefix-runtime && find . -name '*.so*' | sed 's|.*/||' | LC_ALL=C sort) >"$LOGS/runtime.txt"
+    (cd build/prefix-runtime && find . ! -type d | wc -l) | grep -qx 2 &&
+        grep -qx 'libtern.so.0' "$LOGS/runtime.txt" || {
+        echo "the component runtime is not just libtern.so.0 and what it points to:"
+        cat "$LOGS/runtime.txt"
+        return 1
+    }
+    # Moved, so that nothing in it can rely on where it was installed.
+    mv build/prefix-first build/prefix-moved
+    if grep -rIl "prefix-first\|$PWD/build/native" build/prefix-moved; then
+        echo "these name the folder that they were installed to, or built in"
+        return 1
+    fi
+}
+
+# Builds tests/consumers against an installed prefix: consume FOLDER PREFIX KIND [cmake arguments]
+consume() {
+    local dir=$1 prefix=$2 kind=$3
+    shift 3
+    echo "== find_package, $kind"
+    rm -rf "$dir"
+    cmake -S tests/consumers -B "$dir" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" -DTERN_KIND="$kind" \
+        --log-level=WARNING "$@" && cmake --build "$dir" && ctest --test-dir "$dir" --output-on-failure
+}
+run_consumers() {
+    local prefix=$PWD/build/prefix-moved kind cc flags out
+    [ -d "$prefix" ] || { echo "run the step install first"; return 1; }
+    for kind in shared static; do
+        consume "build/consumers-$kind" "$prefix" $kind || return 1
+    done
+    echo "== the C programs of tests/c, with the installed archive"
+    TERN_TEST_LIB=$(find "$prefix" -name libtern.a) cargo test --locked --test c -- --show-output || return 1
+    PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name tern.pc)")
+    export PKG_CONFIG_PATH
+    out=$PWD/build/consumers-pc
+    mkdir -p "$out"
+    for cc in gcc clang; do
+        have $cc || { echo "SKIPPED: $cc is missing"; continue; }
+        for kind in shared static fully-static; do
+            case $kind in
+            shared) flags="$(pkg-config --cflags --libs tern) -Wl,-rpath,$(pkg-config --variable=libdir tern)" ;;
+            # -l:libtern.a, as a program does that wants only this archive
+            static) flags=$(pkg-config --static --cflags --libs tern | sed 's/-ltern\b/-l:libtern.a/') ;;
+            fully-static) flags="-static $(pkg-config --static --cflags --libs tern)" ;;
+            esac
+            echo "== pkg-config, $kind, $cc"
+            $cc -std=c99 -Wall -Wextra -Werror -o "$out/$cc-$kind" tests/consumers/consumer.c $flags &&
+                timeout 60 "$out/$cc-$kind" || return 1
+        done
+    done
+}
+
+run_two-archives() {
+    local out=$PWD/build/two-archives prefix=$PWD/build/prefix-moved a
+    a=$(find "$prefix" -name libtern.a)
+    mkdir -p "$out"
+    # Another library made by Rust, as cargo leaves it: with all of std visible.
+    rustc --edition 2024 --crate-type staticlib -O -o "$out/libother.a" tests/consumers/other.rs || return 1
+    # And tern itself under other names: two libraries that were hidden in the same way.
+    sed 's/.*/& other_&/' cmake/tern.sym >"$out/names"
+    objcopy --redefine-syms="$out/names" "$a" "$out/librenamed.a" || return 1
+    cc -std=c99 -Wall -Wextra -Werror -I include -o "$out/two" tests/consumers/two.c \
+        "$a" "$out/libother.a" "$out/librenamed.a" -lutil -lrt -lpthread -lm -ldl &&
+        timeout 60 "$out/two"
+}
+
+# Builds the examples against a prefix and has them say a few tokens: examples FOLDER PREFIX EMULATOR TOKENS KIND...
+say_tokens() {
+    local dir=$1 emulator=$2 n=$3 said
+    said=$(timeout 300 $emulator "$dir/hello" "$SMOLLM2" "The capital of France is" $n) || return 1
+    echo "hello: $said"
+    grep -q Paris <<<"$said" || { echo "hello does not say Paris"; return 1; }
+    said=$(timeout 300 $emulator "$dir/chat" "$SMOLLM2" "What is the capital of France?" $n 2>"$LOGS/chat.txt") || return 1
+    echo "chat: $said"
+    cat "$LOGS/chat.txt"
+    grep -qE 'tok/s' "$LOGS/chat.txt" || { echo "chat does not say its speed"; return 1; }
+    [ "$(wc -w <<<"$said")" -ge 3 ] || { echo "chat says too little"; return 1; }
+}
+run_examples() {
+    need_model
+    local kind shared
+    for kind in shared static; do
+        [ $kind = shared ] && shared=ON || shared=OFF
+        cmake -S examples-c -B build/examples-$kind -G Ninja -DBUILD_SHARED_LIBS=$shared \
+            -DCMAKE_PREFIX_PATH="$PWD/build/prefix-moved" --log-level=WARNING &&
+            cmake --build build/examples-$kind && say_tokens build/examples-$kind "" 24 || return 1
+    done
+    # Ten times as many tokens as the cache has cells; stream fails if its memory grows.
+    timeout 400 build/examples-shared/stream "$SMOLLM2" 1000 100 >/dev/null
+}
+
+run_abi() {
+    need abidiff
+    tests/abi/check.sh build/native/libtern.so
+}
+
+run_offline() {
+    local off= version dir
+    # In a network namespace of its own, where that is allowed, so that a look-up would fail.
+    if unshare -rn true 2>/dev/null; then off="unshare -rn"; fi
+    toolchains/dist.sh || return 1
+    version=$(sed -n 's/^version *= *"\([^"]*\)".*/\1/p' Cargo.toml | head -n 1)
+    dir=$PWD/build/offline
+    rm -rf "$dir" && mkdir -p "$dir" && tar -C "$dir" -xzf "build/dist/tern-$version.tar.gz" || return 1
+    # A cargo home of its own too: nothing that this machine has fetched can help.
+    export CARGO_HOME=$dir/cargo-home
+    mkdir -p "$CARGO_HOME"
+    $off cmake -S "$dir/tern-$version" -B "$dir/build" -G Ninja -DTERN_CARGO_FLAGS=--frozen \
+        -DTERN_CARGO_PROFILE=dev -DTERN_BUILD_COMMAND=OFF --log-level=WARNING &&
+        $off cmake --build "$dir/build" && $off ctest --test-dir "$dir/build" --output-on-failure
+}
+
+run_a64-build() {
+    need_a64
+    cmake --workflow --preset $A64 && run_symbols build/$A64 $A64-nm $A64-readelf &&
+        rm -rf build/prefix-a64 &&
+        cmake --install build/$A64 --prefix "$PWD/build/prefix-a64" >/dev/null
+}
+run_a64-size() {
+    need_a64
+    $A64-strip -o "$LOGS/libtern.so" build/$A64/libtern.so || return 1
+    local bytes
+    bytes=$(stat -c %s "$LOGS/libtern.so")
+    echo "libtern.so for aarch64, stripped: $bytes bytes"
+    [ "$bytes" -le 2097152 ]
+}
+run_a64-consumers() {
+    need_a64
+    local prefix=$PWD/build/prefix-a64 kind
+    for kind in shared static; do
+        consume build/consumers-a64-$kind "$prefix" $kind \
+            --toolchain "$PWD/toolchains/$A64.cmake" || return 1
+    done
+    echo "== fully static"
+    $A64-gcc -std=c99 -static -I "$prefix/include" -o build/consumers-a64-fully tests/consumers/consumer.c \
+        "$prefix/lib/libtern.a" -lutil -lrt -lpthread -lm -ldl &&
+        timeout 60 qemu-aarch64-static build/consumers-a64-fully
+}
+run_a64-c() {
+    need_a64
+    TERN_TEST_LIB=$PWD/build/prefix-a64/lib/libtern.a TERN_TEST_CC=$A64-gcc TERN_TEST_CXX=$A64-g++ \
+        TERN_TEST_RUNNER="$(qemu) -cpu max" cargo test --locked --test c -- --show-output
+}
+a64_cargo_test() { # CPU, arguments of cargo test
+    local cpu=$1
+    shift
+    echo "== $cpu"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$A64-gcc \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(qemu) -cpu $cpu" \
+        cargo test --locked --target aarch64-unknown-linux-gnu --no-fail-fast "$@"
+}
+run_a64-rust() {
+    need_a64
+    local cpu
+    for cpu in cortex-a72 cortex-a76 max; do
+        a64_cargo_test $cpu $(targets kernels oracle) -- --show-output || return 1
+    done
+}
+run_a64-examples() {
+    need_a64
+    need_model
+    local kind shared
+    for kind in shared static; do
+        [ $kind = shared ] && shared=ON || shared=OFF
+        cmake -S examples-c -B build/examples-a64-$kind -G Ninja -DBUILD_SHARED_LIBS=$shared \
+            --toolchain "$PWD/toolchains/$A64.cmake" -DCMAKE_PREFIX_PATH="$PWD/build/prefix-a64" \
+            --log-level=WARNING && cmake --build build/examples-a64-$kind &&
+            say_tokens build/examples-a64-$kind "$(qemu) -cpu max" 6 || return 1
+    done
+}
+run_a64-all() {
+    need_a64
+    local cpu
+    for cpu in cortex-a72 cortex-a76 max; do
+        a64_cargo_test $cpu -- --show-output || return 1
+    done
+}
+run_campaigns() { cargo test --locked --release --no-fail-fast -- --show-output --include-ignored; }
+
+# --- the runner -------------------------------------------------------------------------------------
+
+table() { grep -v '^ *$' <<<"$STEPS"; }
+
+if [ "${1:-}" = --step ]; then # one step, in a process of its own: see below
+    SET=$3
+    . toolchains/env.sh
+    "run_$2"
+    exit
+fi
+if [ "${1:-}" = list ]; then
+    table
+    exit
+fi
+SET=${1:-test}
+case $SET in
+quick | test | long) ;;
+*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+shift
+for name; do
+    table | grep -q "^$name " || { echo "no such step: $name (tests/run.sh list)"; exit 2; }
+done
+
+mkdir -p "$LOGS"
+passed=0 failed=0 skipped=0 begin=$SECONDS
+while read -r name sets limit what; do
+    case $sets in *${SET:0:1}*) ;; *) continue ;; esac
+    if [ $# -gt 0 ]; then case " $* " in *" $name "*) ;; *) continue ;; esac; fi
+    log=$LOGS/$name.log start=$SECONDS
+    printf '%-14s %s ... ' "$name" "$what"
+    timeout -k 10 "$limit" bash "$0" --step "$name" "$SET" >"$log" 2>&1 </dev/null
+    status=$?
+    took="$((SECONDS - start)) s"
+    tests=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$log" | awk '{n += $1} END {if (NR) print n}')
+    within=$(grep -c '^SKIPPED:' "$log")
+    case $status in
+    0)
+        echo "ok ($took${tests:+, $tests tests})"
+        passed=$((passed + 1))
+        skipped=$((skipped + within))
+        ;;
+    77)
+        echo "SKIPPED ($took)"
+        skipped=$((skipped + 1))
+        ;;
+    *)
+        [ $status = 124 ] && took="$took: stopped, it may take $limit s"
+        echo "FAILED ($took)"
+        failed=$((failed + 1))
+        echo "---- the end of $log"
+        tail -n "${TAIL:-60}" "$log"
+        echo "----"
+        ;;
+    esac
+    [ "$status" = 0 ] || [ "$status" = 77 ] || within=0
+    if [ "$within" -gt 0 ]; then grep '^SKIPPED:' "$log" | sort | uniq -c | sed 's/^ *[0-9]* /    /' | head -n 20; fi
+done < <(table)
+
+echo
+echo "in $(((SECONDS - begin) / 60)) min $(((SECONDS - begin) % 60)) s; logs are in $LOGS"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]

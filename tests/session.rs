@@ -1,0 +1,309 @@
+//! Sessions as transactions: the same bits however the work is cut, and nothing half-done.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use support::tiny::{N_VOCAB, Random, Tiny};
+use tern::base::clock;
+use tern::base::dtype::DType;
+use tern::engine::{
+    Control, Error, Input, Isa, Logits, Model, ModelParams, Session, SessionParams,
+};
+
+fn model_of(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
+    let params = ModelParams { isa, ..ModelParams::default() };
+    let file = tiny.gguf();
+    Arc::new(Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads"))
+}
+
+fn model() -> Arc<Model> {
+    let mut tiny = Tiny::new("gemma3");
+    (tiny.dtype, tiny.window, tiny.n_layer) = (DType::Q4_1, 9, 6);
+    model_of(&tiny, None)
+}
+
+fn session(model: &Arc<Model>, params: SessionParams) -> Session {
+    Session::new(Arc::clone(model), &params).expect("a session")
+}
+
+fn small() -> SessionParams {
+    SessionParams { n_ctx: 64, n_batch: 16, n_threads: 2, ..SessionParams::default() }
+}
+
+fn text(n: usize) -> Vec<i32> {
+    let mut random = Random(11);
+    (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
+}
+
+fn eval(s: &mut Session, tokens: &[i32]) {
+    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
+}
+
+fn bits(s: &Session) -> Vec<u32> {
+    s.logits().expect("logits").iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for &isa in Isa::available() {
+        for dtype in [DType::F32, DType::Q4_0, DType::Q6K, DType::Q8_0] {
+            let mut tiny = Tiny::new("llama");
+            tiny.dtype = dtype;
+            let model = model_of(&tiny, Some(isa));
+            let tokens = text(37);
+            let mut first = None;
+            for n_threads in 1..=8 {
+                let mut s = session(&model, SessionParams { n_threads, ..small() });
+                eval(&mut s, &tokens);
+                eval(&mut s, &[5]);
+                let found = bits(&s);
+                let expected = first.get_or_insert_with(|| found.clone());
+                assert!(found == *expected, "{} {dtype}: {n_threads} threads", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_split_of_a_prompt_does_not_change_a_bit() {
+    for &isa in Isa::available() {
+        for dtype in [DType::F16, DType::Q4_1, DType::Q4K, DType::Q5_0] {
+            let mut tiny = Tiny::new("gemma3");
+            (tiny.dtype, tiny.window, tiny.n_layer) = (dtype, 9, 6);
+            let model = model_of(&tiny, Some(isa));
+            let tokens = text(41);
+            let mut expected = None;
+            for n_batch in [1, 2, 7, 16, 64] {
+                for call in [1, 3, 10, 41] {
+                    let mut s = session(&model, SessionParams { n_batch, ..small() });
+                    tokens.chunks(call).for_each(|part| eval(&mut s, part));
+                    let found = bits(&s);
+                    let expected = expected.get_or_insert_with(|| found.clone());
+                    let what = format!("{} {dtype}: batch {n_batch}, calls of {call}", isa.name());
+                    assert!(found == *expected, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forked_truncated_and_evaluated_again_is_the_same() {
+    let model = model();
+    let tokens = text(40);
+    let mut whole = session(&model, small());
+    eval(&mut whole, &tokens);
+
+    let mut s = session(&model, small());
+    eval(&mut s, &tokens[..30]);
+    let mut fork = s.fork().expect("a fork");
+    assert!(matches!(fork.logits(), Err(Error::NotReady(_))));
+    eval(&mut s, &[1, 2, 3]); // the original goes elsewhere
+    eval(&mut fork, &tokens[30..]);
+    assert!(bits(&fork) == bits(&whole), "a fork");
+
+    s.truncate(12).expect("truncates");
+    assert_eq!((s.info().n_kv, s.info().pos), (12, 12));
+    eval(&mut s, &tokens[12..]);
+    assert!(bits(&s) == bits(&whole), "a truncated session");
+    s.truncate(0).expect("truncates");
+    eval(&mut s, &tokens);
+    assert!(bits(&s) == bits(&whole), "a session begun anew");
+    assert!(matches!(s.truncate(41), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn chosen_positions_have_the_logits_they_would_have_as_the_last() {
+    let model = model();
+    let tokens = text(30);
+    let mut s = session(&model, SessionParams { n_logits: 3, ..small() });
+    s.eval(&tokens, Logits::Positions(&[0, 15, 16]), &Control::default()).expect("evaluates");
+    let rows: Vec<Vec<f32>> = (0..3).map(|i| s.logits_row(i).unwrap().to_vec()).collect();
+    assert!(matches!(s.logits_row(3), Err(Error::InvalidArgument(_))));
+    for (row, &at) in rows.iter().zip(&[0usize, 15, 16]) {
+        s.truncate(0).unwrap();
+        eval(&mut s, &tokens[..=at]);
+        assert_eq!(s.logits().unwrap(), row, "position {at}");
+    }
+    let bad: [&[u32]; 4] = [&[1, 1], &[2, 1], &[30], &[0, 1, 2, 3]];
+    for places in bad {
+        let result = s.eval(&tokens, Logits::Positions(places), &Control::default());
+        assert!(matches!(result, Err(Error::InvalidArgument(_))), "{places:?}");
+    }
+}
+
+#[test]
+fn a_failed_eval_leaves_the_session_as_it_was() {
+    let model = model();
+    let tokens = text(50);
+    let mut plain = session(&model, small());
+    eval(&mut plain, &tokens[..20]);
+    eval(&mut plain, &tokens[20..]);
+
+    let mut s = session(&model, small());
+    eval(&mut s, &tokens[..20]);
+    let before = s.info();
+    let abort = AtomicBool::new(true);
+    let aborted = Control { abort: Some(&abort), deadline_ns: 0 };
+    assert!(matches!(s.eval(&tokens[20..], Logits::Last, &aborted), Err(Error::Aborted(_))));
+    assert!(!abort.load(Ordering::Relaxed), "the flag is taken");
+    let late = Control { abort: None, deadline_ns: 1 };
+    assert!(matches!(s.eval(&tokens[20..], Logits::Last, &late), Err(Error::Deadline(_))));
+    let full = text(45);
+    let result = s.eval(&full, Logits::Last, &Control::default());
+    assert!(matches!(result, Err(Error::KvFull(_))));
+    for bad in [-1, N_VOCAB as i32, i32::MIN, i32::MAX] {
+        let result = s.eval(&[1, bad], Logits::Last, &Control::default());
+        assert!(matches!(result, Err(Error::InvalidArgument(_))), "token {bad}");
+    }
+    assert!(matches!(
+        s.eval(&[], Logits::Last, &Control::default()),
+        Err(Error::InvalidArgument(_))
+    ));
+    assert_eq!((s.info().n_kv, s.info().pos), (before.n_kv, before.pos));
+    eval(&mut s, &tokens[20..]);
+    assert!(bits(&s) == bits(&plain));
+}
+
+#[test]
+fn an_abort_in_the_middle_leaves_the_session_as_it_was() {
+    let mut tiny = Tiny::new("llama");
+    (tiny.n_layer, tiny.n_ctx_train) = (8, 4096);
+    let model = model_of(&tiny, None);
+    let tokens = text(2000);
+    let params = SessionParams { n_ctx: 2048, n_batch: 64, n_threads: 2, ..small() };
+    let mut s = session(&model, params);
+    eval(&mut s, &tokens[..10]);
+    for delay_us in [100, 1_000, 5_000] {
+        let abort = AtomicBool::new(false);
+        let control = Control { abort: Some(&abort), deadline_ns: 0 };
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(delay_us));
+                abort.store(true, Ordering::Relaxed);
+            });
+            s.eval(&tokens[10..], Logits::Last, &control)
+        });
+        assert!(matches!(result, Err(Error::Aborted(_))), "{result:?} after {delay_us} us");
+        assert_eq!((s.info().n_kv, s.info().pos), (10, 10));
+        let soon = Control { abort: None, deadline_ns: clock::now_ns() + delay_us * 1000 };
+        let result = s.eval(&tokens[10..], Logits::Last, &soon);
+        assert!(matches!(result, Err(Error::Deadline(_))), "{result:?}");
+        assert_eq!((s.info().n_kv, s.info().pos), (10, 10));
+    }
+    let mut plain = session(&model, params);
+    eval(&mut plain, &tokens[..100]);
+    eval(&mut s, &tokens[10..100]);
+    assert!(bits(&s) == bits(&plain));
+}
+
+#[test]
+fn evicted_tokens_were_never_seen_by_those_that_follow() {
+    // A token's keys and values depend on what it saw, so the claim is made for one layer, whose
+    // keys depend on the token alone.
+    let mut tiny = Tiny::new("llama");
+    tiny.n_layer = 1;
+    let model = model_of(&tiny, None);
+    let tokens = text(20);
+    let mut s = session(&model, small());
+    eval(&mut s, &tokens);
+    assert_eq!(s.kv_evict_range(4, 10).unwrap(), 6);
+    assert_eq!((s.info().n_kv, s.info().pos), (14, 20));
+    eval(&mut s, &[9]);
+    let evicted = bits(&s);
+
+    let mut other = session(&model, small());
+    eval(&mut other, &tokens[..4]);
+    eval(&mut other, &[0; 6]); // others stood there
+    eval(&mut other, &tokens[10..]);
+    other.kv_evict_range(4, 10).unwrap();
+    eval(&mut other, &[9]);
+    assert!(bits(&other) == evicted);
+    assert!(matches!(s.kv_evict_range(5, 4), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn window_eviction_keeps_sinks_and_recent_tokens() {
+    let model = model();
+    let mut s = session(&model, small());
+    eval(&mut s, &text(60));
+    assert_eq!(s.kv_evict(4, 20).unwrap(), 40);
+    assert_eq!(s.info().n_kv, 20);
+    assert_eq!(s.kv_evict(4, 20).unwrap(), 0);
+    assert_eq!(s.kv_evict_range(0, 4).unwrap(), 4, "the sinks were there");
+    assert_eq!(s.kv_evict_range(44, 60).unwrap(), 16, "the most recent were there");
+}
+
+#[test]
+fn generation_goes_on_for_ever_in_the_same_cells() {
+    let mut tiny = Tiny::new("qwen3");
+    tiny.n_ctx_train = 96;
+    let model = model_of(&tiny, None);
+    let params = SessionParams { auto_evict: true, n_keep: 40, ..small() };
+    let mut s = session(&model, params);
+    let bytes = s.info().kv_bytes;
+    eval(&mut s, &text(50));
+    for i in 0..1000 {
+        eval(&mut s, &[i % N_VOCAB as i32]);
+        let info = s.info();
+        assert!(info.n_kv <= 64 && info.pos <= 96, "{info:?}");
+        assert!(s.logits().unwrap().iter().all(|x| x.is_finite()));
+    }
+    assert!(s.info().n_evicted >= 950 - 64);
+    assert_eq!(s.info().kv_bytes, bytes);
+    // A span as long as the cache fits too, but for the sinks.
+    eval(&mut s, &text(60));
+    let result = s.eval(&text(61), Logits::Last, &Control::default());
+    assert!(matches!(result, Err(Error::KvFull(_))));
+}
+
+#[test]
+fn closing_a_gap_in_positions_leaves_distances_as_they_were() {
+    // One layer: keys depend on token and position only. After the positions pass their limit the
+    // recent keys are turned back; attention among them must not notice.
+    let mut tiny = Tiny::new("llama");
+    (tiny.n_layer, tiny.n_ctx_train) = (1, 40);
+    let model = model_of(&tiny, None);
+    let params = SessionParams { n_ctx: 40, n_batch: 16, n_threads: 1, kv_dtype: 1, ..small() };
+    let tokens = text(60);
+    let mut s = session(&model, params);
+    eval(&mut s, &tokens[..36]);
+    s.kv_evict(0, 10).unwrap(); // n_sink 0 is the default of 4
+    eval(&mut s, &tokens[36..50]); // passes 40: the gap of 26 is closed
+    assert_eq!((s.info().n_kv, s.info().pos), (24, 24));
+
+    let mut other = session(&model, params);
+    eval(&mut other, &tokens[..4]);
+    eval(&mut other, &tokens[30..50]);
+    let (a, b) = (s.logits().unwrap(), other.logits().unwrap());
+    let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= 1e-4 * largest, "{worst} of {largest}");
+}
+
+#[test]
+fn bad_parameters_are_named() {
+    let model = model();
+    let cases = [
+        (SessionParams { kv_dtype: 2, ..small() }, "kv_dtype"),
+        (SessionParams { n_threads: 257, ..small() }, "n_threads"),
+        (SessionParams { n_ctx: u32::MAX, ..small() }, "n_ctx"),
+        (SessionParams { auto_evict: true, n_keep: 64, ..small() }, "n_keep"),
+    ];
+    for (params, name) in cases {
+        let error = Session::new(Arc::clone(&model), &params).err().expect("refused");
+        assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+        assert!(error.message().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn a_cache_that_no_machine_has_is_out_of_memory() {
+    let model = model();
+    let params = SessionParams { n_ctx: 1 << 30, kv_dtype: 1, ..small() };
+    let error = Session::new(model, &params).err().expect("refused");
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+}

@@ -1,0 +1,372 @@
+//! Tokenizers against recorded ids of the programs that their vocabularies come from; round trips;
+//! texts of any kind and size. Malformed tables are in tests/tokenizer_tables.rs.
+#![allow(clippy::unwrap_used, reason = "what fails to come fails the test")]
+
+mod support;
+
+use std::fmt::Write;
+
+use support::cached;
+use tern::Error;
+use tern::base::file::Source;
+use tern::engine::vocab;
+use tern::gguf::Gguf;
+use tern::tokenizer::Tokenizer;
+
+/// Vocabularies that come with recorded inputs and ids.
+const RECORDED: &[&str] = &[
+    "llama-spm",
+    "llama-bpe",
+    "gpt-2",
+    "qwen2",
+    "qwen35",
+    "phi-3",
+    "gemma-4",
+    "deepseek-llm",
+    "deepseek-coder",
+    "falcon",
+    "starcoder",
+    "refact",
+    "command-r",
+    "mpt",
+];
+
+#[test]
+fn the_ids_are_those_recorded_beside_the_vocabularies() {
+    const TEST: &str = "the_ids_are_those_recorded_beside_the_vocabularies";
+    for name in RECORDED {
+        let path = format!("vocab/ggml-vocab-{name}.gguf");
+        let Some(gguf) = load(TEST, &path) else { continue };
+        let read = |ext: &str| Some(std::fs::read_to_string(cached(TEST, &(path.clone() + ext))?));
+        let (Some(inputs), Some(outputs)) = (read(".inp"), read(".out")) else { continue };
+        let tokenizer = vocab::tokenizer(gguf.metadata()).unwrap();
+        let (inputs, outputs) = (inputs.unwrap(), outputs.unwrap());
+        // A separator ends each input, so what follows the last one is not an input.
+        let inputs: Vec<&str> = inputs.split_terminator("\n__ggml_vocab_test__\n").collect();
+        let outputs: Vec<&str> = outputs.lines().collect();
+        assert_eq!(inputs.len(), outputs.len(), "{name}");
+        assert!(inputs.len() >= 40, "{name}");
+        for (input, output) in inputs.iter().zip(outputs) {
+            let expected: Vec<i32> =
+                output.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            assert_eq!(ids(&tokenizer, input), expected, "{name}: {input:?}");
+        }
+    }
+}
+
+#[test]
+fn the_ids_of_mixed_strings_are_those_of_the_original_programs() {
+    let strings = mixed_strings();
+    each_family(
+        "the_ids_of_mixed_strings_are_those_of_the_original_programs",
+        |name, tokenizer, hashes| {
+            assert_eq!(hashes.len(), 100, "{name}");
+            for (i, (block, hash)) in strings.chunks(100).zip(hashes).enumerate() {
+                let found = block_hash(block.iter().map(|string| ids(tokenizer, string)));
+                assert_eq!(
+                    found, *hash,
+                    "{name}: block {i}; `tests/oracle/tokenizer_ids.py {name:?} {i}` shows it"
+                );
+            }
+        },
+    );
+}
+
+#[test]
+fn tokens_turn_back_into_the_text_they_came_from() {
+    let mut strings = mixed_strings();
+    let mut random = Random(3);
+    for _ in 0..1000 {
+        let bytes: Vec<u8> = (0..random.below(40)).map(|_| random.below(256) as u8).collect();
+        strings.push(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    each_family("tokens_turn_back_into_the_text_they_came_from", |name, tokenizer, _| {
+        let mut left_out = 0;
+        for string in &strings {
+            let back = round_trip(tokenizer, string);
+            if back == string.as_bytes() {
+                continue;
+            }
+            // The vocabulary has no tokens for some bytes, or means a space by U+2581.
+            let parts = string.chars().map(|c| round_trip(tokenizer, c.encode_utf8(&mut [0; 4])));
+            assert_eq!(back, parts.collect::<Vec<_>>().concat(), "{name}: {string:?}");
+            left_out += 1;
+        }
+        let lacks_bytes = ["falcon", "starcoder", "refact", "smollm2"].contains(&name);
+        assert!(lacks_bytes || left_out == 0, "{name}: {left_out}");
+    });
+}
+
+#[test]
+fn long_texts_of_one_kind_take_n_log_n() {
+    // One family for each way of splitting and merging; the others would only take longer.
+    const FAMILIES: &[&str] = &[
+        "gpt-2",
+        "llama-bpe",
+        "deepseek-llm",
+        "falcon",
+        "gpt-2 as gpt-4o",
+        "gpt-2 as deepseek-v3",
+        "gemma-4",
+        "llama-spm",
+        "gemma-3",
+    ];
+    const MIB: usize = 1 << 20;
+    let text = |part: &str, len: usize| part.repeat(len / part.len());
+    let mut texts: Vec<String> = [" ", "a"].map(|part| text(part, MIB)).into();
+    for part in ["\n", "=", "1", "é", "漢", "\u{301}", "ab ", " \n", "\0x", "aA"] {
+        texts.push(text(part, MIB / 8));
+    }
+    each_family("long_texts_of_one_kind_take_n_log_n", |name, tokenizer, _| {
+        if !FAMILIES.contains(&name) {
+            return;
+        }
+        for text in &texts {
+            let same = round_trip(tokenizer, text) == text.as_bytes();
+            assert!(same, "{name}: {:?}...", &text[..6]);
+        }
+    });
+}
+
+#[test]
+fn control_tokens_come_from_text_only_if_asked() {
+    const TEST: &str = "control_tokens_come_from_text_only_if_asked";
+    let Some(gguf) = load(TEST, "models/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let tokenizer = vocab::tokenizer(gguf.metadata()).unwrap();
+    let (start, end) = (1, 2);
+    assert_eq!(tokenizer.special_token("<|im_start|>"), Some(start));
+    assert_eq!(tokenizer.special_token("<|im_end|>"), Some(end));
+    assert_eq!(tokenizer.special_token("<|im_end|> "), None);
+    let text = "<|im_start|>user\nhi<|im_end|>\n";
+    let mut tokens = Vec::new();
+    tokenizer.tokenize(text, true, true, &mut tokens).unwrap();
+    assert_eq!((tokens[0], tokens[tokens.len() - 2]), (start, end));
+    assert_eq!(tokens.iter().filter(|&&t| tokenizer.is_control(t)).count(), 2);
+    let mut back = Vec::new();
+    tokenizer.detokenize(&tokens, &mut back).unwrap();
+    assert_eq!(back, b"user\nhi\n");
+    assert_eq!(tokenizer.name(end), Some(&b"<|im_end|>"[..]));
+    assert_eq!(tokenizer.piece(end), Some(&b""[..]));
+    assert!(tokenizer.is_eog(end) && tokenizer.is_eog(0) && !tokenizer.is_eog(start));
+    let plain = ids(&tokenizer, text);
+    assert!(!plain.iter().any(|&t| tokenizer.is_control(t)));
+    assert_eq!(round_trip(&tokenizer, text), text.as_bytes());
+}
+
+#[test]
+fn bos_and_eos_come_as_the_family_has_it() {
+    const TEST: &str = "bos_and_eos_come_as_the_family_has_it";
+    for (name, before, after) in [
+        ("llama-spm", Some(1), None),
+        ("llama-bpe", Some(128_000), None),
+        ("qwen2", None, None),
+        ("gpt-2", None, None),
+        ("gemma-4", Some(2), None),
+        ("command-r", Some(5), None),
+        ("deepseek-llm", Some(100_000), None),
+    ] {
+        let Some(gguf) = load(TEST, &format!("vocab/ggml-vocab-{name}.gguf")) else { continue };
+        let tokenizer = vocab::tokenizer(gguf.metadata()).unwrap();
+        for text in ["", "Hello"] {
+            let mut with = Vec::new();
+            tokenizer.tokenize(text, true, false, &mut with).unwrap();
+            let around = before.into_iter().chain(ids(&tokenizer, text)).chain(after);
+            assert_eq!(with, around.collect::<Vec<i32>>(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_tokens_of_phi_3_take_the_white_space_after_them() {
+    const TEST: &str = "the_tokens_of_phi_3_take_the_white_space_after_them";
+    let Some(gguf) = load(TEST, "vocab/ggml-vocab-phi-3.gguf") else { return };
+    let tokenizer = vocab::tokenizer(gguf.metadata()).unwrap();
+    let mut tokens = Vec::new();
+    tokenizer.tokenize("<|user|>\nHi<|end|> \n<|assistant|>", false, true, &mut tokens).unwrap();
+    // No token for either white space; 6324 is " Hi", with the space that goes before a text.
+    assert_eq!(tokens, [32010, 6324, 32007, 32001]);
+}
+
+#[test]
+fn other_kinds_of_vocabularies_are_named_in_the_error() {
+    const TEST: &str = "other_kinds_of_vocabularies_are_named_in_the_error";
+    for (name, found) in [("bert-bge", "\"bert\""), ("nomic-bert-moe", "\"t5\"")] {
+        let Some(gguf) = load(TEST, &format!("vocab/ggml-vocab-{name}.gguf")) else { continue };
+        match vocab::tokenizer(gguf.metadata()) {
+            Err(error @ Error::UnsupportedTokenizer(_)) => {
+                assert!(error.message().contains(found), "{error}");
+            }
+            other => panic!("{name}: {:?}", other.err()),
+        }
+    }
+}
+
+fn load(test: &str, path: &str) -> Option<Gguf> {
+    let path = cached(test, path)?;
+    Some(Gguf::parse(&Source::open(&path).unwrap()).unwrap())
+}
+
+fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i32> {
+    let mut ids = Vec::new();
+    tokenizer.tokenize(text, false, false, &mut ids).unwrap();
+    ids
+}
+
+fn round_trip(tokenizer: &Tokenizer, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tokenizer.detokenize(&ids(tokenizer, text), &mut bytes).unwrap();
+    bytes
+}
+
+/// The families of tests/data/tokenizer_ids.txt whose vocabularies are at hand.
+fn each_family(test: &str, mut f: impl FnMut(&str, &Tokenizer, &[u64])) {
+    let lines =
+        include_str!("data/tokenizer_ids.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut families: Vec<(&str, &str, &str, Vec<u64>)> = Vec::new();
+    for line in lines {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            [name, path, pre] => families.push((name, path, pre, Vec::new())),
+            _ => {
+                let hashes = line.split(' ').map(|hash| u64::from_str_radix(hash, 16).unwrap());
+                families.last_mut().unwrap().3.extend(hashes);
+            }
+        }
+    }
+    assert!(families.len() >= 20);
+    for (name, path, pre, hashes) in families {
+        let Some(gguf) = load(test, path) else { continue };
+        let mut tables = vocab::tables(gguf.metadata()).unwrap();
+        if pre != "-" {
+            tables.pre = pre;
+        }
+        f(name, &Tokenizer::new(tables).unwrap(), &hashes);
+    }
+}
+
+/// FNV-1a over the ids as little-endian u32, each string's followed by 0xffffffff.
+fn block_hash(block: impl Iterator<Item = Vec<i32>>) -> u64 {
+    let bytes = block.flat_map(|ids| ids.into_iter().chain([-1]).flat_map(i32::to_le_bytes));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+
+    fn char_of(&mut self, first: u32, last: u32) -> char {
+        char::from_u32(first + self.below((last - first + 1) as usize) as u32).unwrap()
+    }
+}
+
+/// The strings of tests/oracle/tokenizer_ids.py.
+fn mixed_strings() -> Vec<String> {
+    let parts = Parts::read();
+    let mut random = Random(2);
+    let mut strings = Vec::new();
+    for _ in 0..10_000 {
+        let mut string = String::new();
+        for _ in 0..1 + random.below(12) {
+            parts.append(&mut random, &mut string);
+        }
+        strings.push(string);
+    }
+    strings
+}
+
+/// The sections of tests/data/tokenizer_strings.txt.
+struct Parts(Vec<(String, Vec<String>)>);
+
+impl Parts {
+    fn read() -> Parts {
+        let mut parts = Vec::new();
+        for line in include_str!("data/tokenizer_strings.txt").lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                parts.push((name.trim_end_matches(']').to_string(), Vec::new()));
+            } else if let Some(item) = line.strip_prefix('|') {
+                parts.last_mut().unwrap().1.push(unescape(item));
+            }
+        }
+        Parts(parts)
+    }
+
+    fn get(&self, name: &str) -> &[String] {
+        &self.0.iter().find(|(n, _)| n == name).unwrap().1
+    }
+
+    fn pick(&self, r: &mut Random, name: &str) -> &str {
+        r.pick::<String>(self.get(name))
+    }
+
+    fn append(&self, r: &mut Random, out: &mut String) {
+        match r.below(16) {
+            0..=3 => {
+                let space = if r.below(4) > 0 { " " } else { "" };
+                write!(out, "{space}{}", self.pick(r, "words")).unwrap();
+            }
+            4 => (0..1 + r.below(5)).for_each(|_| out.push_str(self.pick(r, "spaces"))),
+            5 => {
+                let space = *r.pick(&[" ", "\n", "\t"]);
+                out.push_str(&space.repeat(1 + r.below(40)));
+            }
+            6 => (0..1 + r.below(9)).for_each(|_| write!(out, "{}", r.below(10)).unwrap()),
+            7 => {
+                let marks: Vec<char> = self.get("marks")[0].chars().collect();
+                (0..1 + r.below(5)).for_each(|_| out.push(*r.pick(&marks)));
+            }
+            8 => {
+                out.push_str(self.pick(r, "words"));
+                out.push_str(self.pick(r, "apostrophes"));
+            }
+            9 => out.push_str(self.pick(r, "snippets")),
+            10 => (0..1 + r.below(3)).for_each(|_| out.push_str(self.pick(r, "emoji"))),
+            11 => {
+                out.push(r.char_of(0x61, 0x7a));
+                (0..1 + r.below(3)).for_each(|_| out.push(r.char_of(0x300, 0x36f)));
+            }
+            12 => {
+                let code = r.below(0x11_0000 - 0x800) as u32;
+                let code = if code >= 0xd800 { code + 0x800 } else { code };
+                out.push(char::from_u32(code).unwrap());
+            }
+            _ => {
+                let range: Vec<char> = self.pick(r, "ranges").chars().collect();
+                let (first, last) = (u32::from(range[0]), u32::from(range[1]));
+                (0..1 + r.below(8)).for_each(|_| out.push(r.char_of(first, last)));
+            }
+        }
+    }
+}
+
+/// "\a;" is U+000A, "\\" a backslash.
+fn unescape(item: &str) -> String {
+    let mut out = String::new();
+    let mut rest = item;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        rest = match after.strip_prefix('\\') {
+            Some(after) => {
+                out.push('\\');
+                after
+            }
+            None => {
+                let (code, after) = after.split_once(';').unwrap();
+                out.push(char::from_u32(u32::from_str_radix(code, 16).unwrap()).unwrap());
+                after
+            }
+        };
+    }
+    out + rest
+}
