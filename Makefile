@@ -6,13 +6,14 @@ PROMPT ?=
 STEPS ?=
 export MODEL PROMPT
 
-.PHONY: help demo test test-quick test-long bench format install-tools dist clean
+.PHONY: help demo test test-quick test-long models bench format dist clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
 	@echo 'make test [STEPS="..."]   everything that can be tested on this machine'
 	@echo 'make test-quick           formatting, lints and the Rust tests: a minute or two'
 	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, long campaigns'
+	@echo 'make models               fetches all models and texts that tests use: 0.5 GB in ~/.cache/tern'
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
@@ -29,6 +30,10 @@ test-quick:
 
 test-long:
 	@tests/run.sh long $(STEPS)
+
+models:
+	@toolchains/install.sh
+	@python3 toolchains/fetch.py all
 
 bench:
 	@toolchains/install.sh

@@ -106,6 +106,7 @@ add_custom_command(OUTPUT "${TERN_OBJECT}"
   COMMAND "${CMAKE_OBJCOPY}" "--keep-global-symbols=${TERN_SYM}"
     --remove-section=.llvmbc --remove-section=.llvmcmd "${TERN_OBJECT}"
   DEPENDS ${_sources} "${TERN_SYM}"
+  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}" # where cargo looks for .cargo/config.toml
   COMMENT "tern.o: cargo, partial link, hide" VERBATIM USES_TERMINAL)
 set_source_files_properties("${TERN_OBJECT}" PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
 add_custom_target(tern_object DEPENDS "${TERN_OBJECT}")
@@ -122,6 +123,7 @@ if(TERN_BUILD_COMMAND)
       ${_cargo} build --bin tern ${_features} ${_common}
     COMMAND ${CMAKE_COMMAND} -E touch "${TERN_COMMAND}"
     DEPENDS ${_sources}
+    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
     COMMENT "bin/tern: cargo" VERBATIM USES_TERMINAL)
   add_custom_target(tern_command ALL DEPENDS "${TERN_COMMAND}")
   add_dependencies(tern_command tern_object) # cargo locks its folder: one after the other

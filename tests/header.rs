@@ -2,6 +2,8 @@
 //!
 //! `TERN_WRITE=1 cargo test --test header` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

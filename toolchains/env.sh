@@ -2,8 +2,8 @@
 # The current folder must be the repository's.
 #
 # The first of these that is new enough (Cargo.toml's rust-version) is put in front of PATH:
-# what PATH has, what rustup put in ~/.cargo/bin, then Ubuntu's versioned packages, newest first.
-# Those keep their programs in /usr/lib/rust-1.N/bin; their /usr/bin/cargo-1.N is not used, because
+# what PATH has, what rustup put in ~/.cargo/bin, what the system has in /usr/bin, then Ubuntu's
+# versioned packages, newest first. Those keep their programs in /usr/lib/rust-1.N/bin; their /usr/bin/cargo-1.N is not used, because
 # for some versions it is a script that starts the default compiler.
 #
 # Sets TERN_MSRV, and TERN_RUST to the version found (empty: none is new enough).
@@ -28,7 +28,7 @@ _tern_rust_version() {
 }
 
 TERN_RUST=
-for _tern_dir in '' "${HOME:-/root}/.cargo/bin" \
+for _tern_dir in '' "${HOME:-/root}/.cargo/bin" /usr/bin \
     $(ls -d /usr/lib/rust-1.*/bin 2>/dev/null | sort -rV); do
     _tern_found=$(_tern_rust_version "$_tern_dir")
     if _tern_at_least "$_tern_found" "$TERN_MSRV"; then

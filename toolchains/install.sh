@@ -150,31 +150,40 @@ newest_versioned() {
 }
 rustup_get() {
     if ! have rustup; then
-        [ -n "$(candidate rustup)" ] || {
-            say "found no Rust >= $TERN_MSRV in this system's packages (Debian 12 has it in its" \
-                "security updates, Ubuntu 24.04 in 'noble-updates'), and no rustup: install either"
-            exit 1
-        }
-        get rustup
+        [ -n "$(candidate rustup)" ] || return 1
+        get rustup || return 1
     fi
     say "rustup toolchain install stable"
-    rustup toolchain install stable --profile minimal >&2
-    rustup default stable >&2
+    rustup toolchain install stable --profile minimal >&2 && rustup default stable >&2
 }
+distribution=$(sed -n 's/^ID=//p' /etc/os-release 2>/dev/null)
 if [ $rust = missing ]; then
     say "Rust $TERN_MSRV or later is missing"
     update
-    if plain ''; then
-        get rustc cargo
-    elif plain -web; then
-        get rustc-web cargo-web
-    elif v=$(newest_versioned) && [ -n "$v" ]; then
-        get "rustc-$v" "cargo-$v"
-    else
-        rustup_get
+    # Where rustup is, it is what the user chose. For the tests on Ubuntu it is the only way to
+    # Rust's library for aarch64: the packages of other architectures are on other servers there.
+    if have rustup || { [ "$distribution" = ubuntu ] && [ $test = yes ]; }; then
+        rustup_get || say "rustup did not get one; trying the packages"
+        hash -r
+        . toolchains/env.sh
     fi
-    hash -r
-    . toolchains/env.sh
+    if [ -z "$TERN_RUST" ]; then
+        if plain ''; then
+            get rustc cargo
+        elif plain -web; then
+            get rustc-web cargo-web
+        elif v=$(newest_versioned) && [ -n "$v" ]; then
+            get "rustc-$v" "cargo-$v"
+        else
+            rustup_get || {
+                say "found no Rust >= $TERN_MSRV in this system's packages (Debian 12 has it in its" \
+                    "security updates, Ubuntu 24.04 in 'noble-updates'), and no rustup: enable either"
+                exit 1
+            }
+        fi
+        hash -r
+        . toolchains/env.sh
+    fi
     [ -n "$TERN_RUST" ] || {
         say "installed, but no rustc >= $TERN_MSRV with a cargo beside it was found"
         exit 1
@@ -201,8 +210,9 @@ if [ $test = yes ]; then
     fi
     if [ "$machine" != aarch64 ] && ! has_aarch64_std; then
         update
-        case $from in
-        rustup) rustup target add aarch64-unknown-linux-gnu >&2 ;;
+        case $from,$distribution in
+        rustup,*) rustup target add aarch64-unknown-linux-gnu >&2 ;;
+        *,ubuntu) false ;; # its packages of other architectures are on other servers
         *)
             # A matching pair: the library must be of exactly the compiler's version.
             if ! dpkg --print-foreign-architectures | grep -qx arm64; then
