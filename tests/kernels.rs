@@ -287,6 +287,28 @@ fn matmul_with_float_weights() {
     check_all_matmuls(false);
 }
 
+/// So a machine's results do not change with the rung that it runs on.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn matmul_has_the_same_bits_on_every_rung_of_neon() {
+    let (k, n_rows) = (2304, 6);
+    let mut random = Random(31);
+    for &dtype in DType::ALL {
+        let bytes = random_rows(dtype, k, n_rows, &mut random);
+        let w = Weight { dtype, k, n_rows, bytes: &bytes };
+        let x = random_activations(7, k, &mut random);
+        let quantised = quantise(Kernels::for_isa(Isa::Neon), &x, k);
+        for n in [1, 7] {
+            let act = tokens(&x, dtype.is_quantised().then_some(&quantised), k, 0, n);
+            let plain = matmul(Kernels::for_isa(Isa::Neon), &w, &act);
+            for &isa in Isa::available().iter().filter(|isa| **isa > Isa::Neon) {
+                let out = matmul(Kernels::for_isa(isa), &w, &act);
+                assert_same_bits(&out, &plain, &format!("matmul_{dtype}_{isa}, {n} tokens"));
+            }
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "bytes of weights")]
 fn matmul_checks_lengths() {

@@ -125,6 +125,7 @@ impl Kernels {
         let row_bytes = w.dtype.row_bytes(w.k).expect("weights are whole blocks");
         assert_eq!(w.bytes.len(), row_bytes * w.n_rows, "{}: bytes of weights", w.dtype);
         assert_eq!(act.k, w.k, "lengths of rows");
+        assert!(w.k > 0, "a row has weights");
         assert_eq!(out.n_rows(), act.n, "tokens");
         assert!(out.first() + out.len() <= w.n_rows, "columns of out are rows of weights");
         if w.dtype.is_quantised() {

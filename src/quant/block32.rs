@@ -33,15 +33,25 @@ const UNSIGNED: Layout = Layout { group: 32, signed: false };
 
 /// The 32 nibbles of 16 bytes, the low ones first.
 #[inline]
-pub(super) fn nibbles(q: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    q[..16].iter().map(|b| b & 15).chain(q[..16].iter().map(|b| b >> 4))
+pub(super) fn nibbles(q: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    let (low, high) = out.split_at_mut(16);
+    for (q, (low, high)) in q[..16].iter().zip(low.iter_mut().zip(high)) {
+        (*low, *high) = (q & 15, q >> 4);
+    }
+    out
 }
 
-/// The 32 fifth bits, each as 0 or 16.
+/// The same, with fifth bits.
 #[inline]
-fn fifth_bits(h: &[u8]) -> impl Iterator<Item = u8> {
-    let h = u32::from_le_bytes([h[0], h[1], h[2], h[3]]);
-    (0..32).map(move |i| ((h >> i & 1) << 4) as u8)
+fn fives(h: &[u8], q: &[u8]) -> [u8; 32] {
+    let mut out = nibbles(q);
+    for (out, h) in out.as_chunks_mut::<8>().0.iter_mut().zip(h) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out |= (h >> i & 1) << 4;
+        }
+    }
+    out
 }
 
 impl Format for Q4_0 {
@@ -102,9 +112,9 @@ impl Format for Q5_0 {
 
     fn decode(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
-        let q = nibbles(&block[6..]).zip(fifth_bits(&block[2..]));
-        for (w, (low, high)) in out.iter_mut().zip(q) {
-            *w = d * (f32::from(low | high) - 16.0);
+        let q = fives(&block[2..6], &block[6..]);
+        for (w, q) in out.iter_mut().zip(q) {
+            *w = d * (f32::from(q) - 16.0);
         }
     }
 
@@ -119,9 +129,9 @@ impl Codes for Q5_0 {
     fn expand(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         let d = f16_at(block, 0);
         (scales[0], mins[0]) = (d, -16.0 * d);
-        let q = nibbles(&block[6..]).zip(fifth_bits(&block[2..]));
-        for (code, (low, high)) in codes.iter_mut().zip(q) {
-            *code = (low | high) as i8;
+        let q = fives(&block[2..6], &block[6..]);
+        for (code, q) in codes.iter_mut().zip(q) {
+            *code = q as i8;
         }
     }
 }
@@ -131,9 +141,9 @@ impl Format for Q5_1 {
 
     fn decode(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
-        let q = nibbles(&block[8..]).zip(fifth_bits(&block[4..]));
-        for (w, (low, high)) in out.iter_mut().zip(q) {
-            *w = d * f32::from(low | high) + m;
+        let q = fives(&block[4..8], &block[8..]);
+        for (w, q) in out.iter_mut().zip(q) {
+            *w = d * f32::from(q) + m;
         }
     }
 
@@ -147,9 +157,9 @@ impl Codes for Q5_1 {
 
     fn expand(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         (scales[0], mins[0]) = (f16_at(block, 0), f16_at(block, 2));
-        let q = nibbles(&block[8..]).zip(fifth_bits(&block[4..]));
-        for (code, (low, high)) in codes.iter_mut().zip(q) {
-            *code = (low | high) as i8;
+        let q = fives(&block[4..8], &block[8..]);
+        for (code, q) in codes.iter_mut().zip(q) {
+            *code = q as i8;
         }
     }
 }

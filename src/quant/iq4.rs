@@ -120,7 +120,8 @@ impl Format for Mxfp4 {
         let d = half_of_e8m0(block[0]);
         block[0] != 255
             && nibbles(&block[1..])
-                .all(|q| (d * f32::from(E2M1_DOUBLED[usize::from(q)])).is_finite())
+                .iter()
+                .all(|&q| (d * f32::from(E2M1_DOUBLED[usize::from(q)])).is_finite())
     }
 }
 

@@ -47,22 +47,35 @@ pub(super) struct Q6K;
 const OF_16: Layout = Layout { group: 16, signed: false };
 const OF_32: Layout = Layout { group: 32, signed: false };
 
-/// The two bits of weight `i`, of 64 bytes that hold four planes for each 128 weights.
-#[inline]
-fn two_bits(q: &[u8], i: usize) -> u8 {
-    q[i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3
+/// The codes of 256 weights, of `bits` bits each. `WIDTH` bytes hold as many planes as fit: first the
+/// lowest bits of all of them, for `WIDTH` neighbouring weights; then the next higher ones; then
+/// come the next bytes.
+#[inline(always)]
+fn planes<const WIDTH: usize>(q: &[u8], bits: usize) -> [u8; 256] {
+    let mut out = [0; 256];
+    let n_planes = 256 / q.len();
+    let mask = (1u8 << bits) - 1;
+    for (i, out) in out.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let (n, shift) = (i / n_planes, i % n_planes * bits);
+        for (out, q) in out.iter_mut().zip(&q[n * WIDTH..(n + 1) * WIDTH]) {
+            *out = q >> shift & mask;
+        }
+    }
+    out
 }
 
-/// The bit of weight `i`, of 32 bytes that hold eight planes.
-#[inline]
-fn one_bit(h: &[u8], i: usize) -> u8 {
-    h[i % 32] >> (i / 32) & 1
+/// Codes whose high bits are kept apart from their `low_bits` low ones.
+#[inline(always)]
+fn joined(low: [u8; 256], low_bits: usize, high: [u8; 256]) -> [u8; 256] {
+    std::array::from_fn(|i| low[i] | high[i] << low_bits)
 }
 
-/// The four bits of weight `i`, of 128 bytes that hold two planes for each `2 * width` weights.
-#[inline]
-fn four_bits(q: &[u8], width: usize, i: usize) -> u8 {
-    q[i / (2 * width) * width + i % width] >> (4 * (i / width % 2)) & 15
+/// Writes codes as the signed bytes that kernels take.
+#[inline(always)]
+fn put_codes(codes: &mut [i8], from: &[u8; 256]) {
+    for (code, from) in codes.iter_mut().zip(from) {
+        *code = *from as i8;
+    }
 }
 
 /// The 16 scales of Q3_K, without the 32 that is taken off.
@@ -95,12 +108,13 @@ fn decode_with_minima<const GROUP: usize>(
     (d, m): (f32, f32),
     scales: &[u8],
     mins: &[u8],
-    code: impl Fn(usize) -> u8,
+    codes: &[u8; 256],
 ) {
-    for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+    let groups = out.chunks_exact_mut(GROUP).zip(codes.chunks_exact(GROUP));
+    for (g, (out, codes)) in groups.enumerate() {
         let (scale, min) = (d * f32::from(scales[g]), m * f32::from(mins[g]));
-        for (j, w) in out.iter_mut().enumerate() {
-            *w = scale * f32::from(code(g * GROUP + j)) - min;
+        for (w, code) in out.iter_mut().zip(codes) {
+            *w = scale * f32::from(*code) - min;
         }
     }
 }
@@ -110,6 +124,11 @@ impl Q2K {
     fn groups(block: &[u8]) -> ([u8; 16], [u8; 16]) {
         (std::array::from_fn(|g| block[g] & 15), std::array::from_fn(|g| block[g] >> 4))
     }
+
+    /// The codes, 0 to 3.
+    fn codes(block: &[u8]) -> [u8; 256] {
+        planes::<32>(&block[16..80], 2)
+    }
 }
 
 impl Format for Q2K {
@@ -118,7 +137,7 @@ impl Format for Q2K {
     fn decode(block: &[u8], out: &mut [f32]) {
         let (scales, mins) = Q2K::groups(block);
         let d = (f16_at(block, 80), f16_at(block, 82));
-        decode_with_minima::<16>(out, d, &scales, &mins, |i| two_bits(&block[16..80], i));
+        decode_with_minima::<16>(out, d, &scales, &mins, &Q2K::codes(block));
     }
 
     fn is_finite(block: &[u8]) -> bool {
@@ -135,17 +154,14 @@ impl Codes for Q2K {
             scales[g] = f16_at(block, 80) * f32::from(s[g]);
             mins[g] = -(f16_at(block, 82) * f32::from(m[g]));
         }
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = two_bits(&block[16..80], i) as i8;
-        }
+        put_codes(codes, &Q2K::codes(block));
     }
 }
 
 impl Q3K {
-    /// The code of weight `i`, 0 to 7.
-    #[inline]
-    fn code(block: &[u8], i: usize) -> u8 {
-        two_bits(&block[32..96], i) | one_bit(&block[..32], i) << 2
+    /// The codes, 0 to 7.
+    fn codes(block: &[u8]) -> [u8; 256] {
+        joined(planes::<32>(&block[32..96], 2), 2, planes::<32>(&block[..32], 1))
     }
 }
 
@@ -154,9 +170,9 @@ impl Format for Q3K {
 
     fn decode(block: &[u8], out: &mut [f32]) {
         let (d, scales) = (f16_at(block, 108), scales_of_6_bits(&block[96..108]));
-        for (i, w) in out.iter_mut().enumerate() {
+        for (i, (w, code)) in out.iter_mut().zip(Q3K::codes(block)).enumerate() {
             let scale = d * (f32::from(scales[i / 16]) - 32.0);
-            *w = scale * (f32::from(Q3K::code(block, i)) - 4.0);
+            *w = scale * (f32::from(code) - 4.0);
         }
     }
 
@@ -174,9 +190,14 @@ impl Codes for Q3K {
             scales[g] = d * (f32::from(s[g]) - 32.0);
             mins[g] = -4.0 * scales[g];
         }
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = Q3K::code(block, i) as i8;
-        }
+        put_codes(codes, &Q3K::codes(block));
+    }
+}
+
+impl Q4K {
+    /// The codes, 0 to 15.
+    fn codes(block: &[u8]) -> [u8; 256] {
+        planes::<32>(&block[16..], 4)
     }
 }
 
@@ -186,7 +207,7 @@ impl Format for Q4K {
     fn decode(block: &[u8], out: &mut [f32]) {
         let (scales, mins) = scales_and_minima(&block[4..16]);
         let d = (f16_at(block, 0), f16_at(block, 2));
-        decode_with_minima::<32>(out, d, &scales, &mins, |i| four_bits(&block[16..], 32, i));
+        decode_with_minima::<32>(out, d, &scales, &mins, &Q4K::codes(block));
     }
 
     fn is_finite(block: &[u8]) -> bool {
@@ -199,9 +220,7 @@ impl Codes for Q4K {
 
     fn expand(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         expand_groups_of_32(block, scales, mins);
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = four_bits(&block[16..], 32, i) as i8;
-        }
+        put_codes(codes, &Q4K::codes(block));
     }
 }
 
@@ -215,10 +234,9 @@ fn expand_groups_of_32(block: &[u8], scales: &mut [f32], mins: &mut [f32]) {
 }
 
 impl Q5K {
-    /// The code of weight `i`, 0 to 31.
-    #[inline]
-    fn code(block: &[u8], i: usize) -> u8 {
-        four_bits(&block[48..], 32, i) | one_bit(&block[16..48], i) << 4
+    /// The codes, 0 to 31.
+    fn codes(block: &[u8]) -> [u8; 256] {
+        joined(planes::<32>(&block[48..], 4), 4, planes::<32>(&block[16..48], 1))
     }
 }
 
@@ -228,7 +246,7 @@ impl Format for Q5K {
     fn decode(block: &[u8], out: &mut [f32]) {
         let (scales, mins) = scales_and_minima(&block[4..16]);
         let d = (f16_at(block, 0), f16_at(block, 2));
-        decode_with_minima::<32>(out, d, &scales, &mins, |i| Q5K::code(block, i));
+        decode_with_minima::<32>(out, d, &scales, &mins, &Q5K::codes(block));
     }
 
     fn is_finite(block: &[u8]) -> bool {
@@ -241,17 +259,14 @@ impl Codes for Q5K {
 
     fn expand(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         expand_groups_of_32(block, scales, mins);
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = Q5K::code(block, i) as i8;
-        }
+        put_codes(codes, &Q5K::codes(block));
     }
 }
 
 impl Q6K {
-    /// The code of weight `i`, 0 to 63.
-    #[inline]
-    fn code(block: &[u8], i: usize) -> u8 {
-        four_bits(&block[..128], 64, i) | two_bits(&block[128..192], i) << 4
+    /// The codes, 0 to 63.
+    fn codes(block: &[u8]) -> [u8; 256] {
+        joined(planes::<64>(&block[..128], 4), 4, planes::<32>(&block[128..192], 2))
     }
 }
 
@@ -260,9 +275,9 @@ impl Format for Q6K {
 
     fn decode(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 208);
-        for (i, w) in out.iter_mut().enumerate() {
+        for (i, (w, code)) in out.iter_mut().zip(Q6K::codes(block)).enumerate() {
             let scale = d * f32::from(block[192 + i / 16] as i8);
-            *w = scale * (f32::from(Q6K::code(block, i)) - 32.0);
+            *w = scale * (f32::from(code) - 32.0);
         }
     }
 
@@ -279,8 +294,6 @@ impl Codes for Q6K {
             scales[g] = f16_at(block, 208) * f32::from(block[192 + g] as i8);
             mins[g] = -32.0 * scales[g];
         }
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = Q6K::code(block, i) as i8;
-        }
+        put_codes(codes, &Q6K::codes(block));
     }
 }

@@ -68,10 +68,15 @@ impl Codes for Tq1_0 {
 }
 
 impl Tq2_0 {
-    /// The field of weight `i`.
-    #[inline]
-    fn field(block: &[u8], i: usize) -> u8 {
-        block[i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3
+    /// The fields of all weights.
+    fn fields(block: &[u8]) -> [u8; 256] {
+        let mut out = [0; 256];
+        for (i, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (out, q) in out.iter_mut().zip(&block[i / 4 * 32..]) {
+                *out = q >> (2 * (i % 4)) & 3;
+            }
+        }
+        out
     }
 }
 
@@ -80,8 +85,8 @@ impl Format for Tq2_0 {
 
     fn decode(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 64);
-        for (i, w) in out.iter_mut().enumerate() {
-            *w = d * (f32::from(Tq2_0::field(block, i)) - 1.0);
+        for (w, field) in out.iter_mut().zip(Tq2_0::fields(block)) {
+            *w = d * (f32::from(field) - 1.0);
         }
     }
 
@@ -97,8 +102,8 @@ impl Codes for Tq2_0 {
         let d = f16_at(block, 64);
         scales.fill(d);
         mins.fill(-d);
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = Tq2_0::field(block, i) as i8;
+        for (code, field) in codes.iter_mut().zip(Tq2_0::fields(block)) {
+            *code = field as i8;
         }
     }
 }

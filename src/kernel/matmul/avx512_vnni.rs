@@ -11,7 +11,7 @@
 
 use std::arch::x86_64::*;
 
-use super::x86::{Dots, FloatDots, PIECE, Row, Rung, Token, floats, quantised};
+use super::x86::{Dots, FloatDots, PIECE, Row, Rung, Token, floats, prefetch, quantised};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::{Activations, MatmulFn, Weight};
@@ -284,6 +284,9 @@ unsafe fn float_dot<F: Float, const R: usize, const T: usize>(
             )
         };
         for r in 0..R {
+            if T == 1 {
+                prefetch(rows[r], R, at * F::BYTES);
+            }
             for t in 0..T {
                 acc[t][r] = _mm512_fmadd_ps(w[r], x[t], acc[t][r]);
             }

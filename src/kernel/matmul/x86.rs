@@ -15,6 +15,8 @@
 //! How a product is added up is the business of a rung's [`Dots`]; each accumulator belongs to one
 //! row and one token, so results do not depend on which others are computed beside it.
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use super::x86_unpack;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
@@ -103,6 +105,16 @@ pub(super) struct Rung {
 fn piece<'a>(w: &Weight<'a>, r: usize, from: usize, n: usize) -> &'a [u8] {
     let bytes = |n: usize| n / w.dtype.block_len() * w.dtype.block_bytes();
     &w.bytes[r * bytes(w.k) + bytes(from)..][..bytes(n)]
+}
+
+/// Asks for the bytes at `at` of the row that follows so many rows after `row`: with one token, the
+/// next panel's. A CPU foresees reads within a page only, and rows of floats are about a page long.
+/// Beyond the end of the weights this does nothing.
+#[inline(always)]
+pub(super) fn prefetch(row: &[u8], rows_after: usize, at: usize) {
+    let address = row.as_ptr().wrapping_add(rows_after * row.len() + at);
+    // SAFETY: a prefetch reads nothing, and any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
 }
 
 /// Adds the products of a piece to their places; the first piece starts them.

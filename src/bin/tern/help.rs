@@ -1,0 +1,142 @@
+//! What `tern help` says. Also the contract with scripts: whoever changes output changes this.
+
+/// The page of a command.
+pub(crate) fn of(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "run" => RUN,
+        "chat" => CHAT,
+        "tokenize" => TOKENIZE,
+        "inspect" => INSPECT,
+        "perplexity" => PERPLEXITY,
+        "bench" => BENCH,
+        _ => return None,
+    })
+}
+
+/// The first page.
+pub(crate) const MAIN: &str = "\
+tern: language models on the machine itself
+
+  tern run         answer one prompt
+  tern chat        talk
+  tern tokenize    turn text into tokens
+  tern inspect     check and describe a model's file
+  tern perplexity  measure how well a model predicts a text
+  tern bench       measure speed and memory
+  tern help [COMMAND], tern COMMAND --help
+  tern --version
+
+Models are GGUF files. All commands with a model take these:
+  -m, --model FILE      the model
+  -t, --threads N       threads; default: one for each fast core
+      --threads-batch N threads for prompts; default: the same
+      --ctx N           tokens of context; default: 4096, or fewer if the model was
+                        trained on fewer; 0: as many as the model was trained on
+  -b, --batch N         tokens evaluated at once; default: 512
+      --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
+                        changes; map-fast: mapped; default: copy if it takes at most half of
+                        the free memory, else map-guarded
+
+Exit status: 0 done; 1 failed, with one line `error: NAME: sentence` on standard error, NAME
+being that of the C API's status; 2 the command line was wrong. TERN_CPU=scalar|avx2|avx512_vnni|
+neon|neon_dotprod|neon_i8mm steps down to simpler kernels.
+";
+
+const RUN: &str = "\
+tern run -m MODEL (-p TEXT | -f FILE) [OPTIONS]: answers one prompt
+
+The text goes to standard output as it is generated. Ctrl-C ends it.
+
+  -p, --prompt TEXT     the prompt
+  -f, --file FILE       read the prompt from a file; -: from standard input
+      --system TEXT     what the system says before it
+      --raw             no chat template: the model goes on with the text
+  -n N                  at most so many tokens; default: 512
+      --endless         evict old tokens when the context is full, instead of ending
+      --json            print one object when done, and no text before:
+                        {\"text\", \"tokens\": [ids], \"n_prompt\", \"n_generated\",
+                        \"prefill_tok_s\", \"decode_tok_s\", \"stop\", \"seed\"}
+                        stop: \"eog\" (the model ended), \"length\", \"context\" or \"aborted\";
+                        a speed is null where nothing was measured
+
+Sampling, in this order; 0 is off unless said otherwise:
+      --repeat-penalty X --frequency-penalty X --presence-penalty X --penalty-last-n N
+      --top-k N  --typical P  --top-p P (default 0.9)  --min-p P (default 0.05)
+      --temp T          default 0.7; 0: always the most probable token
+      --seed N          default: the clock; the same seed gives the same text everywhere
+
+And the options of all commands, see `tern help`.
+";
+
+const CHAT: &str = "\
+tern chat -m MODEL [OPTIONS]: a conversation
+
+On a terminal: Ctrl-C ends an answer, /reset begins anew, /exit or Ctrl-D leaves. With standard
+input from elsewhere each line is one turn. When the context is full the middle of the
+conversation is forgotten, and the talk goes on.
+
+      --system TEXT     what the system says first
+  -n N                  at most so many tokens an answer; default: 1024
+
+And the sampling options, see `tern help run`, and those of all commands, see `tern help`.
+";
+
+const TOKENIZE: &str = "\
+tern tokenize -m MODEL [OPTIONS] [TEXT]: turns text into tokens
+
+Prints a line for each token: its id and its text. Without TEXT, reads standard input. A file
+with only a vocabulary is enough.
+
+      --ids             print only the ids, on one line, with spaces between them
+      --json            print the ids as a JSON array
+      --no-special      do not add the tokens that begin or end a text
+      --parse-special   text that spells a special token becomes that token
+  -f, --file FILE       read the text from a file
+
+And the options of all commands, see `tern help`.
+";
+
+const INSPECT: &str = "\
+tern inspect [OPTIONS] FILE: checks and describes a model's file
+
+Loads everything that a session would need. A file that can be used is described, with the
+memory that a session with --ctx tokens takes; for one that cannot, the exit status is 1, and
+standard error has one line `error: NAME: sentence`.
+
+      --json            print one object: the architecture and its numbers, \"dtypes\",
+                        \"plan\" (bytes), \"chat_template\" (\"none\", \"ok\" or what is wrong),
+                        \"metadata\" (long arrays as {\"len\", \"first\"})
+
+And the options of all commands, see `tern help`.
+";
+
+const PERPLEXITY: &str = "\
+tern perplexity -m MODEL -f FILE [OPTIONS]: how well a model predicts a text
+
+Windows of --ctx tokens (default 512) that do not overlap; the second half of each is scored.
+If the model begins texts with a token of its own, that takes the first place of each window.
+
+  -f, --file FILE       the text; -: standard input
+      --json            print {\"tokens\", \"nll\", \"ppl\"}: tokens scored, the mean of -ln p, and
+                        its exponential
+
+And the options of all commands, see `tern help`.
+";
+
+const BENCH: &str = "\
+tern bench -m MODEL [OPTIONS]: measures speed and memory
+
+  -p, --prompt N        tokens of the prompt; default: 512; 0: leave it out
+  -n N                  tokens decoded; default: 128; 0: leave it out
+  -t, --threads N,...   measure with each of these
+  -r, --runs N          measure so often, after one run to warm up; default: 5
+      --roof            also measure how fast the machine reads 512 MiB of memory
+      --json            print an array: one object for each test,
+                        {\"test\", \"threads\", \"tok_s\": {\"min\", \"median\", \"max\"}, \"gb_s\",
+                        \"p50_us\", \"p99_us\"}, and as its last element
+                        {\"load_ms\", \"ttft_ms\", \"peak_rss_bytes\", \"isa\"}
+                        test: \"prefill-N\", \"decode-N\" or \"roof\" (without tok_s: null);
+                        gb_s: weights read per second; p50_us and p99_us: of one eval
+
+And the options of all commands, see `tern help`.
+";

@@ -1,0 +1,49 @@
+//! Loading a model and making a session as the common options say.
+
+use std::sync::Arc;
+
+use tern::engine::{Input, Model, ModelParams, Session, SessionParams};
+
+use super::args::{Common, Result};
+use super::output::{Progress, bytes};
+
+/// Cells of the KV cache where nobody says, or fewer if the model was trained on fewer: enough for
+/// a talk, and at most a few hundred megabytes for the models that this is made for.
+const DEFAULT_CTX: u32 = 4096;
+
+/// Loads the model, with a line of progress on a terminal.
+pub(crate) fn model(common: &Common) -> Result<Arc<Model>> {
+    let params = ModelParams { load_mode: common.load_mode, ..ModelParams::default() };
+    let mut progress = Progress::new();
+    let model = Model::load(Input::Path(common.model()?), &params, &mut |done, total| {
+        let percent = (done as f64 / total.max(1) as f64 * 100.0) as u32;
+        progress.show(format!("loading {percent:3} % of {}", bytes(total)));
+        true
+    })?;
+    Ok(Arc::new(model))
+}
+
+/// Cells of the KV cache for a model: those asked for, else a sensible number.
+pub(crate) fn n_ctx(common: &Common, model: &Model) -> u32 {
+    match common.n_ctx {
+        None => model.info().n_ctx_train.min(DEFAULT_CTX),
+        Some(0) => model.info().n_ctx_train,
+        Some(n) => n,
+    }
+}
+
+/// The session's parameters that the common options give.
+pub(crate) fn session_params(common: &Common, model: &Model) -> SessionParams {
+    SessionParams {
+        n_ctx: n_ctx(common, model),
+        n_batch: common.n_batch,
+        n_threads: common.n_threads,
+        n_threads_batch: common.n_threads_batch,
+        ..SessionParams::default()
+    }
+}
+
+/// Makes a session.
+pub(crate) fn session(model: &Arc<Model>, params: &SessionParams) -> Result<Session> {
+    Ok(Session::new(Arc::clone(model), params)?)
+}

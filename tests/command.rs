@@ -1,0 +1,394 @@
+//! The `tern` command, run as scripts run it: exit statuses, one-line errors, JSON, real models.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a broken set-up is a failed test")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn tern(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tern")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Runs a command that must succeed without a word on standard error.
+fn text(args: &[&str]) -> String {
+    let output = tern(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    assert_eq!(stderr(&output), "", "{args:?}");
+    stdout(&output).to_string()
+}
+
+fn json(args: &[&str]) -> Value {
+    let text = text(args);
+    assert!(text.ends_with('\n') && text.trim_end().lines().count() == 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn keys(object: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(|k| k.as_str()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// A model of the cache; `None`, with a word about it, where there is none.
+fn model(test: &str, file: &str) -> Option<String> {
+    let path = support::cached(test, file)?;
+    Some(path.into_os_string().into_string().unwrap())
+}
+
+const SMOLLM2: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA3: &str = "models/gemma-3-270m-Q4_K_M.gguf";
+
+/// A file of its own for a test, removed afterwards.
+struct Temp(PathBuf);
+
+impl Temp {
+    fn new(name: &str, bytes: &[u8]) -> Temp {
+        let name = format!("tern-command-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, bytes).unwrap();
+        Temp(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "no command given"),
+        (&["fly"], "'fly'"),
+        (&["--wings"], "'--wings'"),
+        (&["help", "fly"], "'fly'"),
+        (&["run", "-m", "x"], "no prompt given"),
+        (&["run", "-p", "x"], "no model given"),
+        (&["run", "-m", "x", "-p", "a", "-f", "b"], "exclude each other"),
+        (&["run", "-m", "x", "-p", "a", "--raw", "--system", "b"], "--raw"),
+        (&["run", "-m", "x", "-p", "a", "--temp", "hot"], "--temp hot"),
+        (&["run", "-m", "x", "-p", "a", "--top-p", "1.5"], "0 to 1"),
+        (&["run", "-m", "x", "-p", "a", "--top-p", "NaN"], "0 to 1"),
+        (&["run", "-m", "x", "-p", "a", "-t", "0"], "1 to 256"),
+        (&["run", "-m", "x", "-p", "a", "-n"], "-n"),
+        (&["run", "-m", "x", "-p", "a", "--load-mode", "fast"], "map-fast"),
+        (&["run", "-m", "x", "-p", "a", "b"], "unexpected argument 'b'"),
+        (&["chat", "-m", "x", "--json"], "'--json'"),
+        (&["chat"], "no model given"),
+        (&["tokenize", "a"], "no model given"),
+        (&["tokenize", "-m", "x", "a", "b"], "'b'"),
+        (&["tokenize", "-m", "x", "a", "-f", "b"], "exclude each other"),
+        (&["inspect"], "no model given"),
+        (&["inspect", "x", "y"], "'y'"),
+        (&["perplexity", "-m", "x"], "no text given"),
+        (&["perplexity", "-f", "x"], "no model given"),
+        (&["perplexity", "-m", "x", "-f", "x", "--ctx", "3"], "at least 4"),
+        (&["bench", "-m", "x", "-t", "1,,2"], "-t"),
+        (&["bench", "-m", "x", "-r", "0"], "1 to 1000"),
+        (&["bench"], "no model given"),
+    ];
+    for (args, expected) in cases {
+        let output = tern(args);
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.starts_with("usage error: ") && error.lines().count() == 1, "{error}");
+        assert!(error.contains(expected), "{args:?}: {error}");
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn help_is_on_standard_output() {
+    let main = text(&["help"]);
+    assert_eq!(text(&["--help"]), main);
+    assert_eq!(text(&["-h"]), main);
+    for command in ["run", "chat", "tokenize", "inspect", "perplexity", "bench"] {
+        assert!(main.contains(&format!("tern {command} ")), "{command}");
+        let page = text(&["help", command]);
+        assert!(page.starts_with(&format!("tern {command} ")), "{page}");
+        assert_eq!(text(&[command, "--help"]), page);
+        assert_eq!(text(&[command, "-m", "x", "-h"]), page);
+        assert!(page.lines().all(|line| line.chars().count() <= 100));
+    }
+    assert_eq!(text(&["--version"]), format!("tern {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_failure_is_status_1_and_one_line() {
+    let text = Temp::new("text", b"some text");
+    let bad = Temp::new("bad\n\x1b[31m.gguf", b"not a model, whatever its name says");
+    let latin1 = Temp::new("latin1", b"caf\xe9");
+    let cases: &[(&[&str], &str)] = &[
+        (&["run", "-m", "/nowhere.gguf", "-p", "x"], "TERN_ERROR_IO"),
+        (&["run", "-m", bad.path(), "-p", "x"], "TERN_ERROR_BAD_FILE"),
+        (&["run", "-m", bad.path(), "-f", "/nowhere.txt"], "TERN_ERROR_IO"),
+        (&["run", "-m", bad.path(), "-f", latin1.path()], "TERN_ERROR_INVALID_ARGUMENT"),
+        (&["chat", "-m", bad.path()], "TERN_ERROR_BAD_FILE"),
+        (&["tokenize", "-m", bad.path(), "x"], "TERN_ERROR_BAD_FILE"),
+        (&["inspect", bad.path()], "TERN_ERROR_BAD_FILE"),
+        (&["inspect", "--json", "/"], "TERN_ERROR_IO"),
+        (&["inspect", "/nowhere\n.gguf"], "TERN_ERROR_IO"),
+        (&["perplexity", "-m", bad.path(), "-f", text.path()], "TERN_ERROR_BAD_FILE"),
+        (&["bench", "-m", bad.path()], "TERN_ERROR_BAD_FILE"),
+    ];
+    for (args, name) in cases {
+        let output = tern(args);
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.starts_with(&format!("error: {name}: ")), "{args:?}: {error}");
+        assert!(error.ends_with('\n') && error.lines().count() == 1, "{args:?}: {error}");
+        assert!(!error.trim_end().contains(char::is_control), "{args:?}: {error:?}");
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn tokenize_prints_ids_as_promised() {
+    let Some(model) = model("tokenize_prints_ids_as_promised", SMOLLM2) else { return };
+    let said = "The capital of France is <|im_end|>";
+    let ids = text(&["tokenize", "-m", &model, "--ids", said]);
+    let numbers: Vec<i64> = ids.trim_end().split(' ').map(|id| id.parse().unwrap()).collect();
+    assert_eq!(ids.lines().count(), 1);
+    assert!(numbers.len() > 6, "{ids}"); // the special token is spelt out
+    assert_eq!(json(&["tokenize", "-m", &model, "--json", said]), Value::from(numbers.clone()));
+    let listed = text(&["tokenize", "-m", &model, said]);
+    assert_eq!(listed.lines().count(), numbers.len());
+    for (line, number) in listed.lines().zip(&numbers) {
+        assert!(line.trim_start().starts_with(&number.to_string()), "{line}");
+    }
+    let file = Temp::new("prompt", said.as_bytes());
+    assert_eq!(text(&["tokenize", "-m", &model, "--ids", "-f", file.path()]), ids);
+    let parsed = text(&["tokenize", "-m", &model, "--ids", "--parse-special", said]);
+    assert!(parsed.trim_end().ends_with(" 2"), "{parsed}"); // <|im_end|>
+    assert_eq!(text(&["tokenize", "-m", &model, "--ids", ""]), "\n");
+    let Some(gemma) = self::model("tokenize_prints_ids_as_promised", GEMMA3) else { return };
+    let with = text(&["tokenize", "-m", &gemma, "--ids", "Hello"]);
+    let without = text(&["tokenize", "-m", &gemma, "--ids", "--no-special", "Hello"]);
+    assert_eq!(with, format!("2 {without}")); // <bos>
+}
+
+#[test]
+fn run_continues_and_answers() {
+    let Some(model) = model("run_continues_and_answers", SMOLLM2) else { return };
+    let raw = &["run", "-m", &model, "-p", "The capital of France is", "-n", "6", "--temp", "0"];
+    let raw = [raw as &[&str], &["--raw"]].concat();
+    let streamed = text(&raw);
+    assert!(streamed.contains("Paris"), "{streamed}");
+    let whole = json(&[&raw as &[&str], &["--json"]].concat());
+    let expected = [
+        "decode_tok_s",
+        "n_generated",
+        "n_prompt",
+        "prefill_tok_s",
+        "seed",
+        "stop",
+        "text",
+        "tokens",
+    ];
+    assert_eq!(keys(&whole), expected);
+    assert_eq!(format!("{}\n", whole["text"].as_str().unwrap()), streamed);
+    assert_eq!(whole["stop"], "length");
+    assert_eq!(whole["n_generated"], 6);
+    assert_eq!(whole["tokens"].as_array().unwrap().len(), 6);
+    assert_eq!(whole["n_prompt"], 5);
+    assert!(whole["prefill_tok_s"].as_f64().unwrap() > 0.0);
+    assert!(whole["decode_tok_s"].as_f64().unwrap() > 0.0);
+    // No tokens wanted, none given.
+    let none = json(&["run", "-m", &model, "-p", "The capital", "-n", "0", "--raw", "--json"]);
+    assert_eq!((&none["text"], &none["n_generated"]), (&"".into(), &0.into()));
+    assert_eq!(none["decode_tok_s"], Value::Null);
+
+    let ask = ["run", "-m", &model, "-p", "What is the capital of Germany?", "--temp", "0"];
+    let answer = json(&[&ask as &[&str], &["-n", "64", "--json"]].concat());
+    assert!(answer["text"].as_str().unwrap().contains("Berlin"), "{answer}");
+    assert_eq!(answer["stop"], "eog", "{answer}");
+    assert!(!answer["text"].as_str().unwrap().contains("<|im_end|>"), "{answer}");
+}
+
+#[test]
+fn a_seed_is_a_text_for_any_number_of_threads() {
+    let Some(model) = model("a_seed_is_a_text_for_any_number_of_threads", SMOLLM2) else { return };
+    let run = |seed: &str, threads: &str| {
+        let base = ["run", "-m", &model, "-p", "Once upon a time", "--raw", "-n", "12"];
+        let rest = ["--temp", "1", "--seed", seed, "-t", threads];
+        text(&[&base as &[&str], &rest].concat())
+    };
+    let first = run("7", "1");
+    assert_eq!(run("7", "2"), first);
+    assert_ne!(run("8", "1"), first);
+}
+
+#[test]
+fn a_full_context_ends_the_text_unless_it_is_endless() {
+    let Some(model) = model("a_full_context_ends_the_text", SMOLLM2) else { return };
+    let base = ["run", "-m", &model, "-p", "One, two, three, four,", "--raw", "--temp", "0"];
+    let rest = ["--ctx", "24", "-n", "60", "--json"];
+    let full = json(&[&base as &[&str], &rest].concat());
+    assert_eq!(full["stop"], "context", "{full}");
+    let endless = json(&[&base as &[&str], &rest, &["--endless"]].concat());
+    assert_ne!(endless["stop"], "context", "{endless}");
+    assert!(endless["n_generated"].as_u64() > full["n_generated"].as_u64(), "{endless}");
+}
+
+#[test]
+fn an_interrupt_ends_the_text_and_not_the_program() {
+    let Some(model) = model("an_interrupt_ends_the_text", SMOLLM2) else { return };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tern"))
+        .args(["run", "-m", &model, "-p", "Count to a million: 1, 2, 3,", "--raw", "--endless"])
+        .args(["-n", "1000000", "--temp", "0", "--repeat-penalty", "1.5", "--ctx", "64"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap(); // it has begun to write
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(rest.ends_with('\n'));
+}
+
+/// Has a conversation; gives the lines that were answered.
+fn chat(args: &[&str], said: &str) -> Vec<String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tern"))
+        .args([&["chat"], args].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(said.as_bytes()).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), ""); // no prompt, no figures where nobody watches
+    stdout(&output).lines().map(|line| line.to_string()).collect()
+}
+
+#[test]
+fn chat_remembers() {
+    let Some(model) = model("chat_remembers", SMOLLM2) else { return };
+    let said = "Remember the word banana.\n\nWhich word should you remember?\n";
+    let answers = chat(&["-m", &model, "--temp", "0", "-n", "24"], said);
+    assert_eq!(answers.len(), 2, "{answers:?}"); // an empty line is no turn
+    assert!(answers[1].contains("banana"), "{answers:?}"); // its own turn does not say so
+}
+
+#[test]
+fn chat_goes_on_when_the_context_is_full() {
+    let Some(model) = model("chat_goes_on_when_the_context_is_full", SMOLLM2) else { return };
+    let mut said = "Say one sentence about the sea.\n".repeat(6);
+    said.push_str(&"A turn that is longer than the context. ".repeat(20));
+    let args = ["-m", &model, "--temp", "0", "-n", "20", "--ctx", "96"];
+    let answers = chat(&args, &said);
+    assert!(answers.iter().filter(|answer| !answer.trim().is_empty()).count() >= 7, "{answers:?}");
+}
+
+#[test]
+fn chat_needs_a_template() {
+    let Some(model) = model("chat_needs_a_template", GEMMA3) else { return };
+    let output = tern(&["chat", "-m", &model]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("error: TERN_ERROR_BAD_TEMPLATE: "), "{output:?}");
+    // `run` goes on with the text, as with --raw.
+    let run = |extra: &[&str]| {
+        let base = ["run", "-m", &model, "-p", "1, 2, 3, 4,", "-n", "4"];
+        text(&[&base as &[&str], &["--temp", "0"], extra].concat())
+    };
+    assert!(run(&[]).contains('5'), "{}", run(&[]));
+    assert_eq!(run(&["--raw"]), run(&[]));
+}
+
+#[test]
+fn inspect_describes_real_models() {
+    for (file, arch, n_layer, template) in
+        [(SMOLLM2, "llama", 30, "ok"), (GEMMA3, "gemma3", 18, "none")]
+    {
+        let Some(model) = model("inspect_describes_real_models", file) else { continue };
+        let found = json(&["inspect", &model, "--json", "--ctx", "2048"]);
+        assert_eq!(found["arch"], arch);
+        assert_eq!(found["n_layer"], n_layer);
+        assert_eq!(found["metadata"]["general.architecture"], arch);
+        assert_eq!(found["chat_template"], template);
+        let plan = &found["plan"];
+        let parts = ["weights_bytes", "vocab_bytes", "kv_bytes", "scratch_bytes"];
+        let sum: u64 = parts.iter().map(|part| plan[part].as_u64().unwrap()).sum();
+        assert_eq!(plan["total_bytes"].as_u64(), Some(sum));
+        assert_eq!(plan["n_ctx"], 2048);
+        let tensors = found["dtypes"].as_object().unwrap();
+        let bytes: u64 = tensors.values().map(|t| t["bytes"].as_u64().unwrap()).sum();
+        assert!(bytes <= fs::metadata(&model).unwrap().len());
+        let page = text(&["inspect", &model]);
+        assert!(page.contains(arch) && page.contains("general.architecture"), "{page}");
+    }
+}
+
+#[test]
+fn perplexity_scores_the_second_half_of_each_window() {
+    let Some(model) = model("perplexity_scores_the_second_half", SMOLLM2) else { return };
+    let prose = "It is a truth universally acknowledged, that a single man in possession of a \
+                 good fortune, must be in want of a wife. ";
+    let file = Temp::new("prose", prose.repeat(6).as_bytes());
+    let args = ["perplexity", "-m", &model, "-f", file.path(), "--ctx", "64", "--json"];
+    let score = json(&args);
+    assert_eq!(keys(&score), ["nll", "ppl", "tokens"]);
+    let ids = text(&["tokenize", "-m", &model, "--ids", "-f", file.path()]);
+    let n_windows = ids.split(' ').count() / 64;
+    assert!(n_windows >= 2);
+    assert_eq!(score["tokens"], n_windows * 31); // places 32 to 62 of each
+    let (nll, ppl) = (score["nll"].as_f64().unwrap(), score["ppl"].as_f64().unwrap());
+    assert!((nll.exp() - ppl).abs() < 1e-9 * ppl);
+    assert!(ppl > 1.0 && ppl < 20.0, "{ppl}"); // famous, and said before
+    let short = Temp::new("short", b"Too short.");
+    let output = tern(&["perplexity", "-m", &model, "-f", short.path()]);
+    assert!(stderr(&output).starts_with("error: TERN_ERROR_INVALID_ARGUMENT: "));
+}
+
+#[test]
+fn bench_prints_what_scripts_read() {
+    let Some(model) = model("bench_prints_what_scripts_read", SMOLLM2) else { return };
+    let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"];
+    let found = json(&[&args as &[&str], &["--json"]].concat());
+    let items = found.as_array().unwrap();
+    assert_eq!(items.len(), 5);
+    for (item, (test, threads)) in
+        items.iter().zip([("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)])
+    {
+        assert_eq!(keys(item), ["gb_s", "p50_us", "p99_us", "test", "threads", "tok_s"]);
+        assert_eq!((&item["test"], &item["threads"]), (&test.into(), &threads.into()));
+        assert_eq!(keys(&item["tok_s"]), ["max", "median", "min"]);
+        let get = |key: &str| item["tok_s"][key].as_f64().unwrap();
+        assert!(0.0 < get("min") && get("min") <= get("median") && get("median") <= get("max"));
+        assert!(item["gb_s"].as_f64().unwrap() > 0.0);
+        assert!(item["p50_us"].as_f64().unwrap() <= item["p99_us"].as_f64().unwrap());
+    }
+    assert_eq!(keys(&items[4]), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
+    assert!(items[4]["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(items[4]["ttft_ms"].as_f64().unwrap() > 0.0);
+    let with_roof = text(&[&args as &[&str], &["--roof"]].concat());
+    assert!(with_roof.contains("decode-4") && with_roof.contains("roof"), "{with_roof}");
+}
