@@ -405,22 +405,23 @@ while read -r name sets limit what; do
     0)
         echo "ok ($took${tests:+, $tests tests})"
         passed=$((passed + 1))
-        skipped=$((skipped + within))
         ;;
     77)
         echo "SKIPPED ($took)"
-        skipped=$((skipped + 1))
+        [ "$within" -gt 0 ] || skipped=$((skipped + 1))
         ;;
     *)
         [ $status = 124 ] && took="$took: stopped, it may take $limit s"
         echo "FAILED ($took)"
         failed=$((failed + 1))
         echo "---- the end of $log"
-        tail -n "${TAIL:-60}" "$log"
+        tail -n "${TAIL:-40}" "$log"
+        echo "---- what failed in it"
+        grep -aE -A 2 '^test .*FAILED$|panicked at|^error' "$log" | head -n 60
         echo "----"
         ;;
     esac
-    [ "$status" = 0 ] || [ "$status" = 77 ] || within=0
+    skipped=$((skipped + within))
     if [ "$within" -gt 0 ]; then grep '^SKIPPED:' "$log" | grep -vE "$ELSEWHERE" | sort | uniq -c | sed 's/^ *[0-9]* /    /' | head -n 20; fi
 done < <(table)
 
