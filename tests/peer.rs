@@ -14,11 +14,16 @@ use tern::engine::{Control, Input, Logits, Model, ModelParams, Session, SessionP
 const TEXT: usize = 32 << 10;
 /// Largest difference of the perplexities, as a share.
 const PPL_BOUND: f64 = 0.005;
-/// Smallest share of positions with the same most probable token.
-const TOP_BOUND: f64 = 0.98;
+/// How much rarer the same most probable token may be than between two runs of llama.cpp itself,
+/// with and without flash attention, as a share of all positions. The figure aimed at was 98 % of
+/// all; but what rounds activations to 8 bits amplifies the order of sums, and on these files
+/// llama.cpp agrees with itself at 95 % (SmolLM2) and 94 % (Gemma), as our own AVX2 and AVX-512
+/// kernels do with each other. Two standard deviations of such a share of 3,570 are 0.7 %.
+const TOP_MARGIN: f64 = 0.01;
 
 struct Record {
     ppl: f64,
+    self_agreement: f64,
     n_ctx: usize,
     n_chunk: usize,
     tokens_fnv1a: u64,
@@ -33,6 +38,7 @@ fn record(text: &str) -> Record {
     let rows = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
     Record {
         ppl: field("ppl ").parse().unwrap(),
+        self_agreement: field("self_agreement ").parse().unwrap(),
         n_ctx: field("n_ctx ").parse().unwrap(),
         n_chunk: field("n_chunk ").parse().unwrap(),
         tokens_fnv1a: field("tokens_fnv1a ").parse().unwrap(),
@@ -98,13 +104,15 @@ fn agrees(test: &str, model: &str, expected: &str) {
     let (off, share) = (ppl / expected.ppl - 1.0, same as f64 / n as f64);
     println!(
         "{test}: perplexity {ppl:.4}, the peer's {:.4} ({:+.3} %); the same best token at {:.2} % \
-         of {n} positions",
+         of {n} positions, the peer's with itself at {:.2} %",
         expected.ppl,
         off * 100.0,
-        share * 100.0
+        share * 100.0,
+        expected.self_agreement * 100.0
     );
     assert!(off.abs() <= PPL_BOUND, "perplexity {ppl:.4}, the peer's {:.4}", expected.ppl);
-    assert!(share >= TOP_BOUND, "{share:.4} of the best tokens agree");
+    let least = expected.self_agreement - TOP_MARGIN;
+    assert!(share >= least, "{share:.4} of the best tokens agree, expected {least:.4}");
 }
 
 #[test]

@@ -8,6 +8,9 @@ llama-perplexity`; MODEL and TEXT are paths as that command sees them. OUT gets 
 for every scored position, the most probable token; tests/peer.rs compares with it. The text itself
 is not recorded.
 
+A second run without flash attention tells how often the program agrees with itself when nothing
+but the order of its sums changes: rounding activations to 8 bits makes much of a little.
+
 The file of log-probabilities that llama-perplexity saves is, in little-endian: 8 bytes of magic,
 n_ctx, n_vocab and n_chunk as int32, n_chunk * n_ctx tokens as int32, then for each scored position
 a scale and a minimum as float32 and n_vocab steps of that scale as uint16, padded to an even number.
@@ -28,15 +31,14 @@ def fnv1a(values):
     return state
 
 
-def main():
-    model, text, out = sys.argv[1:4]
-    command = sys.argv[4:] or ["llama-perplexity"]
-    logits = "/tmp/tern-peer-logits"
+def run(command, model, text):
+    """Perplexity, shape, tokens and the most probable token of each scored position."""
+    logits = f"/tmp/tern-peer-logits-{os.getpid()}"
     root = command[1] if command[0] == "chroot" else ""
-    run = subprocess.run(
+    done = subprocess.run(
         command + ["-m", model, "-f", text, "-c", "512", "-t", "2", "--save-all-logits", logits],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
-    ppl = re.search(r"Final estimate: PPL = ([0-9.]+)", run.stdout).group(1)
+    ppl = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout).group(1)
     with open(root + logits, "rb") as f:
         assert f.read(8) == b"_logits_"
         n_ctx, n_vocab, n_chunk = struct.unpack("<3i", f.read(12))
@@ -47,8 +49,18 @@ def main():
             row = memoryview(f.read(width))[8:8 + 2 * n_vocab].cast("H")
             best.append(max(range(n_vocab), key=row.__getitem__))
     os.unlink(root + logits)
+    return ppl, n_ctx, n_chunk, tokens, best
+
+
+def main():
+    model, text, out = sys.argv[1:4]
+    command = sys.argv[4:] or ["llama-perplexity"]
+    ppl, n_ctx, n_chunk, tokens, best = run(command, model, text)
+    other = run(command + ["-fa", "off"], model, text)[-1]
+    agreement = sum(a == b for a, b in zip(best, other)) / len(best)
     with open(out, "w") as f:
         f.write(f"# llama-perplexity, windows of {n_ctx}; see tests/peer/record.py\n")
+        f.write(f"self_agreement {agreement:.4f}\n")
         f.write(f"ppl {ppl}\nn_ctx {n_ctx}\nn_chunk {n_chunk}\ntokens_fnv1a {fnv1a(tokens)}\n")
         for i in range(0, len(best), 16):
             f.write(" ".join(map(str, best[i:i + 16])) + "\n")

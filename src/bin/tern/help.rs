@@ -63,7 +63,7 @@ Sampling, in this order; 0 is off unless said otherwise:
       --repeat-penalty X --frequency-penalty X --presence-penalty X --penalty-last-n N
       --top-k N  --typical P  --top-p P (default 0.9)  --min-p P (default 0.05)
       --temp T          default 0.7; 0: always the most probable token
-      --seed N          default: the clock; the same seed gives the same text everywhere
+      --seed N          default: the clock; the same seed gives the same text on the same kernels
 
 And the options of all commands, see `tern help`.
 ";
