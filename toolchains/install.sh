@@ -66,6 +66,7 @@ if [ $test = yes ]; then
     have c++ || need "a C++ compiler" g++
     have clang || need "a second compiler for the header and the C tests" clang
     have valgrind || need "runs the C tests" valgrind
+    { have file && have dpkg-shlibdeps; } || need "what packages depend on" "file dpkg-dev"
     have abidiff || need "compares the ABI with the baseline" abigail-tools
     if [ "$machine" != aarch64 ]; then
         have aarch64-linux-gnu-gcc || need "an aarch64 C compiler" gcc-aarch64-linux-gnu
