@@ -193,7 +193,6 @@ impl Session {
     pub fn fork(&self) -> Result<Session> {
         let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
         fork.runner.copy_from(&self.runner)?;
-        fork.set_threads(self.params.n_threads as u32, self.params.n_threads_batch as u32)?;
         Ok(fork)
     }
 
