@@ -302,7 +302,7 @@ fn programs_run() {
 #[test]
 fn programs_run_under_address_and_undefined_behaviour_sanitizers() {
     if env::var_os("TERN_TEST_RUNNER").is_some() {
-        return skipped("sanitizers", "they do not run under an emulator");
+        return skipped("sanitizers", "not run under an emulator");
     }
     let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     // Sanitizers want more stack than small_stack has.
@@ -312,7 +312,7 @@ fn programs_run_under_address_and_undefined_behaviour_sanitizers() {
 #[test]
 fn programs_run_under_valgrind() {
     if env::var_os("TERN_TEST_RUNNER").is_some() {
-        return skipped("valgrind", "it does not run under an emulator");
+        return skipped("valgrind", "not run under an emulator");
     }
     if !Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success()) {
         return skipped("valgrind", "it is not installed");

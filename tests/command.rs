@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 fn tern(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tern")).args(args).stdin(Stdio::null()).output().unwrap()
+    support::command(env!("CARGO_BIN_EXE_tern")).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 fn stdout(output: &Output) -> &str {
@@ -252,7 +252,7 @@ fn a_full_context_ends_the_text_unless_it_is_endless() {
 #[test]
 fn an_interrupt_ends_the_text_and_not_the_program() {
     let Some(model) = model("an_interrupt_ends_the_text", SMOLLM2) else { return };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tern"))
+    let mut child = support::command(env!("CARGO_BIN_EXE_tern"))
         .args(["run", "-m", &model, "-p", "Count to a million: 1, 2, 3,", "--raw", "--endless"])
         .args(["-n", "1000000", "--temp", "0", "--repeat-penalty", "1.5", "--ctx", "64"])
         .stdin(Stdio::null())
@@ -273,7 +273,7 @@ fn an_interrupt_ends_the_text_and_not_the_program() {
 
 /// Has a conversation; gives the lines that were answered.
 fn chat(args: &[&str], said: &str) -> Vec<String> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tern"))
+    let mut child = support::command(env!("CARGO_BIN_EXE_tern"))
         .args([&["chat"], args].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

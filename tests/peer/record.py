@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records what llama.cpp's llama-perplexity makes of the first 32 KiB of a text.
 
-    record.py MODEL TEXT OUT [COMMAND...]
+    record.py [--f32] MODEL TEXT OUT [COMMAND...]
 
 COMMAND runs llama-perplexity (default: llama-perplexity), for instance `chroot DIR
 llama-perplexity`; MODEL and TEXT are paths as that command sees them. OUT gets the perplexity and,
@@ -10,6 +10,9 @@ is not recorded.
 
 A second run without flash attention tells how often the program agrees with itself when nothing
 but the order of its sums changes: rounding activations to 8 bits makes much of a little.
+
+--f32 keeps keys and values in 32-bit floats. With a model that expand.py decoded, nothing at all is
+rounded to fewer bits, and what differs between two engines is what they compute.
 
 The file of log-probabilities that llama-perplexity saves is, in little-endian: 8 bytes of magic,
 n_ctx, n_vocab and n_chunk as int32, n_chunk * n_ctx tokens as int32, then for each scored position
@@ -53,10 +56,15 @@ def run(command, model, text):
 
 
 def main():
-    model, text, out = sys.argv[1:4]
-    command = sys.argv[4:] or ["llama-perplexity"]
-    ppl, n_ctx, n_chunk, tokens, best = run(command, model, text)
-    other = run(command + ["-fa", "off"], model, text)[-1]
+    f32 = sys.argv[1] == "--f32"
+    model, text, out = sys.argv[1 + f32:4 + f32]
+    command = sys.argv[4 + f32:] or ["llama-perplexity"]
+    first, second = ["auto", "off"]
+    if f32:
+        command += ["-ctk", "f32", "-ctv", "f32"]
+        first, second = ["off", "on"]
+    ppl, n_ctx, n_chunk, tokens, best = run(command + ["-fa", first], model, text)
+    other = run(command + ["-fa", second], model, text)[-1]
     agreement = sum(a == b for a, b in zip(best, other)) / len(best)
     with open(out, "w") as f:
         f.write(f"# llama-perplexity, windows of {n_ctx}; see tests/peer/record.py\n")

@@ -10,6 +10,7 @@ pub mod gguf_writer;
 pub mod tiny;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Where downloaded models and vocabularies lie: `$TERN_CACHE`, or `~/.cache/tern`.
 pub fn cache_dir() -> PathBuf {
@@ -32,4 +33,19 @@ pub fn cached(test: &str, name: &str) -> Option<PathBuf> {
 /// Says loudly that a test did not run, and why.
 pub fn skipped(test: &str, why: &str) {
     eprintln!("SKIPPED: {test}: {why}");
+}
+
+/// Runs a program as these tests themselves are run: by `TERN_TEST_RUNNER`, if that is set.
+pub fn command(program: &str) -> Command {
+    let runner = std::env::var("TERN_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([program]);
+    let mut command = Command::new(words.next().unwrap_or(program));
+    command.args(words);
+    command
+}
+
+/// Whether the programs run in an emulator of another machine, which makes long tests shorter.
+/// `TERN_TEST_RUNNER`, what to run programs with, says so.
+pub fn emulated() -> bool {
+    std::env::var_os("TERN_TEST_RUNNER").is_some()
 }
