@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 export TERN_CACHE=${TERN_CACHE:-$HOME/.cache/tern}
 LOGS=build/test-logs
 A64=aarch64-linux-gnu
+A64_CPUS="cortex-a72 cortex-a76 max" # NEON alone; with dotprod; with i8mm
 SMOLLM2=$TERN_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # name, sets (q: quick, t: test, l: long), seconds that it may take, what it proves
@@ -34,7 +35,7 @@ abi             tl   120 no change breaks programs that are already built
 offline         tl   600 the source archive of make dist builds with --frozen, without a network
 a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
 a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
-a64-consumers   tl   600 programs outside on aarch64: shared, static and fully static
+a64-consumers   tl   900 programs outside on aarch64: shared, static and fully static
 a64-c           tl   900 the C programs of tests/c on aarch64, with the archive that was cross-built
 a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
@@ -314,10 +315,14 @@ run_a64-size() {
 }
 run_a64-consumers() {
     need_a64
-    local prefix=$PWD/build/prefix-a64 kind
+    local prefix=$PWD/build/prefix-a64 kind cpu
     for kind in shared static; do
         consume build/consumers-a64-$kind "$prefix" $kind \
             --toolchain "$PWD/toolchains/$A64.cmake" || return 1
+        for cpu in $A64_CPUS; do
+            echo "== $kind, $cpu"
+            QEMU_CPU=$cpu ctest --test-dir build/consumers-a64-$kind --output-on-failure || return 1
+        done
     done
     echo "== fully static"
     $A64-gcc -std=c99 -static -I "$prefix/include" -o build/consumers-a64-fully tests/consumers/consumer.c \
@@ -330,7 +335,8 @@ a64_c() { # CPU
 }
 run_a64-c() {
     need_a64
-    a64_c max
+    local cpu
+    for cpu in $A64_CPUS; do a64_c $cpu || return 1; done
 }
 a64_cargo_test() { # CPU, arguments of cargo test
     local cpu=$1
@@ -344,7 +350,7 @@ a64_cargo_test() { # CPU, arguments of cargo test
 run_a64-rust() {
     need_a64
     local cpu
-    for cpu in cortex-a72 cortex-a76 max; do
+    for cpu in $A64_CPUS; do
         a64_cargo_test $cpu $(targets kernels oracle) -- --show-output || return 1
     done
 }
@@ -363,16 +369,16 @@ run_a64-examples() {
 run_a64-all() {
     need_a64
     local cpu name rust=
-    # Those left out read the sources, or (c) are built for the machine that runs cargo: see a64_c.
+    # Those left out read the sources, or (c) are built for the machine that runs cargo: a64-c is theirs.
     for name in tests/*.rs; do
         name=$(basename "$name" .rs)
         case $name in c | header | house | readme) ;; *) rust="$rust $name" ;; esac
     done
-    for cpu in cortex-a72 cortex-a76 max; do
-        a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output && a64_c $cpu || return 1
+    for cpu in $A64_CPUS; do
+        a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output || return 1
     done
 }
-run_campaigns() { cargo test --locked --release --no-fail-fast -- --show-output --include-ignored; }
+run_release() { cargo test --locked --release --no-fail-fast -- --show-output --include-ignored; }
 
 # --- the runner -------------------------------------------------------------------------------------
 
