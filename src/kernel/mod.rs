@@ -33,7 +33,7 @@ use std::sync::OnceLock;
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
-use crate::quant::{self, p16};
+use crate::quant::p16;
 
 /// Weights that share a scale in quantised activations.
 pub const ACTIVATION_BLOCK: usize = 32;
@@ -172,11 +172,6 @@ impl Kernels {
         let matmul = self.packed[w.dtype as usize].expect("kernels that pack");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { matmul(w, act, out) }
-    }
-
-    /// Decodes a row of weights, exactly; see [`quant::decode_row`].
-    pub fn decode_row(&self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
-        quant::decode_row(dtype, bytes, out);
     }
 
     /// Scores of keys in half precision: `out[i] = q . k[cells[i] * stride ..]`.

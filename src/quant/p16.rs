@@ -9,7 +9,7 @@
 //! codes  = each word of the block's codes as [16] of 4 bytes: a line of 64 bytes
 //! ```
 //! A block is that of the file, its bytes only moved: nothing is rounded, a matrix takes as much
-//! memory as in the file, and [`unpack_row`] gives the file's bytes back. The four bytes of a word
+//! memory as in the file, and [`unpack_block`] gives the file's bytes back. The four bytes of a word
 //! are four neighbouring weights (or one field of each), as the dot products of four bytes that
 //! every instruction set has want them. The fifth bits of Q5_0 and Q5_1 are turned on the way: bit
 //! `j` of byte `t` belongs to weight `4 j + t`.
@@ -22,6 +22,8 @@ use crate::base::dtype::DType;
 pub const ROWS: usize = 16;
 /// What a group is a multiple of, in bytes.
 const ALIGNMENT: usize = 64;
+/// Bytes of the longest block, that of Q6_K.
+pub const LONGEST_BLOCK: usize = 210;
 
 /// Where the parts of a block are in the file, and what its codes mean.
 #[derive(Clone, Copy, Debug)]
@@ -209,50 +211,63 @@ fn pack_block(parts: &Parts, block: &[u8], r: usize, head: &mut [u8], codes: &mu
     }
 }
 
-/// Gives the file's bytes of one row of a group back.
+/// Gives the file's bytes of block `b` of one row of a group back; a block of floats is one.
 ///
 /// # Panics
-/// If `group` is not a group of rows of `k` weights, `row` not below 16 or `out` not a row.
-pub fn unpack_row(dtype: DType, k: usize, group: &[u8], row: usize, out: &mut [u8]) {
+/// If `group` is not a group of rows of `k` weights, has no such row or block, or `out` is not a
+/// block.
+pub fn unpack_block(dtype: DType, k: usize, group: &[u8], row: usize, b: usize, out: &mut [u8]) {
     let (codes_at, len) = group_bytes(dtype, k).expect("whole blocks");
     assert_eq!(group.len(), len, "{dtype}: bytes of a group");
-    assert_eq!(Some(out.len()), dtype.row_bytes(k), "{dtype}: bytes of a row");
-    assert!(row < ROWS, "row {row} of a group");
+    assert_eq!(out.len(), dtype.block_bytes(), "{dtype}: bytes of a block");
+    assert!(row < ROWS && b < k / dtype.block_len(), "block {b} of row {row}");
     let Some(parts) = parts(dtype) else {
-        let size = dtype.block_bytes();
-        let places = group.chunks_exact(size).skip(row).step_by(ROWS);
-        out.chunks_exact_mut(size).zip(places).for_each(|(x, place)| x.copy_from_slice(place));
+        out.copy_from_slice(&group[(b * ROWS + row) * out.len()..][..out.len()]);
         return;
     };
-    let (heads, codes) = group.split_at(codes_at);
-    let heads = heads.chunks_exact(ROWS * parts.head_bytes());
-    let codes = codes.chunks_exact(ROWS * parts.code_bytes());
-    for (block, (head, codes)) in out.chunks_exact_mut(dtype.block_bytes()).zip(heads.zip(codes)) {
-        let mut at = 0;
-        for &to in parts.halves {
-            block[to..to + 2].copy_from_slice(&head[at + 2 * row..][..2]);
-            at += 2 * ROWS;
+    let (head_bytes, code_bytes) = (ROWS * parts.head_bytes(), ROWS * parts.code_bytes());
+    let head = &group[b * head_bytes..][..head_bytes];
+    let codes = &group[codes_at + b * code_bytes..][..code_bytes];
+    let mut at = 0;
+    for &to in parts.halves {
+        out[to..to + 2].copy_from_slice(&head[at + 2 * row..][..2]);
+        at += 2 * ROWS;
+    }
+    if parts.exponent {
+        out[0] = head[at + row];
+        at += ROWS;
+    }
+    for &to in parts.words {
+        out[to..to + 4].copy_from_slice(&head[at + 4 * row..][..4]);
+        at += 4 * ROWS;
+    }
+    let mut lines = codes.as_chunks::<{ 4 * ROWS }>().0.iter();
+    for &(to, len) in parts.codes {
+        let words = out[to..to + len].as_chunks_mut::<4>().0;
+        for (word, line) in words.iter_mut().zip(&mut lines) {
+            word.copy_from_slice(&line[4 * row..4 * row + 4]);
         }
-        if parts.exponent {
-            block[0] = head[at + row];
-            at += ROWS;
-        }
-        for &to in parts.words {
-            block[to..to + 4].copy_from_slice(&head[at + 4 * row..][..4]);
-            at += 4 * ROWS;
-        }
-        let mut lines = codes.as_chunks::<{ 4 * ROWS }>().0.iter();
-        for &(to, len) in parts.codes {
-            let words = block[to..to + len].as_chunks_mut::<4>().0;
-            for (word, line) in words.iter_mut().zip(&mut lines) {
-                word.copy_from_slice(&line[4 * row..4 * row + 4]);
-            }
-        }
-        if parts.turned {
-            let to = parts.codes[0].0;
-            let word = block[to..to + 4].first_chunk_mut::<4>().expect("four bytes");
-            *word = turn_back(u32::from_le_bytes(*word)).to_le_bytes();
-        }
+    }
+    if parts.turned {
+        let to = parts.codes[0].0;
+        let word = out[to..to + 4].first_chunk_mut::<4>().expect("four bytes");
+        *word = turn_back(u32::from_le_bytes(*word)).to_le_bytes();
+    }
+}
+
+/// Decodes a row of a packed matrix of rows of `k` weights, exactly; see [`super::decode_row`].
+///
+/// # Panics
+/// If `bytes` has no such row, or `out` is not `k` long.
+pub fn decode_row(dtype: DType, k: usize, bytes: &[u8], row: usize, out: &mut [f32]) {
+    assert_eq!(out.len(), k, "weights of a row");
+    let (_, len) = group_bytes(dtype, k).expect("whole blocks");
+    let group = &bytes[row / ROWS * len..][..len];
+    let mut block = [0; LONGEST_BLOCK];
+    let block = &mut block[..dtype.block_bytes()];
+    for (b, out) in out.chunks_exact_mut(dtype.block_len()).enumerate() {
+        unpack_block(dtype, k, group, row % ROWS, b, block);
+        super::decode_row(dtype, block, out);
     }
 }
 
@@ -287,10 +302,12 @@ mod tests {
                 let len = packed_bytes(dtype, k, n).expect("fits");
                 let mut group = vec![0xaa; len];
                 pack_group(dtype, k, &rows, &mut group);
-                let mut back = vec![0; row_bytes];
+                let mut back = vec![0; dtype.block_bytes()];
                 for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
-                    unpack_row(dtype, k, &group, r, &mut back);
-                    assert_eq!(row, back, "{dtype}, row {r} of {n}");
+                    for (b, block) in row.chunks_exact(back.len()).enumerate() {
+                        unpack_block(dtype, k, &group, r, b, &mut back);
+                        assert_eq!(block, back, "{dtype}, block {b} of row {r} of {n}");
+                    }
                 }
             }
         }
@@ -301,6 +318,7 @@ mod tests {
         for &dtype in DType::ALL {
             let Some(parts) = parts(dtype) else { continue };
             assert_eq!(parts.head_bytes() + parts.code_bytes(), dtype.block_bytes(), "{dtype}");
+            assert!(dtype.block_bytes() <= LONGEST_BLOCK, "{dtype}");
         }
     }
 

@@ -18,22 +18,16 @@ pub(super) fn matmul(dtype: DType) -> PackedFn {
 fn quantised(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let parts = p16::parts(w.dtype).expect("a quantised type");
     let layout = quant::layout(w.dtype).expect("a quantised type");
-    let (codes_at, group_bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
+    let (_, group_bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
     let (len, group) = (w.dtype.block_len(), layout.group);
-    let (head, code) = (p16::ROWS * parts.head_bytes(), p16::ROWS * parts.code_bytes());
-    let one = p16::group_bytes(w.dtype, len).expect("a block");
-    // One block of 16 rows as a matrix of its own, with the padding that one has.
-    let mut block = [0u8; 64 + 16 * 256];
-    let mut file = [0u8; 256];
+    let mut file = [0u8; p16::LONGEST_BLOCK];
     let (mut codes, mut scales, mut mins) = ([0i8; MOST], [0f32; MOST / 16], [0f32; MOST / 16]);
     for r in 0..out.len() {
         let row = out.first() + r;
         let bytes = &w.bytes[row / p16::ROWS * group_bytes..][..group_bytes];
         for b in 0..w.k / len {
-            block[..head].copy_from_slice(&bytes[b * head..(b + 1) * head]);
-            block[one.0..one.1].copy_from_slice(&bytes[codes_at + b * code..][..code]);
             let file = &mut file[..w.dtype.block_bytes()];
-            p16::unpack_row(w.dtype, len, &block[..one.1], row % p16::ROWS, file);
+            p16::unpack_block(w.dtype, w.k, bytes, row % p16::ROWS, b, file);
             let groups = len / group;
             let (codes, scales, mins) =
                 (&mut codes[..len], &mut scales[..groups], &mut mins[..groups]);
