@@ -273,7 +273,7 @@ pub fn decode_row(dtype: DType, k: usize, bytes: &[u8], row: usize, out: &mut [f
 
 /// Bit `4 j + t` goes to bit `j` of byte `t`.
 fn turn(word: u32) -> u32 {
-    (0..8).fold(0, |out, j| out | ((word >> (4 * j) & 15) * 0x0020_4081 & 0x0101_0101) << j)
+    (0..8).fold(0, |out, j| out | (((word >> (4 * j) & 15) * 0x0020_4081) & 0x0101_0101) << j)
 }
 
 /// The inverse of [`turn`].

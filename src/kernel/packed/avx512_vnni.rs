@@ -8,6 +8,7 @@
 //! ```
 //! Weights are unsigned, activations signed, as `vpdpbusd` wants them; what that adds is taken off
 //! where the integer accumulator starts.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use std::arch::x86_64::*;
 
@@ -115,13 +116,13 @@ fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn add_block<F: Format>(
     acc: __m512,
-    head: *const u8,
-    codes: *const u8,
+    head: &[u8],
+    codes: &[u8],
     inner: usize,
     token: Token,
     b: usize,
 ) -> __m512 {
-    // SAFETY: the caller's promise that the block of weights and the token's block `b` are there.
+    // SAFETY: the caller's promise that the CPU has this rung and the token the block `b`.
     unsafe {
         let quads = F::quads(codes, inner);
         let scales = F::scales(head, inner);
@@ -168,16 +169,14 @@ unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = _mm512_setzero_ps();
         for block in 0..w.k / F::DTYPE.block_len() {
-            // SAFETY: the group has k / block_len blocks, and the token k codes.
-            unsafe {
-                let (heads, codes) = (heads.as_ptr().add(block * head), codes.as_ptr());
-                let codes = codes.add(block * code);
-                for line in 0..code / 64 {
-                    _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64 * line).cast());
-                }
-                for i in 0..inner {
-                    acc = add_block::<F>(acc, heads, codes, i, token, block * inner + i);
-                }
+            let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
+            for line in 0..code / 64 {
+                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            for i in 0..inner {
+                // SAFETY: the CPU has this rung, and the token k codes.
+                acc = unsafe { add_block::<F>(acc, head, codes, i, token, block * inner + i) };
             }
         }
         store(&mut out.row_mut(0)[r..], acc);
@@ -266,16 +265,16 @@ unsafe fn unpack<F: Format>(
     let (heads, codes) = group(w, g);
     let first = from / F::DTYPE.block_len();
     for block in 0..n / F::DTYPE.block_len() {
-        // SAFETY: the group has those blocks, by the caller's promise.
-        unsafe {
-            let heads = heads.as_ptr().add((first + block) * head);
-            let codes = codes.as_ptr().add((first + block) * code);
-            for i in 0..inner {
-                let b = block * inner + i;
+        let head = &heads[(first + block) * head..][..head];
+        let codes = &codes[(first + block) * code..][..code];
+        for i in 0..inner {
+            let b = block * inner + i;
+            // SAFETY: the CPU has this rung, by the caller's promise.
+            unsafe {
                 panel.codes[b][side] = F::quads(codes, i);
-                panel.scales[b][side] = F::scales(heads, i);
+                panel.scales[b][side] = F::scales(head, i);
                 if F::PARTS.min {
-                    panel.mins[b][side] = F::mins(heads, i);
+                    panel.mins[b][side] = F::mins(head, i);
                 }
             }
         }
