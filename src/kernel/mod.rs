@@ -161,7 +161,7 @@ impl Kernels {
         let end = out.first() + out.len();
         assert!(end <= w.n_rows, "columns of out are rows of weights");
         assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
-        assert!(end == w.n_rows || end % p16::ROWS == 0, "whole groups");
+        assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
         if w.dtype.is_quantised() {
             assert_eq!(act.q.len(), act.n * act.k, "codes of activations");
             assert_eq!(act.d.len(), act.n * act.k / ACTIVATION_BLOCK, "scales of activations");
