@@ -4,6 +4,8 @@
 //! Every number is computed in an order that depends neither on the threads nor on how a prompt
 //! was cut into batches; that is what makes logits the same bits for any of them.
 
+mod attention;
+mod cache;
 mod phases;
 mod scratch;
 mod weights;
@@ -15,7 +17,8 @@ use crate::base::cpu::Isa;
 use crate::base::file::Bytes;
 use crate::kernel::Kernels;
 
-pub use scratch::{Kv, Scratch};
+pub use cache::Kv;
+pub use scratch::Scratch;
 pub use weights::{CpuEnds, CpuLayer};
 
 /// A decoder's weights on the CPU.
