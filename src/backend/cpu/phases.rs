@@ -1,14 +1,11 @@
 //! The phases of a decoder on the CPU.
 
-use std::sync::PoisonError;
-
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
-use super::scratch::Store;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 
@@ -64,45 +61,12 @@ impl Backend for Cpu {
         self.turn_heads(&s.pool, &mut s.k[..n * kv_width], kv_width, k_norm, angles)?;
         self.project(&s.pool, &l.v, &act, &mut s.v)?;
 
-        for (t, &cell) in batch.cells.iter().enumerate() {
-            let from = t * kv_width..(t + 1) * kv_width;
-            let to = cell as usize * kv_width..(cell as usize + 1) * kv_width;
-            self.store(&mut kv.k, &s.k[from.clone()], to.clone());
-            self.store(&mut kv.v, &s.v[from], to);
-        }
-        Ok(())
+        let (k, v) = (&s.k[..n * kv_width], &s.v[..n * kv_width]);
+        kv.fill(self.kernels, &s.pool, batch.cells, k, v)
     }
 
     fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
-        let (n, d) = (batch.tokens.len(), &self.decoder);
-        let width = d.n_head * d.head_dim;
-        let (q, scores) = (&s.q, &s.scores);
-        let head = |worker: usize, t: usize, h: usize, out: &mut [f32]| {
-            let mut scores = scores[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let q = &q[t * width + h * d.head_dim..][..d.head_dim];
-            let visible = &batch.order[batch.visible(t, l.window)];
-            self.attend_head(q, kv, h, visible, &mut scores, out);
-        };
-        let mixed = &mut s.mixed[..n * width];
-        if n < 2 * s.pool.n_active() {
-            // Few tokens: a chunk is one head of all of them.
-            s.pool.columns(mixed, width, d.head_dim, |worker, part| {
-                for t in 0..n {
-                    let first = part.first() / d.head_dim;
-                    for (i, out) in part.row_mut(t).chunks_exact_mut(d.head_dim).enumerate() {
-                        head(worker, t, first + i, out);
-                    }
-                }
-            })
-        } else {
-            s.pool.rows(mixed, width, 1, |worker, first, rows| {
-                for (t, row) in rows.chunks_exact_mut(width).enumerate() {
-                    for (h, out) in row.chunks_exact_mut(d.head_dim).enumerate() {
-                        head(worker, first + t, h, out);
-                    }
-                }
-            })
-        }
+        self.attend_all(s, l, kv, batch)
     }
 
     fn attn_out(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
@@ -174,28 +138,17 @@ impl Backend for Cpu {
         rotations(&f.per_pair, -f64::from(delta), 1.0, cos, sin);
         let row = &mut s.k[..width];
         for &cell in cells {
-            let at = cell as usize * width..(cell as usize + 1) * width;
-            match &kv.k {
-                Store::F16(k) => {
-                    let halves = k[at.clone()].iter().map(|&h| half::f16::from_bits(h).to_f32());
-                    row.iter_mut().zip(halves).for_each(|(x, k)| *x = k);
-                }
-                Store::F32(k) => row.copy_from_slice(&k[at.clone()]),
-            }
+            kv.key(cell, row);
             for head in row.chunks_exact_mut(self.decoder.head_dim) {
                 self.rotate(head, cos, sin);
             }
-            self.store(&mut kv.k, row, at);
+            kv.set_key(self.kernels, cell, row);
         }
         Ok(())
     }
 
     fn copy_cells(&self, from: &Kv, to: &mut Kv, cells: &[u32]) -> Result<()> {
-        let width = self.decoder.n_head_kv * self.decoder.head_dim;
-        for &cell in cells {
-            to.k.copy_row(&from.k, cell as usize, width);
-            to.v.copy_row(&from.v, cell as usize, width);
-        }
+        to.copy(from, cells);
         Ok(())
     }
 }
@@ -285,42 +238,6 @@ impl Cpu {
             Layout::Neox => self.kernels.rope_neox(head, cos, sin),
         }
     }
-
-    fn store(&self, store: &mut Store, row: &[f32], at: std::ops::Range<usize>) {
-        match store {
-            Store::F16(to) => self.kernels.to_f16(row, &mut to[at]),
-            Store::F32(to) => to[at].copy_from_slice(row),
-        }
-    }
-
-    /// One query head of one token over the cells it sees.
-    fn attend_head(
-        &self,
-        q: &[f32],
-        kv: &Kv,
-        head: usize,
-        visible: &[u32],
-        scores: &mut [f32],
-        out: &mut [f32],
-    ) {
-        let (d, k) = (&self.decoder, self.kernels);
-        let stride = d.n_head_kv * d.head_dim;
-        let at = head / (d.n_head / d.n_head_kv) * d.head_dim;
-        let scores = &mut scores[..visible.len()];
-        match &kv.k {
-            Store::F16(keys) => k.scores_f16(q, &keys[at..], stride, visible, scores),
-            Store::F32(keys) => k.scores_f32(q, &keys[at..], stride, visible, scores),
-        }
-        scores.iter_mut().for_each(|x| *x *= d.attn_scale);
-        if d.attn_softcap != 0.0 {
-            soft_cap(scores, d.attn_softcap);
-        }
-        k.softmax(scores);
-        match &kv.v {
-            Store::F16(values) => k.mix_f16(scores, &values[at..], stride, visible, out),
-            Store::F32(values) => k.mix_f32(scores, &values[at..], stride, visible, out),
-        }
-    }
 }
 
 /// Rotations of all tokens of a batch.
@@ -339,6 +256,6 @@ fn rotations(per_pair: &[f64], pos: f64, scale: f64, cos: &mut [f32], sin: &mut 
     }
 }
 
-fn soft_cap(x: &mut [f32], cap: f32) {
+pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
     x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
 }

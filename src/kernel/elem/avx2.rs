@@ -13,14 +13,14 @@ const LANES: usize = 8;
 /// The lanes below `n`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn lanes(n: usize) -> __m256i {
+pub(in crate::kernel) fn lanes(n: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
 /// Up to eight elements from `at` on, and zeros.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(x: &[f32], at: usize) -> __m256 {
+pub(in crate::kernel) fn load(x: &[f32], at: usize) -> __m256 {
     let x = &x[at..];
     // SAFETY: all eight are there, or those that are not are masked.
     unsafe {
@@ -35,7 +35,7 @@ fn load(x: &[f32], at: usize) -> __m256 {
 /// Writes up to eight elements from `at` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn store(x: &mut [f32], at: usize, value: __m256) {
+pub(in crate::kernel) fn store(x: &mut [f32], at: usize, value: __m256) {
     let x = &mut x[at..];
     // SAFETY: all eight are there, or those that are not are masked.
     unsafe {
@@ -49,7 +49,7 @@ fn store(x: &mut [f32], at: usize, value: __m256) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum(x: __m256) -> f32 {
+pub(in crate::kernel) fn sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
@@ -58,7 +58,7 @@ fn sum(x: __m256) -> f32 {
 /// See [`super::exp`]. NaN stays NaN: it is the second operand of the clamps.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn exp(x: __m256) -> __m256 {
+pub(in crate::kernel) fn exp(x: __m256) -> __m256 {
     let x = _mm256_min_ps(_mm256_set1_ps(exp::MAX), x);
     let x = _mm256_max_ps(_mm256_set1_ps(exp::MIN), x);
     let n = _mm256_mul_ps(x, _mm256_set1_ps(exp::LOG2_E));

@@ -4,12 +4,12 @@
 //! of two, and a polynomial for the rest; see [`exp`].
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512_vnni;
+pub(super) mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod scalar;
+pub(super) mod neon;
+pub(super) mod scalar;
 
 use crate::base::cpu::Isa;
 

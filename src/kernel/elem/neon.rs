@@ -11,7 +11,7 @@ pub(super) const ELEM: Elem =
 /// Up to four elements; the lanes past the end are `fill`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load(x: &[f32], fill: f32) -> float32x4_t {
+pub(in crate::kernel) fn load(x: &[f32], fill: f32) -> float32x4_t {
     let mut lanes = [fill; 4];
     for (lane, x) in lanes.iter_mut().zip(x) {
         *lane = *x;
@@ -23,7 +23,7 @@ fn load(x: &[f32], fill: f32) -> float32x4_t {
 /// Writes the first of four elements, as many as `out` takes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn store(out: &mut [f32], x: float32x4_t) {
+pub(in crate::kernel) fn store(out: &mut [f32], x: float32x4_t) {
     let mut lanes = [0.0; 4];
     // SAFETY: `lanes` is 4 long.
     unsafe { vst1q_f32(lanes.as_mut_ptr(), x) };
@@ -35,7 +35,7 @@ fn store(out: &mut [f32], x: float32x4_t) {
 /// Four elements.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load4(x: &[f32; 4]) -> float32x4_t {
+pub(in crate::kernel) fn load4(x: &[f32; 4]) -> float32x4_t {
     // SAFETY: `x` is 4 long.
     unsafe { vld1q_f32(x.as_ptr()) }
 }
@@ -43,7 +43,7 @@ fn load4(x: &[f32; 4]) -> float32x4_t {
 /// Writes four elements.
 #[inline]
 #[target_feature(enable = "neon")]
-fn store4(out: &mut [f32; 4], x: float32x4_t) {
+pub(in crate::kernel) fn store4(out: &mut [f32; 4], x: float32x4_t) {
     // SAFETY: `out` is 4 long.
     unsafe { vst1q_f32(out.as_mut_ptr(), x) };
 }
@@ -66,7 +66,10 @@ fn map(x: &mut [f32], y: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32
 /// The sum of `f(x)`, in 16 sums; `f(0)` is 0.
 #[inline]
 #[target_feature(enable = "neon")]
-fn sum(x: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> f32 {
+pub(in crate::kernel) fn sum(
+    x: &[f32],
+    f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t,
+) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 4];
     let (fours, rest) = x.as_chunks::<4>();
     for x in fours.chunks(4) {
@@ -82,7 +85,7 @@ fn sum(x: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> f32 {
 /// See [`super::exp`]. NaN stays NaN.
 #[inline]
 #[target_feature(enable = "neon")]
-fn exp(x: float32x4_t) -> float32x4_t {
+pub(in crate::kernel) fn exp(x: float32x4_t) -> float32x4_t {
     let x = vminq_f32(vmaxq_f32(x, vdupq_n_f32(exp::MIN)), vdupq_n_f32(exp::MAX));
     let n = vrndnq_f32(vmulq_n_f32(x, exp::LOG2_E));
     let r = vfmsq_f32(x, n, vdupq_n_f32(exp::LN2_HIGH));

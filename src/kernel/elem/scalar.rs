@@ -6,7 +6,7 @@ pub(super) const ELEM: Elem =
     Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// See [`super::exp`]. NaN stays NaN.
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::kernel) fn exp(x: f32) -> f32 {
     let x = x.clamp(exp::MIN, exp::MAX);
     let n = (x * exp::LOG2_E).round_ties_even();
     let r = x - n * exp::LN2_HIGH - n * exp::LN2_LOW;
