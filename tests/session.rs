@@ -111,12 +111,12 @@ fn the_split_of_a_prompt_does_not_change_a_bit() {
 #[test]
 fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
     for &isa in Isa::available() {
-        for (n_head_kv, head_dim, kv_dtype) in [(1, 16, 0), (2, 24, 1), (4, 20, 0)] {
+        for (n_head_kv, head_dim, kv_dtype) in [(1, 16, 0), (2, 20, 1)] {
             let mut tiny = Tiny::new("gemma3");
             (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, head_dim);
             (tiny.n_head, tiny.n_head_kv) = (4, n_head_kv);
             let model = model_of(&tiny, Some(isa));
-            let tokens = text(420);
+            let tokens = text(300);
             let mut expected = None;
             for (n_threads, n_batch, call) in [
                 (1, 512, 420),
@@ -126,7 +126,7 @@ fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
                 (4, 200, 131),
                 (2, 512, 410),
             ] {
-                let params = SessionParams { n_ctx: 430, n_batch, n_threads, kv_dtype, ..small() };
+                let params = SessionParams { n_ctx: 310, n_batch, n_threads, kv_dtype, ..small() };
                 let mut s = session(&model, params);
                 tokens.chunks(call).for_each(|part| eval(&mut s, part));
                 eval(&mut s, &[3]);

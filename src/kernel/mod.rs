@@ -11,7 +11,7 @@
 //!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
 //! - [`quantize`]: activations to those blocks.
 //! - [`attend`]: sums over panels of the KV cache, and softmax of a tile of scores.
-//! - [`elem`]: norms, activations, rotation, softmax.
+//! - [`elem`]: norms, activations, rotation.
 //!
 //! A result depends on the operands of that result alone: `out[t][r]` has the same bits with one
 //! token or many, in any range of columns, on any number of threads. Between rungs bits may differ,
@@ -209,6 +209,12 @@ impl Kernels {
         unsafe { (self.attend.panel_f32)(sums, b) }
     }
 
+    /// `x = cap * tanh(x / cap)`, with an absolute error of at most `3e-7 * cap`; `cap` is above 0.
+    pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
+        // SAFETY: the CPU has this table's rung.
+        unsafe { (self.attend.soft_cap)(x, cap) }
+    }
+
     /// Softmax before its division: `x = exp(x - max)`; gives `max` and the sum of the new `x`.
     ///
     /// The relative error of a power is at most 2e-7 beyond that of the difference; below the least
@@ -237,13 +243,6 @@ impl Kernels {
         assert!(x.len() == weight.len() && x.len() == out.len(), "lengths");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.elem.rms_norm)(x, weight, eps, out) }
-    }
-
-    /// Softmax in place: `x = exp(x - max) / sum of those`. An entry of `-inf` becomes 0; if all
-    /// are, or one is NaN, all become NaN.
-    pub fn softmax(&self, x: &mut [f32]) {
-        // SAFETY: the CPU has this table's rung.
-        unsafe { (self.elem.softmax)(x) }
     }
 
     /// Gated SiLU: `gate = gate / (1 + exp(-gate)) * up`.

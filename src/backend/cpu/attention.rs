@@ -21,7 +21,6 @@ use crate::base::error::Result;
 use crate::kernel::{GROUP, Kernels};
 
 use super::cache::{Element, Head, Store, is_run, value_width};
-use super::phases::soft_cap;
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
 /// Cells of a tile: a multiple of [`GROUP`]. Keys and values of one head and tile fit into the
@@ -306,7 +305,7 @@ impl Cpu {
             for row in i * n_group..(i + 1) * n_group {
                 let scores = &mut work.scores[row * TILE..][start..end];
                 if self.decoder.attn_softcap != 0.0 {
-                    soft_cap(scores, self.decoder.attn_softcap);
+                    self.kernels.soft_cap(scores, self.decoder.attn_softcap);
                 }
                 (part.m[row], part.l[row]) = self.kernels.powers(scores);
             }

@@ -283,6 +283,6 @@ fn rotations(per_pair: &[f64], pos: f64, scale: f64, cos: &mut [f32], sin: &mut 
     }
 }
 
-pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
+fn soft_cap(x: &mut [f32], cap: f32) {
     x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
 }

@@ -8,7 +8,7 @@ use crate::kernel::elem::avx2::{exp, lanes, load, store, sum};
 use crate::kernel::elem::exp as constants;
 
 pub(super) const ATTEND: Attend =
-    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, powers, blend, to_f16 };
+    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, to_f16 };
 
 /// Lanes of a vector.
 const LANES: usize = 8;
@@ -111,6 +111,21 @@ unsafe fn tile<T: Element, const R: usize, const G: usize>(
                 _mm256_storeu_ps(out.add(LANES), acc[1]);
             }
         }
+    }
+}
+
+/// See the scalar rung.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (cap, one, minus) = (_mm256_set1_ps(cap), _mm256_set1_ps(1.0), _mm256_set1_ps(-0.0));
+    for at in (0..x.len()).step_by(LANES) {
+        let y = load(x, at);
+        let sign = _mm256_and_ps(y, minus);
+        let y = _mm256_or_ps(_mm256_div_ps(y, cap), minus);
+        let power = exp(_mm256_add_ps(y, y));
+        let capped = _mm256_mul_ps(cap, _mm256_sub_ps(one, power));
+        let capped = _mm256_div_ps(capped, _mm256_add_ps(one, power));
+        store(x, at, _mm256_or_ps(capped, sign));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernel::elem::exp as constants;
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Attend) -> Attend {
-    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, powers, blend, ..below }
+    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, ..below }
 }
 
 /// An element of the cache.
@@ -123,6 +123,21 @@ unsafe fn tile<T: Element, const R: usize, const V: usize>(
                 _mm512_storeu_ps(out.add(r * out_stride + v * GROUP), *acc);
             }
         }
+    }
+}
+
+/// See the scalar rung.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (cap, one, minus) = (_mm512_set1_ps(cap), _mm512_set1_ps(1.0), _mm512_set1_ps(-0.0));
+    for at in (0..x.len()).step_by(GROUP) {
+        let y = load(x, at);
+        let sign = _mm512_and_ps(y, minus);
+        let y = _mm512_or_ps(_mm512_div_ps(y, cap), minus);
+        let power = exp(_mm512_add_ps(y, y));
+        let capped = _mm512_mul_ps(cap, _mm512_sub_ps(one, power));
+        let capped = _mm512_div_ps(capped, _mm512_add_ps(one, power));
+        store(x, at, _mm512_or_ps(capped, sign));
     }
 }
 

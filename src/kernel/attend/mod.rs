@@ -67,6 +67,7 @@ pub(crate) type PanelFn<T> = unsafe fn(Sums<'_>, &Panel<'_, T>);
 pub(crate) struct Attend {
     pub(crate) panel_f16: PanelFn<u16>,
     pub(crate) panel_f32: PanelFn<f32>,
+    pub(crate) soft_cap: unsafe fn(&mut [f32], f32),
     pub(crate) powers: unsafe fn(&mut [f32]) -> (f32, f32),
     pub(crate) blend: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub(crate) to_f16: unsafe fn(&[f32], &mut [u16]),

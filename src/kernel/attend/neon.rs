@@ -10,7 +10,7 @@ use crate::kernel::elem::exp as constants;
 use crate::kernel::elem::neon::{exp, load, load4, store, store4, sum};
 use crate::kernel::insn_aarch64::{f16_from_f32, f32_from_f16, f32_from_f16_high};
 
-pub(super) const ATTEND: Attend = Attend { panel_f16, panel_f32, powers, blend, to_f16 };
+pub(super) const ATTEND: Attend = Attend { panel_f16, panel_f32, soft_cap, powers, blend, to_f16 };
 
 /// An element of the cache.
 trait Element: Copy {
@@ -123,6 +123,25 @@ unsafe fn tile<T: Element, const R: usize, const G: usize>(
                 vst1q_f32(out.add(r * out_stride + 4 * v), *acc);
             }
         }
+    }
+}
+
+/// See the scalar rung.
+#[target_feature(enable = "neon")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (caps, one, minus) = (vdupq_n_f32(cap), vdupq_n_f32(1.0), vdupq_n_u32(1 << 31));
+    let capped = |x| {
+        let power = exp(vmulq_n_f32(vabsq_f32(vdivq_f32(x, caps)), -2.0));
+        let y = vdivq_f32(vmulq_f32(caps, vsubq_f32(one, power)), vaddq_f32(one, power));
+        vbslq_f32(minus, x, y)
+    };
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    for x in fours {
+        store4(x, capped(load4(x)));
+    }
+    if !rest.is_empty() {
+        let y = capped(load(rest, 0.0));
+        store(rest, y);
     }
 }
 

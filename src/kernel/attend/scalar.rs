@@ -8,6 +8,7 @@ use crate::kernel::elem::{exp, scalar};
 pub(super) const ATTEND: Attend = Attend {
     panel_f16: |sums, b| panel(sums, b, |x| f16::from_bits(x).to_f32()),
     panel_f32: |sums, b| panel(sums, b, |x| x),
+    soft_cap,
     powers,
     blend,
     to_f16,
@@ -26,6 +27,14 @@ fn panel<T: Copy>(s: Sums<'_>, b: &Panel<'_, T>, value: impl Fn(T) -> f32) {
                 }
             }
         }
+    }
+}
+
+/// `tanh(y) = (1 - exp(-2 |y|)) / (1 + exp(-2 |y|))`, with the sign of `y`.
+fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        let power = scalar::exp((*x / cap).abs() * -2.0);
+        *x = (cap * (1.0 - power) / (1.0 + power)).copysign(*x);
     }
 }
 

@@ -4,8 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem =
-    Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// Lanes of a vector.
 const LANES: usize = 8;
@@ -87,37 +86,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     for at in (0..x.len()).step_by(LANES) {
         let scaled = _mm256_mul_ps(load(x, at), scale);
         store(out, at, _mm256_mul_ps(scaled, load(weight, at)));
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn softmax(x: &mut [f32]) {
-    // Of two operands, `max` gives the second if one is NaN: NaNs are met again below.
-    let infinity = _mm256_set1_ps(f32::NEG_INFINITY);
-    let mut max = infinity;
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
-        max = _mm256_max_ps(_mm256_blendv_ps(infinity, part, there), max);
-    }
-    let high = _mm256_extractf128_ps::<1>(max);
-    let half = _mm_max_ps(_mm256_castps256_ps128(max), high);
-    let half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    let max = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
-    let mut total = _mm256_setzero_ps();
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
-        let powers = exp(_mm256_sub_ps(part, _mm256_set1_ps(max)));
-        let masked = _mm256_cmp_ps::<_CMP_EQ_OQ>(part, infinity);
-        let powers = _mm256_and_ps(_mm256_andnot_ps(masked, powers), there);
-        total = _mm256_add_ps(total, powers);
-        store(x, at, powers);
-    }
-    let scale = _mm256_set1_ps(1.0 / sum(total));
-    for at in (0..x.len()).step_by(LANES) {
-        let powers = load(x, at);
-        store(x, at, _mm256_mul_ps(powers, scale));
     }
 }
 

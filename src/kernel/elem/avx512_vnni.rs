@@ -7,7 +7,7 @@ use super::{Elem, GELU_A, GELU_B, exp};
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Elem) -> Elem {
-    Elem { softmax, silu_mul, gelu_mul, ..below }
+    Elem { silu_mul, gelu_mul, ..below }
 }
 
 /// Lanes of a vector.
@@ -54,30 +54,6 @@ pub(in crate::kernel) fn exp(x: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
     let p = _mm512_add_ps(p, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, n)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn softmax(x: &mut [f32]) {
-    // Of two operands, `max` gives the second if one is NaN: NaNs are met again below.
-    let infinity = _mm512_set1_ps(f32::NEG_INFINITY);
-    let mut max = infinity;
-    for at in (0..x.len()).step_by(LANES) {
-        max = _mm512_mask_max_ps(max, lanes(x, at), load(x, at), max);
-    }
-    let max = _mm512_set1_ps(_mm512_reduce_max_ps(max));
-    let mut total = _mm512_setzero_ps();
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let wanted = lanes(x, at) & _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(part, infinity);
-        let powers = _mm512_maskz_mov_ps(wanted, exp(_mm512_sub_ps(part, max)));
-        total = _mm512_add_ps(total, powers);
-        store(x, at, powers);
-    }
-    let scale = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(total));
-    for at in (0..x.len()).step_by(LANES) {
-        let powers = load(x, at);
-        store(x, at, _mm512_mul_ps(powers, scale));
-    }
 }
 
 /// `x / (1 + exp(-y)) * up`.

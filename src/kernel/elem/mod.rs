@@ -1,4 +1,4 @@
-//! Norms, activations, rotation, softmax: one token's row, or one head, at a time.
+//! Norms, activations, rotation: one token's row, or one head, at a time.
 //!
 //! Every rung computes the exponential in the same way, to about one unit in the last place: a power
 //! of two, and a polynomial for the rest; see [`exp`].
@@ -17,7 +17,6 @@ use crate::base::cpu::Isa;
 #[derive(Clone, Copy)]
 pub(crate) struct Elem {
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(crate) softmax: unsafe fn(&mut [f32]),
     pub(crate) silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub(crate) gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),

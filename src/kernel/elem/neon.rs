@@ -5,8 +5,7 @@ use core::arch::aarch64::*;
 
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem =
-    Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// Up to four elements; the lanes past the end are `fill`.
 #[inline]
@@ -106,33 +105,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (mean + eps).sqrt();
     out.copy_from_slice(x);
     map(out, weight, |x, w| vmulq_f32(vmulq_n_f32(x, scale), w));
-}
-
-#[target_feature(enable = "neon")]
-fn softmax(x: &mut [f32]) {
-    let lowest = vdupq_n_f32(f32::NEG_INFINITY);
-    let (fours, rest) = x.as_chunks_mut::<4>();
-    // `fmax` gives NaN if there is one.
-    let max = fours.iter().fold(load(rest, f32::NEG_INFINITY), |max, x| vmaxq_f32(max, load4(x)));
-    let max = vdupq_n_f32(vmaxvq_f32(max));
-    // Entries of -inf are to be 0, where the clamped exp is tiny; but not if there are no others.
-    let some = vcgtq_f32(max, lowest);
-    let entry = |x| {
-        let masked = vandq_u32(vceqq_f32(x, lowest), some);
-        let y = vreinterpretq_u32_f32(exp(vsubq_f32(x, max)));
-        vreinterpretq_f32_u32(vbicq_u32(y, masked))
-    };
-    for x in fours.iter_mut() {
-        store4(x, entry(load4(x)));
-    }
-    if !rest.is_empty() {
-        let y = entry(load(rest, 0.0));
-        store(rest, y);
-    }
-    let scale = 1.0 / sum(x, |sum, x| vaddq_f32(sum, x));
-    for x in x {
-        *x *= scale;
-    }
 }
 
 #[target_feature(enable = "neon")]
