@@ -107,20 +107,24 @@ impl<'a> Row<'a> {
         highest: &[f64],
         mut visit: impl FnMut(u32, f32) -> f32,
     ) {
-        for (i, _) in highest.iter().enumerate() {
-            if highest[i] <= f64::from(floor) {
+        for (i, &max) in highest.iter().enumerate() {
+            if max <= f64::from(floor) {
                 continue;
             }
-            for (j, group) in self.chunk(i).chunks(GROUP).enumerate() {
-                if !any_above(group, floor) {
-                    continue;
-                }
+            let mut visit_group = |group: &[f32], first: usize, floor: &mut f32| {
                 for (k, &logit) in group.iter().enumerate() {
-                    if logit > floor {
-                        floor = visit((CHUNK * i + GROUP * j + k) as u32, logit);
+                    if logit > *floor {
+                        *floor = visit((CHUNK * i + first + k) as u32, logit);
                     }
                 }
+            };
+            let (groups, rest) = self.chunk(i).as_chunks::<GROUP>();
+            for (j, group) in groups.iter().enumerate() {
+                if any_above(group, floor) {
+                    visit_group(group, GROUP * j, &mut floor);
+                }
             }
+            visit_group(rest, GROUP * groups.len(), &mut floor);
         }
     }
 
@@ -176,23 +180,26 @@ impl<'a> Row<'a> {
 /// The highest of the logits; and whether one of them is NaN or infinite, in which case the
 /// highest means nothing.
 fn look_over(logits: &[f32]) -> (f32, bool) {
-    // Sixteen at a time; for a maximum the order does not matter.
+    // Sixteen at a time; for a maximum the order does not matter. Two logits can be asked at once
+    // whether either is NaN, and infinity shows in the maximum.
     let mut lanes = [f32::NEG_INFINITY; 16];
-    let mut good = [u32::MAX; 16];
+    let mut nan = [0_u32; 8];
     let (whole, rest) = logits.as_chunks::<16>();
     for group in whole {
-        for ((lane, good), &logit) in lanes.iter_mut().zip(&mut good).zip(group) {
+        for (lane, &logit) in lanes.iter_mut().zip(group) {
             *lane = if logit > *lane { logit } else { *lane };
-            *good &= u32::from(logit < f32::INFINITY);
+        }
+        for (i, nan) in nan.iter_mut().enumerate() {
+            *nan |= if group[i].is_nan() | group[i + 8].is_nan() { u32::MAX } else { 0 };
         }
     }
-    let good = good.iter().all(|&g| g != 0) && rest.iter().all(|&l| l < f32::INFINITY);
+    let nan = nan.iter().any(|&nan| nan != 0) || rest.iter().any(|l| l.is_nan());
     let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &l| if l > m { l } else { m });
-    (max, !good)
+    (max, nan || max == f32::INFINITY)
 }
 
 /// Whether one of the logits, none of which is NaN, is above the floor.
-fn any_above(logits: &[f32], floor: f32) -> bool {
+fn any_above(logits: &[f32; GROUP], floor: f32) -> bool {
     logits.iter().fold(0_u32, |any, &l| any | u32::from(l > floor)) != 0
 }
 
