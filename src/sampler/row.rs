@@ -180,22 +180,36 @@ impl<'a> Row<'a> {
 /// The highest of the logits; and whether one of them is NaN or infinite, in which case the
 /// highest means nothing.
 fn look_over(logits: &[f32]) -> (f32, bool) {
-    // Sixteen at a time; for a maximum the order does not matter. Two logits can be asked at once
-    // whether either is NaN, and infinity shows in the maximum.
+    // For a maximum the order does not matter. Two logits can be asked at once whether either is
+    // NaN, and infinity shows in the maximum.
     let mut lanes = [f32::NEG_INFINITY; 16];
-    let mut nan = [0_u32; 8];
-    let (whole, rest) = logits.as_chunks::<16>();
+    let mut nan = [0_u32; 4];
+    let (whole, rest) = logits.as_chunks::<32>();
     for group in whole {
-        for (lane, &logit) in lanes.iter_mut().zip(group) {
-            *lane = if logit > *lane { logit } else { *lane };
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = higher(*lane, higher(group[i + 16], group[i]));
         }
         for (i, nan) in nan.iter_mut().enumerate() {
-            *nan |= if group[i].is_nan() | group[i + 8].is_nan() { u32::MAX } else { 0 };
+            for (a, b) in [(0, 4), (8, 12), (16, 20), (24, 28)] {
+                *nan |= if group[a + i].is_nan() | group[b + i].is_nan() { u32::MAX } else { 0 };
+            }
         }
     }
-    let nan = nan.iter().any(|&nan| nan != 0) || rest.iter().any(|l| l.is_nan());
-    let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &l| if l > m { l } else { m });
+    let nan = nan.iter().fold(0, |any, &nan| any | nan) != 0 || rest.iter().any(|l| l.is_nan());
+    let mut four = [f32::NEG_INFINITY; 4];
+    for lanes in lanes.as_chunks::<4>().0 {
+        for (max, &lane) in four.iter_mut().zip(lanes) {
+            *max = higher(*max, lane);
+        }
+    }
+    let max = four.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &l| higher(max, l));
     (max, nan || max == f32::INFINITY)
+}
+
+/// The higher of two numbers; the second may be NaN and is ignored then.
+#[inline]
+fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 /// Whether one of the logits, none of which is NaN, is above the floor.
