@@ -44,6 +44,8 @@ mod filter;
 mod history;
 mod math;
 mod rank;
+#[cfg(test)]
+mod reference;
 mod row;
 
 use crate::base::error::{Result, err};
