@@ -7,9 +7,12 @@
 
 use std::ops::Range;
 
-use super::math::{CHUNK, NEAR, exp, ln, near_sum, sum, sum_chunk};
-use super::rank::{Buckets, Mass, share};
+use super::math::{CHUNK, LANES, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
+use super::rank::{Mass, Order, share};
 use super::row::Row;
+
+/// A list of so many tokens is sorted sooner than a row is gone through again.
+const MANY: usize = 16_384;
 
 /// A finite value and a token as one key; higher values, then lower tokens, make higher keys.
 pub(super) fn key(value: f32, token: u32) -> u64 {
@@ -31,7 +34,7 @@ pub(super) fn token(key: u64) -> u32 {
 
 /// An f32 below `limit` and near to it. It does not depend on whether the thread keeps subnormal
 /// numbers, as the next f32 below 0 would.
-fn floor_below(limit: f64) -> f32 {
+pub(super) fn floor_below(limit: f64) -> f32 {
     (limit - 1.0e-6 * limit.abs() - 1.0e-30) as f32
 }
 
@@ -83,6 +86,48 @@ enum List {
     Ascending,
     /// In `keys`, best first.
     Sorted,
+    /// In the row, and `Kept` says which; in the order of `Sorted`.
+    Kept,
+}
+
+/// Which tokens of a row are still in the draw.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// All of them are above it.
+    floor: f32,
+    /// All keys are as high.
+    last: u64,
+    /// All keys of the distances from this logit are as high; for typical sampling.
+    near: Option<(Expected, u64)>,
+}
+
+impl Kept {
+    /// A token's key if the token is kept.
+    fn key(&self, token: u32, logit: f32) -> Option<u64> {
+        let near = self.near.is_none_or(|(expected, last)| expected.key(token, logit) >= last);
+        let key = key(logit, token);
+        (near && key >= self.last).then_some(key)
+    }
+}
+
+/// What typical sampling measures distances from.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// The highest logit that was in the draw, and the expected one less that.
+    max: f64,
+    mean: f64,
+}
+
+impl Expected {
+    /// How far a logit is from the expected one.
+    fn distance(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.max - self.mean).abs() as f32
+    }
+
+    /// A key in the order of distances, the nearest first.
+    fn key(&self, token: u32, logit: f32) -> u64 {
+        key(-self.distance(logit), token)
+    }
 }
 
 /// The tokens still in the draw.
@@ -95,6 +140,7 @@ pub(super) struct Candidates<'a> {
     /// The highest logit in the draw.
     max: f64,
     list: List,
+    kept: Kept,
 }
 
 impl<'a> Candidates<'a> {
@@ -111,7 +157,8 @@ impl<'a> Candidates<'a> {
         let sorted = (1..row.len()).contains(&top_k);
         let n = if sorted { best(row, highest, top_k, keys) } else { 0 };
         let list = if sorted { List::Sorted } else { List::Row };
-        Candidates { row, chunks: highest, keys, n, max: f64::from(max), list }
+        let kept = Kept { floor: f32::NEG_INFINITY, last: 0, near: None };
+        Candidates { row, chunks: highest, keys, n, max: f64::from(max), list, kept }
     }
 
     /// How far a candidate of the list in `keys` lies below the highest: 0 or negative.
@@ -126,63 +173,107 @@ impl<'a> Candidates<'a> {
     /// one is `ln Z - E[x]`: their distance is `|x - E[x]|`, taken as an f32. The nearest come
     /// first, among equals the lower token. What is kept is then sorted, best first.
     pub(super) fn typical(&mut self, p: f32) {
+        let (row, max) = (self.row, self.max);
+        let (mut z, mut weighted) = (0.0, 0.0);
         if self.list == List::Row {
-            self.typical_of_row(p);
+            row.finite_chunks(|values| {
+                let [weights, products] = sum_chunk(values, |values| {
+                    let below = values.map(|value| value - max);
+                    let weights = exps(below);
+                    [weights, std::array::from_fn(|i| weights[i] * below[i])]
+                });
+                z += weights;
+                weighted += products;
+            });
         } else {
-            let z = sum(self.n, |i| exp(self.below(i)), |_| ());
-            let weighted = |i| exp(self.below(i)) * self.below(i);
-            let mean = sum(self.n, weighted, |_| ()) / z;
-            for i in 0..self.n {
-                let distance = (self.below(i) - mean).abs() as f32;
-                self.keys[i] = key(-distance, token(self.keys[i]));
-            }
-            let (row, max) = (self.row, self.max);
-            let weight = |key| exp(f64::from(row.logit(token(key) as usize)) - max);
-            let mut mass = Mass::known(f64::from(p) * z);
-            self.n = share(&mut self.keys[..self.n], 0, &mut mass, weight).unwrap_or(self.n);
-            for slot in &mut self.keys[..self.n] {
-                *slot = key(row.logit(token(*slot) as usize), token(*slot));
-            }
-            self.keys[..self.n].sort_unstable_by(|a, b| b.cmp(a));
+            z = sum(self.n, |i| exp(self.below(i)), |_| ());
+            weighted = sum(self.n, |i| exp(self.below(i)) * self.below(i), |_| ());
         }
+        let expected = Expected { max, mean: weighted / z };
+        if self.list == List::Row && self.typical_of_row(p, z, expected) {
+            return;
+        }
+        for slot in &mut self.keys[..self.n] {
+            *slot = expected.key(token(*slot), value(*slot));
+        }
+        let weight = |key| exp(f64::from(row.logit(token(key) as usize)) - max);
+        let mut mass = Mass::known(f64::from(p) * z);
+        self.n = share(&mut self.keys[..self.n], 0, &mut mass, weight).unwrap_or(self.n);
+        for slot in &mut self.keys[..self.n] {
+            *slot = key(row.logit(token(*slot) as usize), token(*slot));
+        }
+        self.keys[..self.n].sort_unstable_by(|a, b| b.cmp(a));
         self.list = List::Sorted;
         self.max = f64::from(value(self.keys[0]));
     }
 
-    /// The same for all of a row.
-    fn typical_of_row(&mut self, p: f32) {
-        let (row, max) = (self.row, self.max);
-        let (mut z, mut weighted) = (0.0, 0.0);
-        row.finite_chunks(|values| {
-            let [weights, products] = sum_chunk(values, |value| {
-                let weight = exp(value - max);
-                [weight, weight * (value - max)]
-            });
-            z += weights;
-            weighted += products;
-        });
-        let mean = weighted / z;
+    /// The same for all of a row, `z` being the sum of all weights. False if it made a list
+    /// instead, of enough tokens.
+    fn typical_of_row(&mut self, p: f32, z: f64, expected: Expected) -> bool {
+        let (row, Expected { max, mean }) = (self.row, expected);
         // Enough for the share lie as near as the highest or the deepest needed, or nearer.
         let range = 1.000_001 * (-mean).max(self.needed(p, z).1 + mean) + 1.0e-30;
         let floor = floor_below(max + mean - range);
         let range = range as f32;
-        let key_of = |token, logit| {
-            let distance = (f64::from(logit) - max - mean).abs() as f32;
-            (distance, key(-distance, token))
+        if self.list_few(floor) {
+            return false;
+        }
+        let order = Order {
+            row,
+            highest: self.chunks,
+            floor: f32::NEG_INFINITY,
+            rank: |token, logit| Some((expected.distance(logit), expected.key(token, logit))),
+            top: max + mean,
+            range,
+            weights: |values: [f64; LANES]| exps(values.map(|value| value - max)),
         };
-        let near = |token, logit| Some(key_of(token, logit)).filter(|(far, _)| *far <= range);
-        let weight = |key| exp(f64::from(row.logit(token(key) as usize)) - max);
-        let buckets = Buckets::deal(row, self.chunks, floor, range, near, self.keys);
-        let n = buckets.share(&mut Mass::known(f64::from(p) * z), weight);
-        // Whether a token is kept shows in its key: so the row can be gone through again.
-        let last = self.keys[n - 1];
-        let top = (max + mean + f64::from(-value(last))).min(max) as f32;
-        let range = -2.0 * value(last);
-        let kept = |token, logit| {
-            let kept = key_of(token, logit).1 >= last;
-            kept.then(|| ((top - logit).max(0.0), key(logit, token)))
+        let Some(last) = order.crossing(f64::from(p), self.keys) else {
+            self.n = row.finite_keys(0, self.keys);
+            return false;
         };
-        self.n = Buckets::deal(row, self.chunks, floor, range, kept, self.keys).sort();
+        let farthest = f64::from(-value(last));
+        self.kept.floor = floor_below(max + mean - 1.000_001 * farthest);
+        self.kept.near = Some((expected, last));
+        self.list = List::Kept;
+        let mut highest = self.kept.floor;
+        row.above(highest, self.chunks, |token, logit| {
+            if self.kept.key(token, logit).is_some() {
+                highest = logit;
+            }
+            highest
+        });
+        self.max = f64::from(highest);
+        true
+    }
+
+    /// Makes a list of the tokens above a floor if these are not many.
+    fn list_few(&mut self, floor: f32) -> bool {
+        let room = MANY.min(self.keys.len());
+        let mut n = 0;
+        self.row.above(floor, self.chunks, |token, logit| {
+            if n < room {
+                self.keys[n] = key(logit, token);
+            }
+            n += 1;
+            if n > room { f32::INFINITY } else { floor }
+        });
+        self.n = n;
+        n <= room
+    }
+
+    /// Makes a sorted list of what is kept.
+    fn list_kept(&mut self) {
+        let mut n = 0;
+        self.row.above(self.kept.floor, self.chunks, |token, logit| {
+            if let Some(key) = self.kept.key(token, logit) {
+                self.keys[n] = key;
+                n += 1;
+            }
+            self.kept.floor
+        });
+        self.keys[..n].sort_unstable_by(|a, b| b.cmp(a));
+        self.n = n;
+        self.list = List::Sorted;
     }
 
     /// A floor above which enough tokens of the row lie to hold a share `p` of the probability, `z`
@@ -197,34 +288,62 @@ impl<'a> Candidates<'a> {
 
     /// Keeps the most probable tokens until they hold a share `p` of the probability; sorted.
     pub(super) fn top_p(&mut self, p: f32) {
-        let (row, max) = (self.row, self.max);
+        let max = self.max;
         let weight = |key| exp(f64::from(value(key)) - max);
         if self.list == List::Row {
-            let exact = || {
-                let mut z = 0.0;
-                row.finite_chunks(|values| z += sum_chunk(values, |v| [exp(v - max)])[0]);
-                f64::from(p) * z
-            };
-            let near_z: f64 =
-                (0..row.n_chunks()).map(|i| f64::from(near_sum(row.chunk(i), max as f32))).sum();
-            let near = f64::from(p) * near_z;
-            let mut mass = Mass::between(near * (1.0 - NEAR), near * (1.0 + NEAR), &exact);
-            // A few are enough more often than not.
-            let few = best(row, self.chunks, row.n_chunks().div_ceil(4), self.keys);
-            let n = share(&mut self.keys[..few], few, &mut mass, weight);
-            self.n = n.unwrap_or_else(|| {
-                let (floor, range) = self.needed(p, near_z);
-                let rank = |token, logit| Some((max as f32 - logit, key(logit, token)));
-                Buckets::deal(row, self.chunks, floor, range as f32, rank, self.keys)
-                    .share(&mut mass, weight)
-            });
-        } else {
-            let z = sum(self.n, |i| exp(self.below(i)), |_| ());
-            let n_sorted = if self.list == List::Sorted { self.n } else { 0 };
-            let mut mass = Mass::known(f64::from(p) * z);
-            self.n = share(&mut self.keys[..self.n], n_sorted, &mut mass, weight).unwrap_or(self.n);
+            return self.top_p_of_row(p);
         }
+        if self.list == List::Kept {
+            self.list_kept();
+        }
+        let z = sum(self.n, |i| exp(self.below(i)), |_| ());
+        let n_sorted = if self.list == List::Sorted { self.n } else { 0 };
+        let mut mass = Mass::known(f64::from(p) * z);
+        self.n = share(&mut self.keys[..self.n], n_sorted, &mut mass, weight).unwrap_or(self.n);
         self.list = List::Sorted;
+    }
+
+    /// The same for all of a row.
+    fn top_p_of_row(&mut self, p: f32) {
+        let (row, max) = (self.row, self.max);
+        let weight = |key| exp(f64::from(value(key)) - max);
+        let weights = |values: [f64; LANES]| exps(values.map(|value| value - max));
+        let exact = || {
+            let mut z = 0.0;
+            row.finite_chunks(|values| z += sum_chunk(values, |values| [weights(values)])[0]);
+            f64::from(p) * z
+        };
+        let near_z: f64 =
+            (0..row.n_chunks()).map(|i| f64::from(near_sum(row.chunk(i), max as f32))).sum();
+        let near = f64::from(p) * near_z;
+        let mut mass = Mass::between(near * (1.0 - NEAR), near * (1.0 + NEAR), &exact);
+        // A few are enough more often than not.
+        self.list = List::Sorted;
+        self.n = best(row, self.chunks, row.n_chunks().div_ceil(4), self.keys);
+        if let Some(n) = share(&mut self.keys[..self.n], self.n, &mut mass, weight) {
+            self.n = n;
+            return;
+        }
+        let (floor, range) = self.needed(p, near_z);
+        if !self.list_few(floor) {
+            let order = Order {
+                row,
+                highest: self.chunks,
+                floor: f32::NEG_INFINITY,
+                rank: |token, logit| Some((max as f32 - logit, key(logit, token))),
+                top: max,
+                range: range as f32,
+                weights,
+            };
+            if let Some(last) = order.crossing(f64::from(p), self.keys) {
+                self.list = List::Kept;
+                self.kept.floor = floor_below(f64::from(value(last)));
+                self.kept.last = last;
+                return;
+            }
+            self.n = row.finite_keys(0, self.keys);
+        }
+        self.n = share(&mut self.keys[..self.n], 0, &mut mass, weight).unwrap_or(self.n);
     }
 
     /// Keeps the tokens that are at least `p` times as probable as the most probable one; keeps
@@ -243,6 +362,9 @@ impl<'a> Candidates<'a> {
             });
             self.list = List::Ascending;
         } else {
+            if self.list == List::Kept {
+                self.list_kept();
+            }
             for i in 0..self.n {
                 if self.below(i) >= limit {
                     self.keys[n] = self.keys[i];
@@ -259,32 +381,52 @@ impl<'a> Candidates<'a> {
     /// A weight is `exp(x / temperature)`, the division being a product with the inverse. From the
     /// target, chunks' sums and then single weights are subtracted in the order of the list while
     /// they are not above it. Where rounding leaves none, the last token with a weight is it.
-    pub(super) fn draw(self, temperature: f32, u: f64) -> u32 {
-        let Candidates { row, chunks, keys, n, max, list } = self;
+    pub(super) fn draw(mut self, temperature: f32, u: f64) -> u32 {
+        let max = self.max;
         let inverse = 1.0 / f64::from(temperature);
         let weight = |value: f64| exp((value - max) * inverse);
+        let weights = |values: [f64; LANES]| exps(values.map(|value| (value - max) * inverse));
+        if self.list == List::Kept {
+            let order = Order {
+                row: self.row,
+                highest: self.chunks,
+                floor: self.kept.floor,
+                rank: |token, logit| {
+                    self.kept.key(token, logit).map(|key| (max as f32 - logit, key))
+                },
+                top: max,
+                range: (max - f64::from(self.kept.floor.max(self.row.lowest()))) as f32,
+                weights,
+            };
+            if let Some(chosen) = order.crossing(u, self.keys) {
+                return token(chosen);
+            }
+            self.list_kept();
+        }
         let mut n_chunks = 0;
-        let each_chunk = |chunk| {
-            chunks[n_chunks] = chunk;
-            n_chunks += 1;
-        };
-        if list == List::Row {
-            let mut each_chunk = each_chunk;
-            let mut total = 0.0;
-            row.finite_chunks(|values| {
-                let [chunk] = sum_chunk(values, |value| [weight(value)]);
-                each_chunk(chunk);
-                total += chunk;
+        if self.list == List::Row {
+            let mut sum = 0.0;
+            self.row.finite_chunks(|values| {
+                let [chunk] = sum_chunk(values, |values| [weights(values)]);
+                self.chunks[n_chunks] = chunk;
+                n_chunks += 1;
+                sum += chunk;
             });
-            let mut target = u * total;
-            let first = CHUNK * walk(0..n_chunks, &mut target, |i| chunks[i]);
-            let room = keys.len().min(CHUNK);
-            let n = row.finite_keys(first, &mut keys[..room]);
+            let mut target = u * sum;
+            let first = CHUNK * walk(0..n_chunks, &mut target, |i| self.chunks[i]);
+            let room = self.keys.len().min(CHUNK);
+            let n = self.row.finite_keys(first, &mut self.keys[..room]);
+            let keys = &self.keys[..n];
             return token(keys[walk(0..n, &mut target, |i| weight(f64::from(value(keys[i]))))]);
         }
+        let (keys, n) = (&self.keys[..self.n], self.n);
         let weight = |i: usize| weight(f64::from(value(keys[i])));
-        let mut target = u * sum(n, weight, each_chunk);
-        let first = CHUNK * walk(0..n_chunks, &mut target, |i| chunks[i]);
+        let sum = sum(n, weight, |chunk| {
+            self.chunks[n_chunks] = chunk;
+            n_chunks += 1;
+        });
+        let mut target = u * sum;
+        let first = CHUNK * walk(0..n_chunks, &mut target, |i| self.chunks[i]);
         token(keys[walk(first..n.min(first + CHUNK), &mut target, weight)])
     }
 }
@@ -366,6 +508,9 @@ mod tests {
         row.find_highest(&mut highest).unwrap();
         let mut candidates = Candidates::new(&row, &mut highest, max(logits), k, &mut keys);
         filter(&mut candidates);
+        if candidates.list == List::Kept {
+            candidates.list_kept();
+        }
         let Candidates { keys, mut n, list, .. } = candidates;
         if list == List::Row {
             n = row.finite_keys(0, keys);

@@ -8,10 +8,10 @@
 pub(super) const CHUNK: usize = 1024;
 
 /// Running sums that a chunk is spread over.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
-/// Values made before they are added: so that the compiler makes several with one instruction. It is
-/// a multiple of the lanes, and a part of a chunk.
+/// Values made before they are added: so that the compiler makes several with one instruction; a
+/// multiple of the lanes, and a part of a chunk.
 const BATCH: usize = 64;
 
 /// `e` to the power `x`, for `x` at most 0; 0 below -700. Relative error below 4e-13.
@@ -20,6 +20,12 @@ const BATCH: usize = 64;
 /// polynomial of degree 10 in `r`, scaled by `2^k`.
 #[inline]
 pub(super) fn exp(x: f64) -> f64 {
+    exps([x])[0]
+}
+
+/// [`exp`] of several numbers, step by step for all of them: the steps of one wait for each other.
+#[inline]
+pub(super) fn exps<const N: usize>(x: [f64; N]) -> [f64; N] {
     // Adding 1.5 * 2^52 leaves the nearest integer in the low bits (ties to even).
     const ROUND: f64 = 6_755_399_441_055_744.0;
     // ln 2 in two parts; the first has 21 zero bits at its end, so that k times it is exact.
@@ -38,24 +44,25 @@ pub(super) fn exp(x: f64) -> f64 {
         1.0 / 362_880.0,
         1.0 / 3_628_800.0,
     ];
-    let inside = if x > -700.0 { x } else { -700.0 };
-    let shifted = inside * std::f64::consts::LOG2_E + ROUND;
-    let k = shifted - ROUND;
-    let r = (inside - k * LN_2_HIGH) - k * LN_2_LOW;
-    let mut sum = C[10];
-    sum = sum * r + C[9];
-    sum = sum * r + C[8];
-    sum = sum * r + C[7];
-    sum = sum * r + C[6];
-    sum = sum * r + C[5];
-    sum = sum * r + C[4];
-    sum = sum * r + C[3];
-    sum = sum * r + C[2];
-    sum = sum * r + C[1];
-    sum = sum * r + C[0];
-    // The low bits of `shifted` are k in two's complement; moved up, they are the exponent's.
-    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    if x >= -700.0 { sum * scale } else { 0.0 }
+    let inside = x.map(|x| if x > -700.0 { x } else { -700.0 });
+    let shifted = inside.map(|x| x * std::f64::consts::LOG2_E + ROUND);
+    let mut r = [0.0; N];
+    for i in 0..N {
+        let k = shifted[i] - ROUND;
+        r[i] = (inside[i] - k * LN_2_HIGH) - k * LN_2_LOW;
+    }
+    let mut sum = [C[10]; N];
+    for c in C[..10].iter().rev() {
+        for i in 0..N {
+            sum[i] = sum[i] * r[i] + c;
+        }
+    }
+    for i in 0..N {
+        // The low bits of `shifted` are k in two's complement; moved up, they are the exponent's.
+        let scale = f64::from_bits(shifted[i].to_bits().wrapping_add(1023) << 52);
+        sum[i] = if x[i] >= -700.0 { sum[i] * scale } else { 0.0 };
+    }
+    sum
 }
 
 /// The natural logarithm of a positive, normal, finite `x`. Absolute error below 1e-15 times the
@@ -107,26 +114,24 @@ pub(super) fn sum(n: usize, value: impl Fn(usize) -> f64, mut each_chunk: impl F
 /// The sums of each of the numbers that `values` are made into; at most [`CHUNK`] values, and added
 /// in the order that [`sum`] fixes for a chunk.
 #[inline]
-pub(super) fn sum_chunk<const N: usize>(values: &[f32], of: impl Fn(f64) -> [f64; N]) -> [f64; N] {
+pub(super) fn sum_chunk<const N: usize>(
+    values: &[f32],
+    of: impl Fn([f64; LANES]) -> [[f64; LANES]; N],
+) -> [f64; N] {
     let mut lanes = [[0.0; LANES]; N];
-    let mut made = [[0.0; BATCH]; N];
-    let (whole, rest) = values.as_chunks::<BATCH>();
+    let (whole, rest) = values.as_chunks::<LANES>();
     for values in whole {
-        for (i, &value) in values.iter().enumerate() {
-            let of = of(f64::from(value));
-            for (made, of) in made.iter_mut().zip(of) {
-                made[i] = of;
-            }
-        }
-        lanes.iter_mut().zip(&made).for_each(|(lanes, made)| add(lanes, made));
-    }
-    for (i, &value) in rest.iter().enumerate() {
-        let of = of(f64::from(value));
-        for (made, of) in made.iter_mut().zip(of) {
-            made[i] = of;
+        for (lanes, made) in lanes.iter_mut().zip(of(values.map(f64::from))) {
+            add(lanes, &made);
         }
     }
-    lanes.iter_mut().zip(&made).for_each(|(lanes, made)| add(lanes, &made[..rest.len()]));
+    if let Some(&last) = rest.last() {
+        let mut values = [f64::from(last); LANES]; // any will do for those that are not there
+        values.iter_mut().zip(rest).for_each(|(to, &from)| *to = f64::from(from));
+        for (lanes, made) in lanes.iter_mut().zip(of(values)) {
+            add(lanes, &made[..rest.len()]);
+        }
+    }
     lanes.map(close)
 }
 
