@@ -104,6 +104,8 @@ fn a_wrong_command_line_is_status_2() {
         (&["perplexity", "-m", "x", "-f", "x", "--ctx", "3"], "at least 4"),
         (&["bench", "-m", "x", "-t", "1,,2"], "-t"),
         (&["bench", "-m", "x", "-r", "0"], "1 to 1000"),
+        (&["bench", "-m", "x", "-d", "deep"], "-d deep"),
+        (&["bench", "-m", "x", "--busy", "999"], "0 to 256"),
         (&["bench"], "no model given"),
     ];
     for (args, expected) in cases {
@@ -368,27 +370,76 @@ fn perplexity_scores_the_second_half_of_each_window() {
     assert!(stderr(&output).starts_with("error: TERN_ERROR_INVALID_ARGUMENT: "));
 }
 
+const BENCH_KEYS: [&str; 11] = [
+    "gb_s",
+    "gmac_s",
+    "kept",
+    "max_us",
+    "p50_us",
+    "p99_us",
+    "roof_gb_s",
+    "share",
+    "test",
+    "threads",
+    "tok_s",
+];
+
+/// The objects of `tern bench --json`, each with the keys that are promised, and their last.
+fn bench(args: &[&str]) -> (Vec<Value>, Value) {
+    let Value::Array(mut items) = json(&[args, &["--json"]].concat()) else { panic!("no array") };
+    let last = items.pop().unwrap();
+    assert_eq!(keys(&last), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
+    for item in items.iter().filter(|item| item["test"] != "roof") {
+        assert_eq!(keys(item), BENCH_KEYS);
+        assert_eq!(keys(&item["tok_s"]), ["max", "median", "min"]);
+        let rate = |key: &str| item["tok_s"][key].as_f64().unwrap();
+        assert!(
+            0.0 < rate("min") && rate("min") <= rate("median") && rate("median") <= rate("max")
+        );
+        assert!(item["gb_s"].as_f64().unwrap() > 0.0);
+        let us = |key: &str| item[key].as_f64().unwrap();
+        assert!(us("p50_us") <= us("p99_us") && us("p99_us") <= us("max_us"));
+        let is_prefill = item["test"].as_str().unwrap().starts_with("prefill");
+        assert_eq!(item["gmac_s"].is_number(), is_prefill);
+    }
+    (items, last)
+}
+
+fn tests_of(items: &[Value]) -> Vec<(&str, u64)> {
+    let threads = |item: &Value| item["threads"].as_u64().unwrap();
+    items.iter().map(|item| (item["test"].as_str().unwrap(), threads(item))).collect()
+}
+
 #[test]
 fn bench_prints_what_scripts_read() {
     let Some(model) = model("bench_prints_what_scripts_read", SMOLLM2) else { return };
     let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"];
-    let found = json(&[&args as &[&str], &["--json"]].concat());
-    let items = found.as_array().unwrap();
-    assert_eq!(items.len(), 5);
-    for (item, (test, threads)) in
-        items.iter().zip([("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)])
-    {
-        assert_eq!(keys(item), ["gb_s", "p50_us", "p99_us", "test", "threads", "tok_s"]);
-        assert_eq!((&item["test"], &item["threads"]), (&test.into(), &threads.into()));
-        assert_eq!(keys(&item["tok_s"]), ["max", "median", "min"]);
-        let get = |key: &str| item["tok_s"][key].as_f64().unwrap();
-        assert!(0.0 < get("min") && get("min") <= get("median") && get("median") <= get("max"));
-        assert!(item["gb_s"].as_f64().unwrap() > 0.0);
-        assert!(item["p50_us"].as_f64().unwrap() <= item["p99_us"].as_f64().unwrap());
+    let (items, last) = bench(&args);
+    let tests = [("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)];
+    assert_eq!(tests_of(&items), tests);
+    assert!(items.iter().all(|item| item["share"].is_null() && item["kept"].is_null()));
+    assert!(last["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(last["ttft_ms"].as_f64().unwrap() > 0.0);
+    let page = text(&args);
+    assert!(page.lines().count() == 6 && page.contains("decode-4"), "{page}");
+}
+
+#[test]
+fn bench_measures_the_roof_and_company() {
+    let Some(model) = model("bench_measures_the_roof_and_company", SMOLLM2) else { return };
+    let args = ["bench", "-m", &model, "-p", "0", "-n", "4", "-d", "0,64", "-t", "1", "-r", "1"];
+    let (items, last) = bench(&[&args as &[&str], &["--roof", "--busy", "1"]].concat());
+    let tests = ["decode-4", "decode-4+1busy", "decode-4@64", "decode-4@64+1busy", "roof"];
+    assert_eq!(tests_of(&items), tests.map(|test| (test, 1)));
+    let roof = items[4]["gb_s"].as_f64().unwrap();
+    assert!(items[4]["median_gb_s"].as_f64().unwrap() <= roof);
+    for item in &items[..4] {
+        let get = |key: &str| item[key].as_f64().unwrap();
+        assert_eq!(get("roof_gb_s"), roof);
+        assert!((get("share") - get("gb_s") / roof).abs() < 1e-9);
+        assert_eq!(item["kept"].is_number(), item["test"].as_str().unwrap().contains("busy"));
     }
-    assert_eq!(keys(&items[4]), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
-    assert!(items[4]["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
-    assert!(items[4]["ttft_ms"].as_f64().unwrap() > 0.0);
-    let with_roof = text(&[&args as &[&str], &["--roof"]].concat());
-    assert!(with_roof.contains("decode-4") && with_roof.contains("roof"), "{with_roof}");
+    // The buffer that the roof is measured with is 256 MiB at least, and no part of the peak.
+    let smaller = bench(&args).1["peak_rss_bytes"].as_u64().unwrap();
+    assert!(last["peak_rss_bytes"].as_u64().unwrap() < smaller + (64 << 20));
 }
