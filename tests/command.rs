@@ -106,6 +106,8 @@ fn a_wrong_command_line_is_status_2() {
         (&["bench", "-m", "x", "-r", "0"], "1 to 1000"),
         (&["bench", "-m", "x", "-d", "deep"], "-d deep"),
         (&["bench", "-m", "x", "--busy", "999"], "0 to 256"),
+        (&["bench", "-m", "x", "--peer", "y"], "--compare"),
+        (&["bench", "-m", "x", "--compare", "--roof"], "exclude each other"),
         (&["bench"], "no model given"),
     ];
     for (args, expected) in cases {
@@ -442,4 +444,54 @@ fn bench_measures_the_roof_and_company() {
     // The buffer that the roof is measured with is 256 MiB at least, and no part of the peak.
     let smaller = bench(&args).1["peak_rss_bytes"].as_u64().unwrap();
     assert!(last["peak_rss_bytes"].as_u64().unwrap() < smaller + (64 << 20));
+}
+
+#[test]
+fn bench_compares_with_a_peer() {
+    let Some(model) = model("bench_compares_with_a_peer", SMOLLM2) else { return };
+    // A peer that is as fast as it says, if it is asked as llama-bench wants to be asked.
+    let script = "case \"$*\" in
+        '-m /else where.gguf -r 1 -o json -t 1 -n 0 -p 16') s=100;;
+        '-m /else where.gguf -r 1 -o json -t 1 -p 0 -n 4 -d 0') s=50;;
+        '-m /else where.gguf -r 1 -o json -t 1 -p 0 -n 4 -d 32') s=25;;
+        '-m /else where.gguf -r 1 -o json -t 1 -n 0 -p 8 --no-warmup') s=10;;
+        *) echo \"unexpected: $*\" >&2; exit 3;;
+        esac
+        echo warning >&2
+        echo \"[{\\\"build_commit\\\": \\\"toy\\\", \\\"build_number\\\": 7, \\\"avg_ts\\\": $s}]\"";
+    let script = Temp::new("peer.sh", script.as_bytes());
+    let peer = format!("sh {}", script.path());
+    let base = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--compare"];
+    let all = ["-d", "0,32", "--busy", "1", "--peer", &peer, "--peer-model", "/else where.gguf"];
+    let all = [&base as &[&str], &all].concat();
+    let Value::Array(mut rows) = json(&[&all as &[&str], &["--json"]].concat()) else { panic!() };
+    let last = rows.pop().unwrap();
+    assert_eq!(keys(&last), ["isa", "peer", "runs"]);
+    assert_eq!((&last["peer"], &last["runs"]), (&"toy 7".into(), &2.into()));
+    let tests = ["prefill-16", "decode-4", "decode-4@32", "decode-4+1busy", "first-token-8"];
+    assert_eq!(tests_of(&rows), tests.map(|test| (test, 1)));
+    for (row, speed) in rows.iter().zip([Some(100.0), Some(50.0), Some(25.0), Some(50.0), None]) {
+        let get = |who: &str, what: &str| row[who][what].as_f64().unwrap();
+        assert!(0.0 < get("tern", "min") && get("tern", "min") <= get("tern", "median"));
+        assert_eq!(row["unit"], if speed.is_some() { "tok_s" } else { "ms" });
+        let (tern, peer) = (get("tern", "median"), get("peer", "median"));
+        let ratio = if speed.is_some() { tern / peer } else { peer / tern };
+        assert!((row["ratio"].as_f64().unwrap() - ratio).abs() < 1e-9);
+        assert!(speed.is_none_or(|speed| peer == speed), "{row}");
+        assert_eq!(row["tern_kept"].is_number(), row["test"] == "decode-4+1busy");
+    }
+    assert_eq!(rows[3]["peer_kept"], 1.0);
+
+    for (peer, expected) in [
+        ("/nowhere/llama-bench", "/nowhere/llama-bench: not found; Debian has llama-bench in"),
+        (peer.as_str(), "it said: unexpected: -m /"), // no --peer-model
+        ("true", "true: printed no JSON"),
+        ("echo {} --", "echo: printed no JSON"),
+    ] {
+        let output = tern(&[&base as &[&str], &["--peer", peer]].concat());
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: TERN_ERROR_IO: ") && error.contains(expected), "{error}");
+        assert_eq!((error.lines().count(), stdout(&output)), (1, ""));
+    }
 }

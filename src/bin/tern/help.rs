@@ -146,5 +146,19 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         kept: the part of the speed that is left beside busy processes;
                         p50_us, p99_us and max_us: of one eval; null: not measured
 
+With a peer, llama.cpp's llama-bench: each test as processes of their own, in turns, -r pairs:
+      --compare         instead of all that; default: -d 0,4096; with --busy both beside N processes
+      --peer COMMAND    default: llama-bench; words with spaces between, as in
+                        \"chroot DIR llama-bench\"
+      --peer-model FILE where the peer finds the model; default: the same
+      --json            print an array: one object for each test,
+                        {\"test\", \"threads\", \"unit\", \"tern\", \"peer\": {\"min\", \"median\", \"max\"},
+                        \"ratio\", \"ratio_min\", \"ratio_max\", \"tern_kept\", \"peer_kept\"}, and
+                        {\"runs\", \"isa\", \"peer\"}
+                        ratio: how many times better tern is, by the medians; least and most: of
+                        the pairs; unit: \"tok_s\", or \"ms\" for \"first-token-8\": whole processes,
+                        `tern run --raw -n 1` with a prompt of 8 tokens, and the peer's
+                        `-p 8 -n 0 -r 1 --no-warmup`, which neither tokenizes nor samples
+
 And the options of all commands, see `tern help`.
 ";

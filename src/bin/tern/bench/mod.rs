@@ -5,6 +5,7 @@
 //! depend on what they say.
 
 mod busy;
+mod compare;
 mod report;
 mod roof;
 mod session;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use serde_json::{Value as Json, json};
 use tern::engine::{Model, Session, SessionParams};
 
+use self::compare::Peer;
 use self::report::{HEADING, Measured};
 use self::roof::Roof;
 use self::session::Bench;
@@ -27,8 +29,8 @@ use super::output::{self, Progress};
 struct Plan {
     n_prompt: usize,
     n_decode: usize,
-    /// Tokens in the cache before the decoding.
-    depths: Vec<u32>,
+    /// Tokens in the cache before the decoding, if anybody says.
+    depths: Option<Vec<u32>>,
     n_threads: Vec<u32>,
     n_runs: usize,
     /// Busy processes beside the decoding.
@@ -36,12 +38,18 @@ struct Plan {
     with_roof: bool,
 }
 
+impl Plan {
+    fn depths(&self) -> &[u32] {
+        self.depths.as_deref().unwrap_or(&[0])
+    }
+}
+
 impl Default for Plan {
     fn default() -> Plan {
         Plan {
             n_prompt: 512,
             n_decode: 128,
-            depths: vec![0],
+            depths: None,
             n_threads: Vec::new(),
             n_runs: 5,
             n_busy: 0,
@@ -54,16 +62,20 @@ impl Default for Plan {
 pub(crate) fn command(args: &mut Args) -> Result<()> {
     let mut common = Common::default();
     let mut plan = Plan::default();
+    let (mut with_peer, mut peer) = (false, Peer::default());
     while let Some(arg) = args.next()? {
         let Arg::Option(option) = &arg else { return unexpected(&arg) };
         match option.as_str() {
             "-p" | "--prompt" => plan.n_prompt = args.number(option, 0..=1 << 20)?,
             "-n" => plan.n_decode = args.number(option, 0..=1 << 20)?,
-            "-d" | "--depth" => plan.depths = args.numbers(option, 0..=1 << 20)?,
+            "-d" | "--depth" => plan.depths = Some(args.numbers(option, 0..=1 << 20)?),
             "-r" | "--runs" => plan.n_runs = args.number(option, 1..=1000)?,
             "-t" | "--threads" => plan.n_threads = args.numbers(option, 1..=256)?,
             "--busy" => plan.n_busy = args.number(option, 0..=256)?,
             "--roof" => plan.with_roof = true,
+            "--compare" => with_peer = true,
+            "--peer" => peer.command = Some(args.text()?),
+            "--peer-model" => peer.model = Some(args.path()?.into()),
             busy::OPTION => {
                 busy::spin();
                 return Ok(());
@@ -76,7 +88,14 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
         plan.n_threads.push(tern::base::cpu::performance_cores() as u32);
     }
     common.model()?;
-    measure(&common, &plan)
+    match (with_peer, plan.with_roof) {
+        (false, _) if peer.command.is_some() || peer.model.is_some() => {
+            Err(Failure::Usage("--peer and --peer-model are options of --compare".into()))
+        }
+        (false, _) => measure(&common, &plan),
+        (true, false) => compare::command(&common, &plan, &peer),
+        (true, true) => Err(Failure::Usage("--compare and --roof exclude each other".into())),
+    }
 }
 
 /// Runs the tests in this process, and reports.
@@ -104,7 +123,7 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
         let mut roof = Roof::new(n_threads);
         peak.without(plan.with_roof, || roof.measure(plan.n_runs))?;
         if plan.n_decode > 0 {
-            for &depth in &plan.depths {
+            for &depth in plan.depths() {
                 progress.show(format!("{n_threads} threads: decode at {depth}"));
                 let depth = depth as usize;
                 results.extend(bench.decode(plan.n_decode, depth, plan.n_runs, plan.n_busy)?);
@@ -130,7 +149,7 @@ fn new_session(
     plan: &Plan,
     n_threads: u32,
 ) -> Result<Session> {
-    let depth = plan.depths.iter().copied().max().unwrap_or(0);
+    let depth = plan.depths().iter().copied().max().unwrap_or(0);
     let needed = (plan.n_prompt as u32).max(depth + plan.n_decode as u32) + 1;
     let n_ctx = common.n_ctx.unwrap_or(needed);
     if n_ctx < needed && n_ctx != 0 {
