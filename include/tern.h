@@ -383,6 +383,10 @@ typedef struct {
     uint64_t decode_ns;
     /// Tokens evicted, by request or because the KV cache was full.
     uint64_t n_evicted;
+    /// Tokens that tern_session_generate() drafted.
+    uint64_t n_drafted;
+    /// Those of them that the sampler chose too.
+    uint64_t n_accepted;
 } tern_session_info;
 
 /// What is added to a token's logit. Never grows.
@@ -433,6 +437,16 @@ typedef struct {
     /// How many.
     size_t n_logit_bias;
 } tern_sampler_params;
+
+/// How to generate. Zero is the default of every field.
+typedef struct {
+    /// sizeof(tern_generate_params)
+    uint32_t struct_size;
+    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none.
+    uint32_t n_draft;
+    /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
+    uint64_t deadline_ns;
+} tern_generate_params;
 
 /// How probable a token was. Never grows.
 typedef struct {
@@ -821,6 +835,24 @@ TERN_MUST_USE
 tern_status tern_sampler_sample(tern_sampler *sampler,
                                 const tern_session *session,
                                 tern_token *token);
+
+/// Generates one or more tokens: samples the next one, and evaluates it together with `n_draft`
+/// tokens that followed where the text said the same before. Gives those that were chosen, in order;
+/// they are in the KV cache then, and the logits are those of the last.
+///
+/// The tokens are the same as without drafts: those of tern_sampler_sample() and
+/// tern_session_eval() in turn. Text that repeats itself or its prompt comes several at a time.
+/// Nothing follows a token that ends generation. `params` may be NULL. Eval before the first call.
+///
+/// `tokens` has room for `capacity`, at least 1; at most 64 are given. Fails as tern_sampler_sample() and
+/// tern_session_eval_with() do; the call can be repeated.
+TERN_MUST_USE
+tern_status tern_session_generate(tern_session *session,
+                                  tern_sampler *sampler,
+                                  const tern_generate_params *params,
+                                  tern_token *tokens,
+                                  size_t capacity,
+                                  size_t *n_tokens);
 
 /// Remembers a token that was not sampled, such as one of the prompt, for the penalties.
 TERN_MUST_USE tern_status tern_sampler_accept(tern_sampler *sampler, tern_token token);

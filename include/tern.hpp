@@ -229,6 +229,7 @@ using model_options = detail::sized<tern_model_params>;
 using session_options = detail::sized<tern_session_params>;
 using sampler_options = detail::sized<tern_sampler_params>;
 using eval_options = detail::sized<tern_eval_params>;
+using generate_options = detail::sized<tern_generate_params>;
 using kv_evict_options = detail::sized<tern_kv_evict_params>;
 using model_info = detail::sized<tern_model_info>;
 using session_info = detail::sized<tern_session_info>;
@@ -458,6 +459,15 @@ public:
         const tern_status status = tern_sampler_sample(get(), from.get(), &chosen);
         if (status != TERN_OK) return detail::last(status);
         return chosen;
+    }
+    /// At most `capacity` tokens; gives how many. As tern_session_generate().
+    result<std::size_t> generate(session &with, token *tokens, std::size_t capacity,
+                                 const generate_options &options = {}) {
+        std::size_t n = 0;
+        const tern_status status =
+            tern_session_generate(with.get(), get(), &options, tokens, capacity, &n);
+        if (status != TERN_OK) return detail::last(status);
+        return n;
     }
     result<void> accept(token seen) { return detail::done(tern_sampler_accept(get(), seen)); }
     result<void> reset() { return detail::done(tern_sampler_reset(get())); }

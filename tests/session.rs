@@ -10,7 +10,8 @@ use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
 use tern::base::dtype::DType;
 use tern::engine::{
-    Control, Error, Input, Isa, Logits, Model, ModelParams, Session, SessionParams,
+    Control, Error, Input, Isa, Logits, Model, ModelParams, Sampler, SamplerParams, Session,
+    SessionParams,
 };
 
 fn model_of(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
@@ -395,4 +396,109 @@ fn a_cache_that_no_machine_has_is_out_of_memory() {
     let params = SessionParams { n_ctx: 1 << 30, kv_dtype: 1, ..small() };
     let error = Session::new(model, &params).err().expect("refused");
     assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+}
+
+/// Tokens as they come without drafts.
+fn plain(s: &mut Session, sampler: &mut Sampler, n: usize) -> Vec<i32> {
+    (0..n)
+        .map(|_| {
+            let token = s.sample(sampler).expect("samples");
+            eval(s, &[token]);
+            token
+        })
+        .collect()
+}
+
+fn drafted(s: &mut Session, sampler: &mut Sampler, n: usize, n_draft: u32) -> Vec<i32> {
+    let (mut all, mut step) = (Vec::new(), [0; 8]);
+    while all.len() < n {
+        let room = step.len().min(n - all.len());
+        let step = &mut step[..room];
+        let n = s.generate(sampler, n_draft, &Control::default(), step).expect("generates");
+        all.extend_from_slice(&step[..n]);
+    }
+    all
+}
+
+#[test]
+fn drafts_change_when_tokens_come_and_not_which() {
+    let model = model();
+    let repeated: Vec<i32> = text(9).into_iter().cycle().take(40).collect();
+    let greedy = SamplerParams::default();
+    let random = SamplerParams { temperature: 0.4, repeat_penalty: 1.1, ..greedy.clone() };
+    for params in [greedy, random] {
+        for (n_ctx, auto_evict) in [(256, false), (64, true)] {
+            let params_of_session =
+                SessionParams { n_ctx, auto_evict, n_logits: 8, n_keep: 40, ..small() };
+            let mut s = session(&model, params_of_session);
+            eval(&mut s, &repeated);
+            let mut sampler = Sampler::new(&params).unwrap();
+            let expected = plain(&mut s, &mut sampler, 120);
+            let logits = bits(&s);
+            for n_draft in [0, 1, 3, 7] {
+                let mut s = session(&model, params_of_session);
+                eval(&mut s, &repeated);
+                let mut sampler = Sampler::new(&params).unwrap();
+                let found = drafted(&mut s, &mut sampler, 120, n_draft);
+                assert_eq!(found, expected, "{n_draft} drafts, {n_ctx} cells");
+                assert_eq!(bits(&s), logits, "{n_draft} drafts, {n_ctx} cells");
+                let info = s.info();
+                assert!(info.n_accepted <= info.n_drafted && (n_draft > 0 || info.n_drafted == 0));
+                assert_eq!(info.n_decode, 120);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_repeats_is_drafted_and_accepted() {
+    let model = model();
+    let mut s = session(&model, SessionParams { n_ctx: 512, n_logits: 8, ..small() });
+    eval(&mut s, &text(10));
+    let mut sampler = Sampler::new(&SamplerParams::default()).unwrap();
+    drafted(&mut s, &mut sampler, 400, 7); // greedy on a tiny model runs in circles
+    let info = s.info();
+    assert!(info.n_accepted > 100, "{} of {} accepted", info.n_accepted, info.n_drafted);
+}
+
+#[test]
+fn a_step_that_fails_can_be_repeated() {
+    let model = model();
+    let params = SessionParams { n_logits: 4, ..small() };
+    let random = SamplerParams { temperature: 1.0, ..SamplerParams::default() };
+    let mut s = session(&model, params);
+    let mut sampler = Sampler::new(&random).unwrap();
+    let mut step = [0; 4];
+    let control = Control::default();
+    let none = s.generate(&mut sampler, 0, &control, &mut step);
+    assert!(matches!(none, Err(Error::NotReady(_))), "{none:?}");
+    eval(&mut s, &text(20));
+    let too_many = s.generate(&mut sampler, 4, &control, &mut step);
+    assert!(matches!(too_many, Err(Error::InvalidArgument(_))), "{too_many:?}");
+    let no_room = s.generate(&mut sampler, 0, &control, &mut []);
+    assert!(matches!(no_room, Err(Error::InvalidArgument(_))), "{no_room:?}");
+    let abort = AtomicBool::new(true);
+    let aborting = Control { abort: Some(&abort), ..control };
+    let aborted = s.generate(&mut sampler, 3, &aborting, &mut step);
+    assert!(matches!(aborted, Err(Error::Aborted(_))), "{aborted:?}");
+    let found = drafted(&mut s, &mut sampler, 30, 3);
+
+    let mut s = session(&model, params);
+    eval(&mut s, &text(20));
+    assert_eq!(found, plain(&mut s, &mut Sampler::new(&random).unwrap(), 30));
+}
+
+#[test]
+fn a_choice_is_forgotten_when_the_text_changes() {
+    let model = model();
+    let mut s = session(&model, SessionParams { n_ctx: 512, n_logits: 8, ..small() });
+    let repeated: Vec<i32> = text(9).into_iter().cycle().take(40).collect();
+    eval(&mut s, &repeated);
+    let mut sampler = Sampler::new(&SamplerParams::default()).unwrap();
+    drafted(&mut s, &mut sampler, 20, 7);
+    let pos = s.info().pos;
+    s.truncate(pos - 1).unwrap();
+    eval(&mut s, &[3]);
+    let expected = s.sample(&mut Sampler::new(&SamplerParams::default()).unwrap()).unwrap();
+    assert_eq!(drafted(&mut s, &mut sampler, 1, 0), [expected]);
 }

@@ -41,7 +41,7 @@ impl<B: Backend> Runner<B> {
         self.check_outputs(tokens.len(), logits)?;
         self.make_room(tokens.len())?;
         self.n_logits = 0;
-        self.cells.reserve(tokens.len())?;
+        self.cells.reserve(tokens)?;
         let result = self.run(tokens, logits, control);
         match result {
             Ok(n_logits) => {

@@ -9,6 +9,7 @@ use crate::base::error::{Result, err};
 use crate::kv::cells::Cells;
 use crate::sampler::{Sampler, Scratch};
 
+use super::generate::Generation;
 use super::load::Model;
 use super::params::{Control, Logits, Resolved, SessionParams};
 use super::plan::{check_memory, session_bytes};
@@ -19,18 +20,27 @@ use super::runner::Runner;
 pub struct Session {
     model: Arc<Model>,
     params: Resolved,
-    runner: Runner<Cpu>,
+    pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
-    times: Times,
+    pub(super) times: Times,
+    pub(super) generation: Generation,
 }
 
 /// What happened so far.
 #[derive(Clone, Copy, Debug, Default)]
-struct Times {
+pub(super) struct Times {
     n_prefill: u64,
     prefill_ns: u64,
     n_decode: u64,
     decode_ns: u64,
+}
+
+impl Times {
+    /// `n` tokens came out of one evaluation that took so long.
+    pub(super) fn decoded(&mut self, n: usize, ns: u64) {
+        self.n_decode += n as u64;
+        self.decode_ns += ns;
+    }
 }
 
 /// The state of a session.
@@ -58,6 +68,10 @@ pub struct SessionInfo {
     pub decode_ns: u64,
     /// Tokens evicted.
     pub n_evicted: u64,
+    /// Tokens drafted, and those of them that were chosen.
+    pub n_drafted: u64,
+    /// See `n_drafted`.
+    pub n_accepted: u64,
 }
 
 impl Session {
@@ -93,7 +107,14 @@ impl Session {
             weights,
         };
         let sampling = Mutex::new(Scratch::new(model.info().n_vocab as usize)?);
-        Ok(Session { model, params, runner, sampling, times: Times::default() })
+        Ok(Session {
+            model,
+            params,
+            runner,
+            sampling,
+            times: Times::default(),
+            generation: Generation::default(),
+        })
     }
 
     /// The model it runs.
@@ -109,6 +130,25 @@ impl Session {
         logits: Logits<'_>,
         control: &Control<'_>,
     ) -> Result<()> {
+        let ns = self.run(tokens, logits, control)?;
+        self.generation.forget();
+        match tokens.len() {
+            1 => self.times.decoded(1, ns),
+            n => {
+                self.times.n_prefill += n as u64;
+                self.times.prefill_ns += ns;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks and evaluates tokens; gives the nanoseconds that took.
+    pub(super) fn run(
+        &mut self,
+        tokens: &[i32],
+        logits: Logits<'_>,
+        control: &Control<'_>,
+    ) -> Result<u64> {
         let n_vocab = self.model.info().n_vocab;
         if tokens.is_empty() {
             return Err(err!(InvalidArgument, "tokens: none given, expected at least 1"));
@@ -123,18 +163,7 @@ impl Session {
         self.model.check_unchanged()?;
         let start = clock::now_ns();
         self.runner.eval(tokens, logits, control)?;
-        let ns = clock::now_ns().saturating_sub(start);
-        match tokens.len() {
-            1 => {
-                (self.times.n_decode, self.times.decode_ns) =
-                    (self.times.n_decode + 1, self.times.decode_ns + ns)
-            }
-            n => {
-                (self.times.n_prefill, self.times.prefill_ns) =
-                    (self.times.n_prefill + n as u64, self.times.prefill_ns + ns)
-            }
-        }
-        Ok(())
+        Ok(clock::now_ns().saturating_sub(start))
     }
 
     /// The logits of the last row that the last eval left, one for each token of the vocabulary.
@@ -159,7 +188,12 @@ impl Session {
 
     /// Samples the next token from the last row of logits.
     pub fn sample(&self, sampler: &mut Sampler) -> Result<i32> {
-        let logits = self.logits()?;
+        self.sample_row(sampler, self.n_logits().saturating_sub(1))
+    }
+
+    /// Samples from row `i` of the logits.
+    pub(super) fn sample_row(&self, sampler: &mut Sampler, i: usize) -> Result<i32> {
+        let logits = self.logits_row(i)?;
         let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.sample(logits, &mut scratch)
     }
@@ -186,6 +220,7 @@ impl Session {
 
     /// Forgets every token from position `pos` on.
     pub fn truncate(&mut self, pos: u32) -> Result<()> {
+        self.generation.forget();
         self.runner.truncate(pos)
     }
 
@@ -230,6 +265,8 @@ impl Session {
             n_decode: self.times.n_decode,
             decode_ns: self.times.decode_ns,
             n_evicted: self.runner.n_evicted,
+            n_drafted: self.generation.n_drafted,
+            n_accepted: self.generation.n_accepted,
         }
     }
 }

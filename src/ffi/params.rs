@@ -172,6 +172,10 @@ pub struct tern_session_info {
     pub decode_ns: u64,
     /// Tokens evicted, by request or because the KV cache was full.
     pub n_evicted: u64,
+    /// Tokens that tern_session_generate() drafted.
+    pub n_drafted: u64,
+    /// Those of them that the sampler chose too.
+    pub n_accepted: u64,
 }
 
 /// Which logits an eval keeps.
@@ -196,6 +200,18 @@ pub struct tern_eval_params {
     pub positions: *const u32,
     /// How many.
     pub n_positions: usize,
+    /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
+    pub deadline_ns: u64,
+}
+
+/// How to generate. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_generate_params {
+    /// sizeof(tern_generate_params)
+    pub struct_size: u32,
+    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none.
+    pub n_draft: u32,
     /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
     pub deadline_ns: u64,
 }
@@ -331,10 +347,12 @@ no_padding! {
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,
         prefill_ns: u64, n_decode: u64, decode_ns: u64, n_evicted: u64,
+        n_drafted: u64, n_accepted: u64,
     }
     tern_eval_params {
         struct_size: u32, logits: u32, positions: *const u32, n_positions: usize, deadline_ns: u64,
     }
+    tern_generate_params { struct_size: u32, n_draft: u32, deadline_ns: u64 }
     tern_kv_evict_params { struct_size: u32, policy: u32, n_sink: u32, n_keep: u32 }
     tern_logit_bias { token: i32, bias: f32 }
     tern_token_logprob { token: i32, logprob: f32 }
@@ -361,6 +379,8 @@ unsafe impl Sized0 for tern_session_params {}
 unsafe impl Sized0 for tern_session_info {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_eval_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_generate_params {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_kv_evict_params {}
 // SAFETY: see above.

@@ -5,10 +5,13 @@ use std::sync::RwLock;
 use super::guard::{guard, quietly};
 use super::handle::{SAMPLERS, SESSIONS, give, tern_sampler, tern_session};
 use super::params::*;
-use super::pointer::{out, read_sized, slice};
+use super::pointer::{fill, out, read_sized, slice};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::{Sampler, SamplerParams};
+use crate::engine::{Control, Sampler, SamplerParams};
+
+/// Tokens that one call of tern_session_generate() gives at most.
+const MOST_GENERATED: usize = 64;
 
 /// What a `tern_sampler *` stands for.
 pub(super) struct Sampling {
@@ -74,6 +77,45 @@ pub unsafe extern "C" fn tern_sampler_sample(
         sampling.update_logprobs();
         token.write(chosen?);
         Ok(())
+    })
+}
+
+/// Generates one or more tokens: samples the next one, and evaluates it together with `n_draft`
+/// tokens that followed where the text said the same before. Gives those that were chosen, in order;
+/// they are in the KV cache then, and the logits are those of the last.
+///
+/// The tokens are the same as without drafts: those of tern_sampler_sample() and
+/// tern_session_eval() in turn. Text that repeats itself or its prompt comes several at a time.
+/// Nothing follows a token that ends generation. `params` may be NULL. Eval before the first call.
+///
+/// `tokens` has room for `capacity`, at least 1; at most 64 are given. Fails as tern_sampler_sample() and
+/// tern_session_eval_with() do; the call can be repeated.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_session_generate(
+    session: *mut tern_session,
+    sampler: *mut tern_sampler,
+    params: *const tern_generate_params,
+    tokens: *mut tern_token,
+    capacity: usize,
+    n_tokens: *mut usize,
+) -> tern_status {
+    guard(|| {
+        let (session, sampler) = (SESSIONS.get(session)?, SAMPLERS.get(sampler)?);
+        // SAFETY: the header's contract for structs, buffers and out parameters.
+        let (params, n_tokens) = unsafe {
+            out(tokens, "tokens")?;
+            (read_sized(params, "params")?, out(n_tokens, "n_tokens")?)
+        };
+        let control =
+            Control { abort: Some(session.abort_flag()), deadline_ns: params.deadline_ns };
+        let (mut sampling, mut state) = (sampler.write()?, session.write()?);
+        let mut chosen = [0; MOST_GENERATED];
+        let chosen = &mut chosen[..capacity.min(MOST_GENERATED)];
+        let n = state.generate(&mut sampling.sampler, params.n_draft, &control, chosen);
+        sampling.update_logprobs();
+        // SAFETY: the header's contract for buffers.
+        unsafe { fill(tokens, capacity, "tokens", &chosen[..n?], n_tokens) }
     })
 }
 

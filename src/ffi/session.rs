@@ -251,6 +251,8 @@ pub unsafe extern "C" fn tern_session_describe(
             n_decode: now.n_decode,
             decode_ns: now.decode_ns,
             n_evicted: now.n_evicted,
+            n_drafted: now.n_drafted,
+            n_accepted: now.n_accepted,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }

@@ -22,6 +22,8 @@ pub struct Cells {
     order: Vec<u32>,
     /// The positions of `order`.
     order_pos: Vec<u32>,
+    /// The tokens of `order`.
+    tokens: Vec<i32>,
     /// How many of `order` are committed.
     n_committed: usize,
     /// Position of the next token.
@@ -37,21 +39,23 @@ impl Cells {
             pos: Vec::new(),
             order: Vec::new(),
             order_pos: Vec::new(),
+            tokens: Vec::new(),
             n_committed: 0,
             next_pos: 0,
             lowest_free: 0,
         };
+        let no_memory = |_| err!(OutOfMemory, "KV cache: no memory for {n_ctx} cells");
         for v in [&mut cells.pos, &mut cells.order, &mut cells.order_pos] {
-            v.try_reserve_exact(n_ctx)
-                .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n_ctx} cells"))?;
+            v.try_reserve_exact(n_ctx).map_err(no_memory)?;
         }
+        cells.tokens.try_reserve_exact(n_ctx).map_err(no_memory)?;
         cells.pos.resize(n_ctx, FREE);
         Ok(cells)
     }
 
     /// Bytes that `n_ctx` cells occupy.
     pub fn bytes(n_ctx: usize) -> u64 {
-        n_ctx as u64 * 3 * size_of::<u32>() as u64
+        n_ctx as u64 * 4 * size_of::<u32>() as u64
     }
 
     /// Cells in all.
@@ -89,9 +93,15 @@ impl Cells {
         &self.order_pos
     }
 
-    /// Reserves cells for the next `n` tokens, lowest cells first; their cells and positions are
-    /// then the last `n` of [`Cells::order`] and [`Cells::order_pos`].
-    pub fn reserve(&mut self, n: usize) -> Result<()> {
+    /// The tokens of [`Cells::order`].
+    pub fn tokens(&self) -> &[i32] {
+        &self.tokens
+    }
+
+    /// Reserves cells for the next tokens, lowest cells first; their cells and positions are
+    /// then the last of [`Cells::order`] and [`Cells::order_pos`].
+    pub fn reserve(&mut self, tokens: &[i32]) -> Result<()> {
+        let n = tokens.len();
         let last = u32::try_from(n).ok().and_then(|n| self.next_pos.checked_add(n));
         if n > self.n_free() || last.is_none_or(|last| last == FREE) {
             let (held, n_ctx) = (self.n_committed, self.pos.len());
@@ -110,6 +120,7 @@ impl Cells {
             self.order.push(self.lowest_free as u32);
             self.order_pos.push(pos);
         }
+        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
@@ -161,6 +172,7 @@ impl Cells {
         self.pos.clone_from(&other.pos);
         self.order.clone_from(&other.order);
         self.order_pos.clone_from(&other.order_pos);
+        self.tokens.clone_from(&other.tokens);
         self.n_committed = other.n_committed;
         self.next_pos = other.next_pos;
         self.lowest_free = other.lowest_free;
@@ -173,6 +185,7 @@ impl Cells {
         }
         self.order.drain(from..to);
         self.order_pos.drain(from..to);
+        self.tokens.drain(from..to);
     }
 }
 
@@ -184,6 +197,7 @@ mod tests {
     fn check(cells: &Cells) {
         assert!(cells.order_pos.windows(2).all(|w| w[0] < w[1]), "{:?}", cells.order_pos);
         assert_eq!(cells.order.len(), cells.order_pos.len());
+        assert_eq!(cells.order.len(), cells.tokens.len());
         for (&cell, &pos) in cells.order.iter().zip(&cells.order_pos) {
             assert_eq!(cells.pos[cell as usize], pos);
         }
@@ -195,7 +209,7 @@ mod tests {
 
     fn filled(n_ctx: usize, n: usize) -> Cells {
         let mut cells = Cells::new(n_ctx).unwrap();
-        cells.reserve(n).unwrap();
+        cells.reserve(&vec![7; n]).unwrap();
         cells.commit();
         cells
     }
@@ -204,12 +218,12 @@ mod tests {
     fn what_is_rolled_back_was_never_there() {
         let mut cells = filled(8, 3);
         let before = cells.clone();
-        cells.reserve(5).unwrap();
+        cells.reserve(&[7; 5]).unwrap();
         check(&cells);
         cells.rollback();
         check(&cells);
         assert_eq!((cells.order(), cells.next_pos()), (before.order(), 3));
-        assert!(matches!(cells.reserve(6), Err(Error::KvFull(_))));
+        assert!(matches!(cells.reserve(&[7; 6]), Err(Error::KvFull(_))));
         assert_eq!(cells.order(), before.order());
     }
 
@@ -218,7 +232,7 @@ mod tests {
         let mut cells = filled(4, 4);
         assert_eq!(cells.evict(1, 3), 2);
         check(&cells);
-        cells.reserve(2).unwrap();
+        cells.reserve(&[7; 2]).unwrap();
         cells.commit();
         assert_eq!(cells.order(), [0, 3, 1, 2]);
         assert_eq!(cells.order_pos(), [0, 3, 4, 5]);
@@ -231,7 +245,7 @@ mod tests {
         cells.truncate(2);
         check(&cells);
         assert_eq!((cells.len(), cells.next_pos()), (2, 2));
-        cells.reserve(4).unwrap();
+        cells.reserve(&[7; 4]).unwrap();
         cells.commit();
         assert_eq!(cells.order(), order);
     }
@@ -256,7 +270,7 @@ mod tests {
         for _ in 0..20_000 {
             match random(5) {
                 0 | 1 => {
-                    if cells.reserve(random(9) as usize).is_ok() {
+                    if cells.reserve(&vec![7; random(9) as usize]).is_ok() {
                         check(&cells);
                         if random(4) == 0 { cells.rollback() } else { cells.commit() }
                     }

@@ -123,6 +123,11 @@ AT(tern_eval_params, positions, 8, const uint32_t *);
 AT(tern_eval_params, n_positions, 16, size_t);
 AT(tern_eval_params, deadline_ns, 24, uint64_t);
 
+SIZE(tern_generate_params, 16);
+AT(tern_generate_params, struct_size, 0, uint32_t);
+AT(tern_generate_params, n_draft, 4, uint32_t);
+AT(tern_generate_params, deadline_ns, 8, uint64_t);
+
 SIZE(tern_sampler_params, 72);
 AT(tern_sampler_params, struct_size, 0, uint32_t);
 AT(tern_sampler_params, top_k, 4, uint32_t);
@@ -158,7 +163,7 @@ AT(tern_session_params, when_full, 28, tern_when_full);
 AT(tern_session_params, n_sink, 32, uint32_t);
 AT(tern_session_params, n_keep, 36, uint32_t);
 
-SIZE(tern_session_info, 64);
+SIZE(tern_session_info, 80);
 AT(tern_session_info, struct_size, 0, uint32_t);
 AT(tern_session_info, n_ctx, 4, uint32_t);
 AT(tern_session_info, n_kv, 8, uint32_t);
@@ -169,6 +174,8 @@ AT(tern_session_info, prefill_ns, 32, uint64_t);
 AT(tern_session_info, n_decode, 40, uint64_t);
 AT(tern_session_info, decode_ns, 48, uint64_t);
 AT(tern_session_info, n_evicted, 56, uint64_t);
+AT(tern_session_info, n_drafted, 64, uint64_t);
+AT(tern_session_info, n_accepted, 72, uint64_t);
 
 SIZE(tern_kv_evict_params, 16);
 AT(tern_kv_evict_params, struct_size, 0, uint32_t);

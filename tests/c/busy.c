@@ -46,6 +46,7 @@ int main(int argc, char **argv) {
     GIVES(TERN_ERROR_BUSY, tern_session_describe(session, &info));
     GIVES(TERN_ERROR_BUSY, tern_session_set_threads(session, 1, 1));
     GIVES(TERN_ERROR_BUSY, tern_sampler_sample(sampler, session, &token));
+    GIVES(TERN_ERROR_BUSY, tern_session_generate(session, sampler, NULL, &token, 1, &n));
     /* What is not this session goes on. */
     tern_session *other = session_of(model, 16);
     OK(tern_session_eval(other, &token, 1));

@@ -252,6 +252,41 @@ static void evaluating(const tern_model *model) {
     OK(tern_session_describe(session, &info));
     CHECK(info.n_kv == 14 && info.pos == 14);
 
+    /* Drafts change nothing but the number of calls. */
+    tern_session_params with_drafts = TERN_INIT(tern_session_params);
+    with_drafts.n_ctx = 64;
+    with_drafts.n_logits = 4;
+    tern_session *drafting = NULL;
+    tern_sampler *greedily = greedy();
+    OK(tern_session_new(model, &with_drafts, &drafting));
+    OK(tern_session_eval(drafting, tokens, 12));
+    tern_token one_by_one[20], generated[20];
+    for (int i = 0; i < 20; i++) {
+        OK(tern_sampler_sample(greedily, drafting, &one_by_one[i]));
+        OK(tern_session_eval(drafting, &one_by_one[i], 1));
+    }
+    OK(tern_session_kv_truncate(drafting, 11));
+    OK(tern_session_eval(drafting, tokens + 11, 1));
+    tern_generate_params generate = TERN_INIT(tern_generate_params);
+    generate.n_draft = 3;
+    for (size_t done = 0; done < 20; done += n) {
+        size_t room = 20 - done < 4 ? 20 - done : 4;
+        OK(tern_session_generate(drafting, greedily, &generate, generated + done, room, &n));
+        CHECK(n >= 1 && n <= room);
+    }
+    CHECK(memcmp(one_by_one, generated, sizeof generated) == 0);
+    OK(tern_session_describe(drafting, &info));
+    CHECK(info.pos == 32 && info.n_accepted <= info.n_drafted);
+    generate.n_draft = 4;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT,
+          tern_session_generate(drafting, greedily, &generate, generated, 4, &n));
+    generate.n_draft = 0;
+    generate.deadline_ns = 1;
+    GIVES(TERN_ERROR_DEADLINE,
+          tern_session_generate(drafting, greedily, &generate, generated, 4, &n));
+    tern_session_free(drafting);
+    tern_sampler_free(greedily);
+
     /* A fork goes its own way. */
     tern_session *fork = NULL;
     OK(tern_session_fork(session, &fork));

@@ -97,6 +97,8 @@ static void life(const char *path) {
     session.kv_truncate(0).value();
     CHECK(session.describe()->n_kv == 0 && fork.describe()->n_kv > 0);
     CHECK(session.set_threads(1).ok());
+    tern::token generated[3];
+    CHECK(session.eval(tokens).ok() && sampler.generate(session, generated, 3).value() == 1);
     session.abort();
     CHECK(session.eval('a').status() == TERN_ERROR_ABORTED);
     CHECK(sampler.logprobs()->empty() && sampler.reset().ok());

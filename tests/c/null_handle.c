@@ -44,6 +44,8 @@ int main(int argc, char **argv) {
     HANDLE(tern_session_set_threads(NULL, 1, 1));
     HANDLE(tern_sampler_sample(NULL, session, &token));
     HANDLE(tern_sampler_sample(sampler, NULL, &token));
+    HANDLE(tern_session_generate(NULL, sampler, NULL, &token, 1, &n));
+    HANDLE(tern_session_generate(session, NULL, NULL, &token, 1, &n));
     HANDLE(tern_sampler_accept(NULL, 1));
     HANDLE(tern_sampler_reset(NULL));
     HANDLE(tern_sampler_logprobs(NULL, &list, &n));
@@ -115,6 +117,9 @@ int main(int argc, char **argv) {
     sampling.n_logit_bias = 1;
     ARGUMENT(tern_sampler_new(&sampling, &new_sampler));
     ARGUMENT(tern_sampler_sample(sampler, session, NULL));
+    ARGUMENT(tern_session_generate(session, sampler, NULL, NULL, 1, &n));
+    ARGUMENT(tern_session_generate(session, sampler, NULL, &token, 0, &n));
+    ARGUMENT(tern_session_generate(session, sampler, NULL, &token, 1, NULL));
     ARGUMENT(tern_sampler_logprobs(sampler, NULL, &n));
     ARGUMENT(tern_sampler_logprobs(sampler, &list, NULL));
     ARGUMENT(tern_decoder_new(model, NULL));
