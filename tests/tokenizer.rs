@@ -97,6 +97,32 @@ fn tokens_turn_back_into_the_text_they_came_from() {
     });
 }
 
+/// What a tokenizer remembers of a text's words changes nothing: each of many strings has the same
+/// tokens alone and in one long text, where control tokens keep them apart.
+#[test]
+fn a_string_has_the_same_tokens_alone_and_in_a_long_text() {
+    let strings = mixed_strings();
+    let mut tested = 0;
+    each_family("a_string_has_the_same_tokens_alone_and_in_a_long_text", |name, tokenizer, _| {
+        let separator = (0..tokenizer.n_vocab() as i32).find(|&id| tokenizer.is_control(id));
+        // Those of phi-3 take white space from the strings.
+        let Some(separator) = separator.filter(|_| name != "phi-3") else { return };
+        let between = std::str::from_utf8(tokenizer.name(separator).unwrap()).unwrap();
+        let (mut text, mut expected) = (String::new(), Vec::new());
+        for string in &strings {
+            text += string;
+            tokenizer.tokenize(string, false, true, &mut expected).unwrap();
+            text += between;
+            expected.push(separator);
+        }
+        let mut found = Vec::new();
+        tokenizer.tokenize(&text, false, true, &mut found).unwrap();
+        assert!(found == expected, "{name}");
+        tested += 1;
+    });
+    assert!(tested >= 10 || !support::cache_dir().join("vocab").is_dir(), "{tested}");
+}
+
 #[test]
 fn long_texts_of_one_kind_take_n_log_n() {
     // One family for each way of splitting and merging; the others would only take longer.

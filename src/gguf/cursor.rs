@@ -164,6 +164,25 @@ impl<'s, 'a> Cursor<'s, 'a> {
         self.pass(len, 1)
     }
 
+    /// Passes at most `n` strings of at most `max` bytes each, as far as they lie in what was read;
+    /// how many. What is wrong with the next one, [`Cursor::string`] says.
+    pub(super) fn pass_strings(&mut self, n: u64, max: u64) -> u64 {
+        let limit = usize::try_from(MAX_HEADER).unwrap_or(usize::MAX);
+        let read = self.bytes.get(..limit).unwrap_or(&self.bytes);
+        let rest = self.at.to_usize().and_then(|at| read.get(at..));
+        let Some(mut rest) = rest else { return 0 };
+        let mut passed = 0;
+        while passed < n {
+            let Some((len, after)) = rest.split_first_chunk() else { break };
+            let len = u64::from_le_bytes(*len);
+            let after = usize::try_from(len).ok().and_then(|len| after.get(len..));
+            let Some(after) = after.filter(|_| len <= max) else { break };
+            (rest, passed) = (after, passed.saturating_add(1));
+        }
+        self.at = Size::of_len(read.len()).sub(Size::of_len(rest.len())).unwrap_or(self.at);
+        passed
+    }
+
     /// An offset that was passed, in 32 bits.
     pub(super) fn offset(&self, at: Size) -> Result<u32> {
         self.span(at, Size::ZERO).map(|span| span.start)

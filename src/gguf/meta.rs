@@ -141,9 +141,13 @@ fn read_array(cursor: &mut Cursor<'_, '_>, key: Span, kind: Kind) -> Result<(u32
     }
     let start = cursor.at();
     if kind == Kind::Str {
-        for i in 0..n {
+        let mut i = cursor.pass_strings(n, MAX_ELEMENT);
+        while i < n {
+            // More is to be read, or is wrong.
             cursor.place = Place::Element(key, i);
             cursor.string(MAX_ELEMENT)?;
+            i = i.saturating_add(1);
+            i = i.saturating_add(cursor.pass_strings(n.saturating_sub(i), MAX_ELEMENT));
         }
         cursor.place = Place::Value(key);
     } else {
@@ -275,6 +279,11 @@ impl Metadata {
 
     /// An array of exactly f32.
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        if let Some(words) = self.words(key, Kind::F32) {
+            let mut out = reserve(words.len(), key)?;
+            out.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+            return Ok(Some(out));
+        }
         self.collect(key, "an array of f32", |v| match v {
             Value::F32(v) => Some(v),
             _ => None,
@@ -283,6 +292,11 @@ impl Metadata {
 
     /// An array of exactly i32, or of u32 that fit.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>> {
+        if let Some(words) = self.words(key, Kind::I32) {
+            let mut out = reserve(words.len(), key)?;
+            out.extend(words.iter().map(|word| i32::from_le_bytes(*word)));
+            return Ok(Some(out));
+        }
         self.collect(key, "an array of i32", |v| match v {
             Value::I32(v) => Some(v),
             Value::U32(v) => i32::try_from(v).ok(),
@@ -311,6 +325,12 @@ impl Metadata {
             Some(Ok(v)) => Ok(Some(v)),
             _ => Err(wrong(key, value, expected)),
         }
+    }
+
+    /// The elements of an array of this kind, if the key has one; they have four bytes each.
+    fn words(&self, key: &str, kind: Kind) -> Option<&[[u8; 4]]> {
+        let array = self.array(key).ok()?.filter(|array| array.kind() == kind)?;
+        array.words()
     }
 
     fn array(&self, key: &str) -> Result<Option<Array<'_>>> {

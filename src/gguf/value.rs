@@ -180,6 +180,12 @@ impl<'a> Array<'a> {
         (self.kind == Kind::Str).then_some(Strings { len: self.len, rest: self.bytes })
     }
 
+    /// The elements' bytes, of kinds that have four.
+    pub(super) fn words(&self) -> Option<&'a [[u8; 4]]> {
+        let (words, _) = self.bytes.as_chunks();
+        words.get(..self.len).filter(|_| self.kind.size() == Some(4))
+    }
+
     /// The elements, in order.
     pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let (kind, mut rest) = (self.kind, self.bytes);

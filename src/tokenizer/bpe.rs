@@ -3,136 +3,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hint::black_box;
 
-use super::hash::{Seed, table_len};
-use super::vocab::{NONE, Spelling, Vocab, mark_to_space, reserve, reserve_exact, undo_bytes};
+use super::cache::Cache;
+use super::merges::Merges;
+use super::spelling::Spelling;
+use super::vocab::{NONE, Vocab, reserve};
 use crate::base::error::{Error, Result, err};
 
-/// Merges that a vocabulary may have.
-const MAX_MERGES: usize = 1 << 24;
-
-/// One line of the list; its place in the list is its rank.
-#[derive(Clone, Copy)]
-struct Merge {
-    left: u32,
-    right: u32,
-    merged: u32,
-}
-
-/// The list of merges.
-pub(super) struct Merges {
-    list: Vec<Merge>,
-    /// Open addressing: 1 + rank, or 0.
-    table: Vec<u32>,
-    seed: Seed,
-}
-
-impl Merges {
-    /// Reads `n` lines: two texts in the file's spelling with a space between them. Of two equal
-    /// lines the first counts.
-    pub(super) fn new(
-        vocab: &Vocab,
-        spelling: Spelling,
-        n: usize,
-        lines: &mut dyn Iterator<Item = &[u8]>,
-    ) -> Result<Merges> {
-        if n > MAX_MERGES {
-            return Err(err!(BadVocab, "{n} merges, at most {MAX_MERGES}"));
-        }
-        if n == 0 {
-            return Err(err!(BadVocab, "tokenizer.ggml.merges: no merges"));
-        }
-        let mut merges = Merges { list: Vec::new(), table: Vec::new(), seed: Seed::new() };
-        reserve_exact(&mut merges.list, n)?;
-        let len = table_len(n);
-        reserve_exact(&mut merges.table, len)?;
-        merges.table.resize(len, 0);
-        let mut bytes = Vec::new();
-        for i in 0..n {
-            let line = lines.next().ok_or_else(|| err!(BadVocab, "{i} merges, expected {n}"))?;
-            merges.read(vocab, spelling, i, line, &mut bytes)?;
-        }
-        Ok(merges)
-    }
-
-    fn read(
-        &mut self,
-        vocab: &Vocab,
-        spelling: Spelling,
-        i: usize,
-        line: &[u8],
-        bytes: &mut Vec<u8>,
-    ) -> Result<()> {
-        let malformed = || err!(BadVocab, "merge {i}: not two texts with a space between them");
-        let line = std::str::from_utf8(line).map_err(|_| malformed())?;
-        // A text may itself begin with a space in no file that exists, but an empty one is wrong.
-        let (left, right) = line.split_once(' ').ok_or_else(malformed)?;
-        if left.is_empty() || right.is_empty() {
-            return Err(malformed());
-        }
-        bytes.clear();
-        reserve(bytes, line.len())?;
-        let mut undo = |text: &str| -> Result<usize> {
-            match spelling {
-                Spelling::Spaced => mark_to_space(text, bytes),
-                Spelling::Bytes if undo_bytes(text, bytes) => {}
-                Spelling::Bytes => return Err(malformed()),
-            }
-            Ok(bytes.len())
-        };
-        let middle = undo(left)?;
-        undo(right)?;
-        let token = |part: Option<&[u8]>| -> Result<u32> {
-            part.and_then(|part| vocab.lookup(part))
-                .ok_or_else(|| err!(BadVocab, "merge {i}: {line:?} names a text without a token"))
-        };
-        let left = token(bytes.get(..middle))?;
-        let right = token(bytes.get(middle..))?;
-        let merged = token(Some(bytes))?;
-        self.insert(Merge { left, right, merged });
-        Ok(())
-    }
-
-    fn insert(&mut self, merge: Merge) {
-        let mask = self.table.len() - 1;
-        let mut slot = self.seed.pair(merge.left, merge.right) & mask;
-        while let Some(found) = self.table.get_mut(slot) {
-            let Some(rank) = found.checked_sub(1) else {
-                self.list.push(merge);
-                *found = self.list.len() as u32; // at most MAX_MERGES
-                return;
-            };
-            if self.list.get(rank as usize).is_some_and(|m| m.joins(merge.left, merge.right)) {
-                return;
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    /// The rank of the merge of two tokens.
-    fn rank(&self, left: u32, right: u32) -> Option<u32> {
-        let mask = self.table.len() - 1;
-        let mut slot = self.seed.pair(left, right) & mask;
-        loop {
-            let rank = self.table.get(slot)?.checked_sub(1)?;
-            if self.list.get(rank as usize)?.joins(left, right) {
-                return Some(rank);
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    /// Bytes of memory it owns.
-    pub(super) fn heap_bytes(&self) -> usize {
-        self.list.capacity() * size_of::<Merge>() + self.table.capacity() * 4
-    }
-}
-
-impl Merge {
-    fn joins(&self, left: u32, right: u32) -> bool {
-        self.left == left && self.right == right
-    }
-}
+/// Most symbols of a word whose pairs are not queued.
+const SHORT: usize = 32;
 
 /// A token of the word, in a chain. Merged away: `id` is NONE.
 #[derive(Clone, Copy)]
@@ -148,6 +28,8 @@ pub(super) struct Encoder<'a> {
     merges: &'a Merges,
     spelling: Spelling,
     unknown: Option<u32>,
+    whole_words: bool,
+    cache: Cache,
     symbols: Vec<Symbol>,
     /// Rank and place of each pair that has a merge, packed: the lowest rank first, and of equal
     /// ranks the leftmost.
@@ -156,20 +38,41 @@ pub(super) struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     /// `unknown` replaces what the vocabulary cannot spell; if there is none, that is left out.
+    /// With `whole_words`, a word that is a token is left whole whatever the merges say.
     pub(super) fn new(
         vocab: &'a Vocab,
         merges: &'a Merges,
         spelling: Spelling,
         unknown: Option<u32>,
+        whole_words: bool,
+        cache: Cache,
     ) -> Encoder<'a> {
         let (symbols, queue) = (Vec::new(), BinaryHeap::new());
-        Encoder { vocab, merges, spelling, unknown, symbols, queue }
+        Encoder { vocab, merges, spelling, unknown, whole_words, cache, symbols, queue }
     }
 
     /// Appends the tokens of one word. O(n log n) in its length.
+    #[inline]
     pub(super) fn word(&mut self, word: &str, out: &mut Vec<i32>) -> Result<()> {
+        let Some(place) = self.cache.place(word.as_bytes()) else { return self.encode(word, out) };
+        if let Some(tokens) = self.cache.get(place) {
+            reserve(out, tokens.len())?;
+            out.extend_from_slice(tokens);
+            return Ok(());
+        }
+        let n = out.len();
+        self.encode(word, out)?;
+        self.cache.put(place, out.get(n..).unwrap_or(&[]));
+        Ok(())
+    }
+
+    fn encode(&mut self, word: &str, out: &mut Vec<i32>) -> Result<()> {
+        if let Some(id) = self.whole_words.then(|| self.vocab.lookup(word.as_bytes())).flatten() {
+            reserve(out, 1)?;
+            out.push(id as i32);
+            return Ok(());
+        }
         self.symbols.clear();
-        self.queue.clear();
         reserve(&mut self.symbols, word.len())?;
         match self.spelling {
             Spelling::Bytes => {
@@ -181,10 +84,60 @@ impl<'a> Encoder<'a> {
             }
             Spelling::Spaced => word.split_inclusive(|_| true).for_each(|c| self.character(c)),
         }
-        self.merge()?;
         reserve(out, self.symbols.len())?;
+        if self.symbols.len() <= SHORT {
+            self.merge_short(out);
+            return Ok(());
+        }
+        self.queue.clear();
+        self.merge()?;
         out.extend(self.symbols.iter().filter(|s| s.id != NONE).map(|s| s.id as i32));
         Ok(())
+    }
+
+    /// Merges a few symbols, and appends what they become. Looks at all pairs for each merge: for
+    /// so few that takes less than a queue.
+    fn merge_short(&self, out: &mut Vec<i32>) {
+        let (mut ids, mut ranks) = ([NONE; SHORT], [NONE; SHORT]);
+        let mut n = 0;
+        for (to, symbol) in ids.iter_mut().zip(&self.symbols) {
+            *to = symbol.id;
+            n += 1;
+        }
+        let rank = |ids: &[u32; SHORT], left: usize| match ids.get(left..left + 2) {
+            Some(&[a, b]) if b != NONE => self.merges.rank(a, b).unwrap_or(NONE),
+            _ => NONE,
+        };
+        let pairs = ids.iter().zip(ids.iter().skip(1)).take(n);
+        black_box(pairs.fold(0, |seen, (&a, &b)| seen ^ self.merges.warm(a, b)));
+        for (left, to) in ranks.iter_mut().enumerate().take(n) {
+            *to = rank(&ids, left);
+        }
+        loop {
+            let (mut best, mut left) = (NONE, 0);
+            for (i, &rank) in ranks.iter().enumerate().take(n) {
+                if rank < best {
+                    (best, left) = (rank, i);
+                }
+            }
+            let Some(merge) = self.merges.get(best as usize) else { break };
+            // `left` and its neighbour are below `n`.
+            ids.copy_within(left + 2..n, left + 1);
+            ranks.copy_within(left + 2..n, left + 1);
+            n -= 1;
+            if let Some(id) = ids.get_mut(n) {
+                *id = NONE;
+            }
+            if let Some(id) = ids.get_mut(left) {
+                *id = merge.merged;
+            }
+            for i in left.saturating_sub(1)..=left {
+                if let Some(to) = ranks.get_mut(i) {
+                    *to = rank(&ids, i);
+                }
+            }
+        }
+        out.extend(ids.iter().take(n).map(|&id| id as i32));
     }
 
     /// Pushes a character: its token, or those of its bytes, or the unknown token.
@@ -213,7 +166,7 @@ impl<'a> Encoder<'a> {
         }
         while let Some(Reverse(key)) = self.queue.pop() {
             let (rank, at) = ((key >> 32) as usize, key as u32);
-            let (Some(&merge), Some(left)) = (self.merges.list.get(rank), self.symbol(at)) else {
+            let (Some(merge), Some(left)) = (self.merges.get(rank), self.symbol(at)) else {
                 continue;
             };
             let Some(right) = self.symbol(left.next) else { continue };

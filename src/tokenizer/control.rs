@@ -52,10 +52,7 @@ pub(super) fn mark(vocab: &mut Vocab, ends: impl Iterator<Item = u32>) {
     }
     let (mut returns, mut calls, mut end) = (false, false, None);
     for id in 0..vocab.len() as u32 {
-        // The longest of the names is 25 bytes.
-        let Some(text) = vocab.text(id).filter(|text| (4..=32).contains(&text.len())) else {
-            continue;
-        };
+        let Some(text) = vocab.text(id).filter(|text| may_be_name(text)) else { continue };
         let is_in = |names: &[&str]| names.iter().any(|name| name.as_bytes() == text);
         let control = vocab.kind(id) == Some(Kind::Control);
         returns |= text == b"<|return|>";
@@ -78,6 +75,12 @@ pub(super) fn mark(vocab: &mut Vocab, ends: impl Iterator<Item = u32>) {
     }
 }
 
+/// Whether a text looks like those above; few others do.
+fn may_be_name(text: &[u8]) -> bool {
+    let ends = (text.first(), text.last());
+    matches!(ends, (Some(b'<' | b'_' | b'['), Some(b'>' | b']'))) && (4..=32).contains(&text.len())
+}
+
 /// Makes special tokens take the white space after them.
 pub(super) fn mark_strip(vocab: &mut Vocab) {
     for id in 0..vocab.len() as u32 {
@@ -87,5 +90,18 @@ pub(super) fn mark_strip(vocab: &mut Vocab) {
         if special && !KEEPS_SPACE.iter().any(|name| name.as_bytes() == text) {
             vocab.set(id, STRIP, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_looks_like_one() {
+        for name in [ENDS, ENDS_IF_CONTROL, CONTROL].concat() {
+            assert!(may_be_name(name.as_bytes()), "{name}");
+        }
+        assert!(!may_be_name(b" the") && !may_be_name(b"<a>"));
     }
 }

@@ -9,10 +9,15 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod bpe;
+mod cache;
+mod class;
 mod control;
 mod hash;
+mod merges;
 mod pre;
+mod seams;
 mod special;
+mod spelling;
 mod split;
 mod spm;
 mod stream;
@@ -23,10 +28,12 @@ pub use stream::StreamDecoder;
 pub use vocab::{MAX_TOKEN_LEN, MAX_TOKENS};
 
 use crate::base::error::{Result, err};
-use bpe::Merges;
+use cache::Cache;
+use merges::Merges;
 use pre::{Pre, Scheme};
 use special::Special;
-use vocab::{Kind, STRIP, Spelling, Vocab, reserve, reserve_exact};
+use spelling::{Spelling, has_mark, mark_to_space};
+use vocab::{Kind, STRIP, Vocab, reserve, reserve_exact};
 
 /// Bytes that a text may have.
 pub const MAX_TEXT_LEN: usize = 64 * 1024 * 1024;
@@ -157,10 +164,10 @@ impl Tokenizer {
         };
         let default_bos = pre.is_none_or(|pre| pre.add_bos);
         let default_space = pre.is_none();
-        const ALL: &[Kind] = &[Kind::UserDefined, Kind::Control, Kind::Unknown];
+        let (user_defined, all_special) = Special::both(&vocab)?;
         Ok(Tokenizer {
-            user_defined: Special::new(&vocab, &[Kind::UserDefined])?,
-            all_special: Special::new(&vocab, ALL)?,
+            user_defined,
+            all_special,
             add_space_prefix: default_space && tables.add_space_prefix.unwrap_or(true),
             add_bos: tables.add_bos.unwrap_or(default_bos) && bos.is_some(),
             add_eos: tables.add_eos.unwrap_or(false) && eos.is_some(),
@@ -209,28 +216,26 @@ impl Tokenizer {
             append(out, bos)?;
         }
         let special = if parse_special { &self.all_special } else { &self.user_defined };
+        reserve(out, text.len() / 4)?; // English has about as many
+        let cache = Cache::new(text.len())?;
         match &self.model {
             Model::Spm { scores } => {
-                let mut encoder = spm::Encoder::new(&self.vocab, scores, self.unknown);
+                let mut encoder = spm::Encoder::new(&self.vocab, scores, self.unknown, cache);
                 // A space goes before the text, and before what follows a special token.
                 let space = self.add_space_prefix;
                 self.parts(text, special, out, &mut |part, out| encoder.text(part, space, out))?;
             }
             Model::Bpe { merges, spelling, scheme, whole_words } => {
-                let mut encoder = bpe::Encoder::new(&self.vocab, merges, *spelling, self.unknown);
+                let (vocab, spelling) = (&self.vocab, *spelling);
+                let mut encoder =
+                    bpe::Encoder::new(vocab, merges, spelling, self.unknown, *whole_words, cache);
                 let mut unmarked = Vec::new();
-                self.parts(text, special, out, &mut |part, out| {
-                    let part = match spelling {
-                        Spelling::Bytes => part,
-                        Spelling::Spaced => unmark(part, &mut unmarked)?,
-                    };
-                    scheme.split(part, &mut |word| {
-                        let token = |word: &str| self.vocab.lookup(word.as_bytes());
-                        match whole_words.then(|| token(word)).flatten() {
-                            Some(id) => append(out, id),
-                            None => encoder.word(word, out),
-                        }
-                    })
+                self.parts(text, special, out, &mut |part, out| match spelling {
+                    Spelling::Bytes => scheme.split(part, &mut |word| encoder.word(word, out)),
+                    // What no merge crosses is a word too, and repeats where whole lines do not.
+                    Spelling::Spaced => scheme.split(unmark(part, &mut unmarked)?, &mut |line| {
+                        vocab.seams().split(line, &mut |word| encoder.word(word, out))
+                    }),
                 })?;
             }
         }
@@ -374,11 +379,11 @@ fn append(out: &mut Vec<i32>, id: u32) -> Result<()> {
 
 /// `text` with each U+2581 turned into the space it stands for.
 fn unmark<'a>(text: &'a str, buffer: &'a mut Vec<u8>) -> Result<&'a str> {
-    if !text.contains(vocab::SPACE_MARK) {
+    if !has_mark(text) {
         return Ok(text);
     }
     buffer.clear();
     reserve_exact(buffer, text.len())?;
-    vocab::mark_to_space(text, buffer);
+    mark_to_space(text, buffer);
     std::str::from_utf8(buffer).map_err(|_| err!(Internal, "text is no longer UTF-8"))
 }

@@ -8,26 +8,45 @@ pub(super) struct Special {
     ids: Vec<u32>,
     /// Where the texts that begin with each byte begin in `ids`; one more for the end.
     first: Vec<u32>,
+    /// Whether any text begins with a byte.
+    begins: [bool; 256],
 }
 
 impl Special {
-    /// Collects the tokens of these kinds.
-    pub(super) fn new(vocab: &Vocab, kinds: &[Kind]) -> Result<Special> {
+    /// Collects two sets: the user-defined tokens, and with them those of control and the unknown.
+    pub(super) fn both(vocab: &Vocab) -> Result<(Special, Special)> {
         let wanted = |id: &u32| {
-            let text = vocab.text(*id).unwrap_or(&[]);
-            !text.is_empty() && vocab.kind(*id).is_some_and(|kind| kinds.contains(&kind))
+            let kind = vocab.kind(*id);
+            matches!(kind, Some(Kind::UserDefined | Kind::Control | Kind::Unknown))
+                && vocab.text(*id).is_some_and(|text| !text.is_empty())
         };
         let all = 0..vocab.len() as u32; // at most MAX_TOKENS
-        let mut special = Special { ids: Vec::new(), first: Vec::new() };
-        reserve_exact(&mut special.ids, all.clone().filter(wanted).count())?;
-        special.ids.extend(all.filter(wanted));
+        let mut sorted = Vec::new();
+        reserve_exact(&mut sorted, all.clone().filter(wanted).count())?;
+        sorted.extend(all.filter(wanted).map(|id| (start(vocab, id), id)));
+        sorted.sort_unstable_by(|a, b| {
+            let text = |id| vocab.text(id).unwrap_or(&[]);
+            a.0.cmp(&b.0).then_with(|| text(a.1).cmp(text(b.1))).then(a.1.cmp(&b.1))
+        });
+        let user = |&id: &u32| vocab.kind(id) == Some(Kind::UserDefined);
+        let ids = sorted.iter().map(|&(_, id)| id);
+        Ok((Special::new(vocab, ids.clone().filter(user))?, Special::new(vocab, ids)?))
+    }
+
+    /// Takes tokens in the order of their texts, those of one text in the order of their ids.
+    fn new(vocab: &Vocab, ids: impl Iterator<Item = u32> + Clone) -> Result<Special> {
+        let mut special = Special { ids: Vec::new(), first: Vec::new(), begins: [false; 256] };
+        reserve_exact(&mut special.ids, ids.clone().count())?;
+        special.ids.extend(ids);
         // Of equal texts the first token comes first, and the others are dropped.
-        special.ids.sort_unstable_by_key(|&id| (vocab.text(id), id));
         special.ids.dedup_by_key(|id| vocab.text(*id));
         reserve_exact(&mut special.first, 257)?;
         for byte in 0..=256 {
             let below = |&id: &u32| first_byte(vocab, id) < byte;
             special.first.push(special.ids.partition_point(below) as u32);
+        }
+        for (begins, pair) in special.begins.iter_mut().zip(special.first.windows(2)) {
+            *begins = pair.first() < pair.last();
         }
         Ok(special)
     }
@@ -38,7 +57,15 @@ impl Special {
         if self.ids.is_empty() {
             return None;
         }
-        (0..text.len()).find_map(|at| Some((at, self.longest(vocab, text.get(at..)?)?)))
+        let begins = |byte: &u8| self.begins.get(usize::from(*byte)).copied().unwrap_or(true);
+        let mut at = 0;
+        loop {
+            at += text.get(at..)?.iter().position(begins)?;
+            if let Some(id) = self.longest(vocab, text.get(at..)?) {
+                return Some((at, id));
+            }
+            at += 1;
+        }
     }
 
     /// The longest token that `text` begins with.
@@ -73,4 +100,13 @@ impl Special {
 
 fn first_byte(vocab: &Vocab, id: u32) -> usize {
     vocab.text(id).and_then(|text| text.first()).map_or(0, |&byte| usize::from(byte))
+}
+
+/// The first bytes of a token's text, so that most texts compare as numbers.
+fn start(vocab: &Vocab, id: u32) -> u128 {
+    let mut bytes = [0; 16];
+    for (to, &byte) in bytes.iter_mut().zip(vocab.text(id).unwrap_or(&[])) {
+        *to = byte;
+    }
+    u128::from_be_bytes(bytes)
 }

@@ -5,16 +5,13 @@
 //! that PyPI `tokenizers` finds. A scheme of several expressions applies each to the pieces that the
 //! one before left: what it matches, and what lies between two matches, are pieces.
 
+use super::class::*;
 use super::pre::Scheme;
-use super::unicode::RUNS;
 use crate::base::error::Result;
-
-/// Takes words, in their order.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
 impl Scheme {
     /// Cuts a text into words; their concatenation is the text.
-    pub(super) fn split(self, text: &str, sink: Sink<'_>) -> Result<()> {
+    pub(super) fn split(self, text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
         match self {
             Scheme::Default => default(text, sink),
             Scheme::DeepseekCoder => deepseek_coder(text, sink),
@@ -33,58 +30,6 @@ impl Scheme {
     }
 }
 
-// Kinds of characters, one bit each. The table of unicode.rs is made of them.
-const UPPER: u8 = 0x01; // Lu, Lt
-const LOWER: u8 = 0x02; // Ll
-const OTHER: u8 = 0x04; // Lm, Lo
-const MARK: u8 = 0x08; // M
-const NUMBER: u8 = 0x10; // N
-const PUNCTUATION: u8 = 0x20; // P
-const SYMBOL: u8 = 0x40; // S
-const SPACE: u8 = 0x80; // White_Space
-const LETTER: u8 = UPPER | LOWER | OTHER;
-
-/// The kind of a character: one of the bits above, or 0 (controls, formats, unassigned).
-fn kind(c: char) -> u8 {
-    match c {
-        'a'..='z' => LOWER,
-        'A'..='Z' => UPPER,
-        '0'..='9' => NUMBER,
-        ' ' => SPACE,
-        _ => {
-            let code = u32::from(c);
-            let after = RUNS.partition_point(|&run| run >> 8 <= code);
-            after.checked_sub(1).and_then(|i| RUNS.get(i)).map_or(0, |&run| run as u8)
-        }
-    }
-}
-
-/// The character that begins at byte `at`.
-fn char_at(text: &str, at: usize) -> Option<char> {
-    text.get(at..)?.chars().next()
-}
-
-/// The kind of the character that begins at byte `at`, and where it ends; past the end, (0, at).
-fn kind_at(text: &str, at: usize) -> (u8, usize) {
-    char_at(text, at).map_or((0, at), |c| (kind(c), at + c.len_utf8()))
-}
-
-/// The end of the run of characters from `at` on that satisfy `test`.
-fn run(text: &str, at: usize, mut test: impl FnMut(char) -> bool) -> usize {
-    let rest = text.get(at..).unwrap_or("");
-    at + rest.find(|c| !test(c)).unwrap_or(rest.len())
-}
-
-/// The end of the run of characters of some kinds.
-fn run_of(text: &str, at: usize, kinds: u8) -> usize {
-    run(text, at, |c| kind(c) & kinds != 0)
-}
-
-/// The end of the run of characters of none of these kinds.
-fn run_not(text: &str, at: usize, kinds: u8) -> usize {
-    run(text, at, |c| kind(c) & kinds == 0)
-}
-
 fn is_newline(c: char) -> bool {
     c == '\r' || c == '\n'
 }
@@ -93,11 +38,25 @@ fn is_newline(c: char) -> bool {
 /// What lies between two matches is a piece too.
 fn isolate(
     text: &str,
+    find: impl FnMut(&str, usize) -> Option<usize>,
+    sink: &mut impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    isolate_after(text, |_, at| at, find, sink)
+}
+
+/// As [`isolate`]; `skip(text, at)` passes characters from `at` on at which no match begins.
+fn isolate_after(
+    text: &str,
+    skip: impl Fn(&str, usize) -> usize,
     mut find: impl FnMut(&str, usize) -> Option<usize>,
-    sink: Sink<'_>,
+    sink: &mut impl FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let (mut begin, mut at) = (0, 0);
-    while at < text.len() {
+    loop {
+        at = skip(text, at);
+        if at >= text.len() {
+            return piece(text, begin, text.len(), sink);
+        }
         match find(text, at) {
             Some(end) if end > at => {
                 piece(text, begin, at, sink)?;
@@ -107,10 +66,35 @@ fn isolate(
             _ => at = kind_at(text, at).1,
         }
     }
-    piece(text, begin, at, sink)
 }
 
-fn piece(text: &str, begin: usize, end: usize, sink: Sink<'_>) -> Result<()> {
+/// Passes what is no number.
+fn to_number(text: &str, at: usize) -> usize {
+    run_not(text, at, NUMBER)
+}
+
+/// Passes what is no letter, nor a space that may come before one.
+fn to_letter(text: &str, at: usize) -> usize {
+    run_not(text, at, SPACE | LETTER)
+}
+
+/// Passes what is neither punctuation nor a symbol.
+fn to_sign(text: &str, at: usize) -> usize {
+    run_not(text, at, PUNCTUATION | SYMBOL)
+}
+
+/// Passes ASCII.
+fn to_east(text: &str, at: usize) -> usize {
+    let rest = text.as_bytes().get(at..).unwrap_or(&[]);
+    at + rest.iter().position(|byte| !byte.is_ascii()).unwrap_or(rest.len())
+}
+
+fn piece(
+    text: &str,
+    begin: usize,
+    end: usize,
+    sink: &mut impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
     match text.get(begin..end) {
         Some(piece) if !piece.is_empty() => sink(piece),
         _ => Ok(()),
@@ -120,7 +104,10 @@ fn piece(text: &str, begin: usize, end: usize, sink: Sink<'_>) -> Result<()> {
 /// `'s|'t|'re|'ve|'m|'ll|'d`, in capitals too if `any_case`; as in any expression that ignores
 /// case, the long s counts as an s.
 fn contraction(text: &str, at: usize, any_case: bool) -> Option<usize> {
-    let mut chars = text.get(at..)?.strip_prefix('\'')?.chars();
+    if text.as_bytes().get(at) != Some(&b'\'') {
+        return None;
+    }
+    let mut chars = text.get(at + 1..)?.chars();
     let mut next = || {
         let c = chars.next()?;
         let folded = if c == '\u{17f}' { 's' } else { c.to_ascii_lowercase() };
@@ -185,19 +172,20 @@ fn gpt2(text: &str, at: usize) -> Option<usize> {
 }
 
 /// `\p{N}`, then [`gpt2`].
-fn starcoder(text: &str, sink: Sink<'_>) -> Result<()> {
+fn starcoder(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
     let number = |t: &str, at| number(t, at, 1);
-    isolate(text, number, &mut |piece| isolate(piece, gpt2, sink))
+    isolate_after(text, to_number, number, &mut |piece| isolate(piece, gpt2, sink))
 }
 
 /// `\p{N}{1,most}`
 fn number(text: &str, at: usize, most: usize) -> Option<usize> {
-    let mut left = most;
-    let end = run(text, at, |c| {
-        let more = left > 0 && kind(c) & NUMBER != 0;
-        left = left.saturating_sub(1);
-        more
-    });
+    let mut end = at;
+    for _ in 0..most {
+        match kind_at(text, end) {
+            (NUMBER, next) => end = next,
+            _ => break,
+        }
+    }
     (end > at).then_some(end)
 }
 
@@ -302,19 +290,21 @@ fn lines(text: &str, at: usize) -> usize {
 }
 
 /// ``[\p{P}$+<=>^~|`]+``, then [`gpt2`], then `[0-9][0-9][0-9]`.
-fn falcon(text: &str, sink: Sink<'_>) -> Result<()> {
-    isolate(text, |t, at| punctuation(t, at, "$+<=>^~|`"), &mut |piece| {
-        isolate(piece, gpt2, &mut |piece| isolate(piece, three_digits, sink))
+fn falcon(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
+    isolate_after(text, to_sign, |t, at| punctuation(t, at, "$+<=>^~|`"), &mut |piece| {
+        isolate(piece, gpt2, &mut |piece| isolate_after(piece, to_number, three_digits, sink))
     })
 }
 
 /// `[\p{P}$+<=>^~|]+`, then [`gpt2`], then `\p{N}+`, then `[0-9][0-9][0-9]`. What files are read
 /// with that do not name their scheme.
-fn default(text: &str, sink: Sink<'_>) -> Result<()> {
-    isolate(text, |t, at| punctuation(t, at, "$+<=>^~|"), &mut |piece| {
+fn default(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
+    isolate_after(text, to_sign, |t, at| punctuation(t, at, "$+<=>^~|"), &mut |piece| {
         isolate(piece, gpt2, &mut |piece| {
             let numbers = |t: &str, at| Some(run_of(t, at, NUMBER));
-            isolate(piece, numbers, &mut |piece| isolate(piece, three_digits, sink))
+            isolate_after(piece, to_number, numbers, &mut |piece| {
+                isolate_after(piece, to_number, three_digits, sink)
+            })
         })
     })
 }
@@ -348,14 +338,14 @@ fn spaced_run(text: &str, at: usize, test: impl Fn(char) -> bool + Copy) -> Opti
 }
 
 /// `[\r\n]`, then `\s?\p{L}+`, then `\s?\p{P}+`, then `[一-龥ࠀ-一가-퟿]+`, then `\p{N}`.
-fn deepseek_coder(text: &str, sink: Sink<'_>) -> Result<()> {
+fn deepseek_coder(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
     let letters = |t: &str, at| spaced_run(t, at, |c| kind(c) & LETTER != 0);
     let marks = |t: &str, at| spaced_run(t, at, |c| kind(c) & PUNCTUATION != 0);
     isolate(text, newline, &mut |piece| {
-        isolate(piece, letters, &mut |piece| {
+        isolate_after(piece, to_letter, letters, &mut |piece| {
             isolate(piece, marks, &mut |piece| {
-                isolate(piece, east_asian, &mut |piece| {
-                    isolate(piece, |t, at| number(t, at, 1), sink)
+                isolate_after(piece, to_east, east_asian, &mut |piece| {
+                    isolate_after(piece, to_number, |t, at| number(t, at, 1), sink)
                 })
             })
         })
@@ -364,7 +354,7 @@ fn deepseek_coder(text: &str, sink: Sink<'_>) -> Result<()> {
 
 /// `[\r\n]`, then `\s?` and a run of the letters of scripts with cases, then
 /// `\s?[!-/:-~！-／：-～‘-‟　-。]+`, then `\s+$`, then `[一-龥ࠀ-一가-퟿]+`, then `\p{N}+`.
-fn deepseek_llm(text: &str, sink: Sink<'_>) -> Result<()> {
+fn deepseek_llm(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
     let letters = |t: &str, at| spaced_run(t, at, is_cased_letter);
     let marks = |t: &str, at| {
         spaced_run(
@@ -374,11 +364,11 @@ fn deepseek_llm(text: &str, sink: Sink<'_>) -> Result<()> {
         )
     };
     isolate(text, newline, &mut |piece| {
-        isolate(piece, letters, &mut |piece| {
+        isolate_after(piece, to_letter, letters, &mut |piece| {
             isolate(piece, marks, &mut |piece| {
                 trailing_space(piece, &mut |piece| {
-                    isolate(piece, east_asian, &mut |piece| {
-                        isolate(piece, |t, at| Some(run_of(t, at, NUMBER)), sink)
+                    isolate_after(piece, to_east, east_asian, &mut |piece| {
+                        isolate_after(piece, to_number, |t, at| Some(run_of(t, at, NUMBER)), sink)
                     })
                 })
             })
@@ -387,7 +377,7 @@ fn deepseek_llm(text: &str, sink: Sink<'_>) -> Result<()> {
 }
 
 /// `\s+$`
-fn trailing_space(text: &str, sink: Sink<'_>) -> Result<()> {
+fn trailing_space(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
     let end = text.trim_end_matches(|c| kind(c) & SPACE != 0).len();
     piece(text, 0, end, sink)?;
     piece(text, end, text.len(), sink)
@@ -403,10 +393,10 @@ fn east_asian(text: &str, at: usize) -> Option<usize> {
 /// [!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|
 ///  ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 /// ```
-fn deepseek_v3(text: &str, sink: Sink<'_>) -> Result<()> {
+fn deepseek_v3(text: &str, sink: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
     let cjk = |t: &str, at| Some(run(t, at, |c| matches!(c, '一'..='龥' | '\u{3040}'..='ヿ')));
-    isolate(text, |t, at| number(t, at, 3), &mut |piece| {
-        isolate(piece, cjk, &mut |piece| isolate(piece, deepseek_word, sink))
+    isolate_after(text, to_number, |t, at| number(t, at, 3), &mut |piece| {
+        isolate_after(piece, to_east, cjk, &mut |piece| isolate(piece, deepseek_word, sink))
     })
 }
 
@@ -636,30 +626,11 @@ mod tests {
     }
 
     #[test]
-    fn every_character_has_the_kind_of_its_category() {
-        for (c, expected) in [
-            ('a', LOWER),
-            ('Z', UPPER),
-            ('ǅ', UPPER),
-            ('ª', OTHER),
-            ('漢', OTHER),
-            ('\u{301}', MARK),
-            ('½', NUMBER),
-            ('٣', NUMBER),
-            ('_', PUNCTUATION),
-            ('$', SYMBOL),
-            ('\u{85}', SPACE),
-            ('\u{3000}', SPACE),
-            ('\u{200d}', 0),
-            ('\0', 0),
-            ('\u{10ffff}', 0),
-        ] {
-            assert_eq!(kind(c), expected, "{c:?}");
-        }
+    fn what_is_passed_over_begins_no_match() {
         for code in 0..0x110000 {
             let Some(c) = char::from_u32(code) else { continue };
-            assert_eq!(kind(c) == SPACE, c.is_whitespace(), "{c:?}");
-            assert!(kind(c).count_ones() <= 1);
+            assert!(!is_cased_letter(c) || kind(c) & LETTER != 0, "{c:?}");
+            assert!(!"$+<=>^~|`".contains(c) || kind(c) == SYMBOL, "{c:?}");
         }
     }
 }

@@ -4,7 +4,12 @@
 //! with one printable character for each byte (byte-level BPE). Both are undone here, once, so that
 //! everything else works on plain bytes.
 
-use super::hash::{Seed, table_len};
+use std::hint::black_box;
+use std::ops::Range;
+
+use super::hash::{Seed, Table, same};
+use super::seams::Seams;
+use super::spelling::{Spelling, byte_of, mark_to_space, undo_bytes};
 use crate::base::error::{Result, err};
 
 /// Bytes that the text of one token may have in a file.
@@ -12,11 +17,11 @@ pub const MAX_TOKEN_LEN: usize = 64 * 1024;
 /// Tokens that a vocabulary may have.
 pub const MAX_TOKENS: usize = 1 << 24;
 
+/// Tokens whose places in the table are looked up together.
+const BLOCK: usize = 64;
+
 /// "No token" in tables of ids.
 pub(super) const NONE: u32 = u32::MAX;
-
-/// U+2581, which stands for a space.
-pub(super) const SPACE_MARK: &str = "\u{2581}";
 
 /// What the file says a token is (`tokenizer.ggml.token_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +38,6 @@ pub(super) enum Kind {
     Byte,
 }
 
-/// How a file spells its tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spelling {
-    /// UTF-8, with U+2581 for a space.
-    Spaced,
-    /// One character for each byte.
-    Bytes,
-}
-
 /// The tokens of one model.
 pub(super) struct Vocab {
     /// The bytes of every entry, one after the other. Entry i < `n_vocab` is token i; those beyond
@@ -53,9 +49,11 @@ pub(super) struct Vocab {
     /// Kind and flags of each token.
     marks: Vec<u8>,
     n_vocab: usize,
-    /// Open addressing: 1 + entry, or 0. Holds only what text may become.
-    table: Vec<u32>,
+    /// Holds only what text may become.
+    table: Table,
     seed: Seed,
+    /// Where "llama" and "gemma4" may cut a text before they merge.
+    seams: Seams,
     /// The token of each byte, or NONE.
     bytes: [u32; 256],
     /// Bytes of the longest entry in `table`.
@@ -69,6 +67,8 @@ pub(super) const END: u8 = 0x08;
 pub(super) const STRIP: u8 = 0x10;
 /// The file's own alphabet cannot spell the token, so no text becomes it.
 const HIDDEN: u8 = 0x20;
+/// The token is in the table: its bytes find it, and not another.
+const FOUND: u8 = 0x40;
 
 impl Vocab {
     /// Reads `n_tokens` texts, each of the type that `types` gives it; no types: all are text.
@@ -94,31 +94,54 @@ impl Vocab {
             aliases: Vec::new(),
             marks: Vec::new(),
             n_vocab: n_tokens,
-            table: Vec::new(),
+            // Each token has one entry in it, its own or an alias.
+            table: Table::new(n_tokens, 2 * n_tokens)?,
             seed: Seed::new(),
+            seams: Seams::new(),
             bytes: [NONE; 256],
             max_len: 0,
         };
         reserve_exact(&mut vocab.spans, n_tokens + 1)?;
         reserve_exact(&mut vocab.marks, n_tokens)?;
         vocab.spans.push(0);
-        for id in 0..n_tokens {
-            let Some(text) = tokens.next() else {
-                return Err(err!(BadVocab, "{id} token texts, expected {n_tokens}"));
-            };
-            vocab.read(spelling, id, text, types.get(id).copied().unwrap_or(1))?;
+        for block in (0..n_tokens).step_by(BLOCK) {
+            let block = block..n_tokens.min(block + BLOCK);
+            for id in block.clone() {
+                let Some(text) = tokens.next() else {
+                    return Err(err!(BadVocab, "{id} token texts, expected {n_tokens}"));
+                };
+                vocab.read(spelling, id, text, types.get(id).copied().unwrap_or(1))?;
+            }
+            vocab.insert_block(block);
         }
-        vocab.index(spelling)?;
-        // Both have grown by doubling.
-        vocab.arena = exact(&vocab.arena)?;
-        vocab.spans = exact(&vocab.spans)?;
+        if spelling == Spelling::Bytes {
+            vocab.index_user_defined()?;
+            for byte in 0..=255 {
+                if let Some(id) = vocab.lookup(&[byte]) {
+                    vocab.set_byte(byte, id);
+                }
+            }
+        }
         Ok(vocab)
     }
 
     fn read(&mut self, spelling: Spelling, id: usize, text: &[u8], kind: i32) -> Result<()> {
-        if text.len() > MAX_TOKEN_LEN {
-            let n = text.len();
+        let n = text.len();
+        if n > MAX_TOKEN_LEN {
             return Err(err!(BadVocab, "token {id}: {n} bytes, at most {MAX_TOKEN_LEN}"));
+        }
+        // Undone, no text is longer than it was. Grows by an eighth, so that little is left over.
+        if self.arena.capacity() - self.arena.len() < n {
+            let more = (self.arena.len() / 8).max(4096).max(n);
+            reserve_exact(&mut self.arena, more)?;
+        }
+        if let (1, Some((space, rest))) = (kind, spelling.easy(text)) {
+            if space {
+                self.arena.push(b' ');
+            }
+            self.arena.extend_from_slice(rest);
+            self.marks.push(Kind::Normal as u8);
+            return self.close_entry();
         }
         let Ok(text) = std::str::from_utf8(text) else {
             return Err(err!(BadVocab, "token {id}: not valid UTF-8"));
@@ -132,10 +155,12 @@ impl Vocab {
             other => return Err(err!(BadVocab, "token {id}: unknown type {other}")),
         };
         let mut mark = kind as u8;
-        reserve(&mut self.arena, text.len())?; // undone, no text is longer than it was
         match (kind, spelling) {
             (Kind::Byte, _) => match byte_of(text) {
-                Some(byte) => self.arena.push(byte),
+                Some(byte) => {
+                    self.arena.push(byte);
+                    self.set_byte(byte, id as u32);
+                }
                 None => return Err(err!(BadVocab, "token {id}: {text:?} is not a byte")),
             },
             (Kind::Normal, Spelling::Spaced) => {
@@ -152,7 +177,12 @@ impl Vocab {
             _ => self.arena.extend_from_slice(text.as_bytes()),
         }
         self.marks.push(mark);
-        self.close_entry()
+        self.close_entry()?;
+        if mark == Kind::Normal as u8 {
+            // What is easy above has no seam inside.
+            self.seams.close(bytes_of(&self.arena, &self.spans, id));
+        }
+        Ok(())
     }
 
     /// Ends the entry that the arena's tail is.
@@ -162,32 +192,6 @@ impl Vocab {
         };
         reserve(&mut self.spans, 1)?;
         self.spans.push(end);
-        Ok(())
-    }
-
-    /// Fills the table and `bytes`. Of several tokens with one text, the first is found.
-    fn index(&mut self, spelling: Spelling) -> Result<()> {
-        let len = table_len(self.n_vocab);
-        reserve_exact(&mut self.table, len)?;
-        self.table.resize(len, 0);
-        for id in 0..self.n_vocab {
-            match self.kind(id as u32) {
-                Some(Kind::Normal) if !self.has(id as u32, HIDDEN) => self.insert(id),
-                Some(Kind::Byte) => {
-                    let byte = self.entry(id).first().copied().unwrap_or(0);
-                    self.set_byte(byte, id as u32);
-                }
-                _ => {}
-            }
-        }
-        if spelling == Spelling::Bytes {
-            self.index_user_defined()?;
-            for byte in 0..=255 {
-                if let Some(id) = self.lookup(&[byte]) {
-                    self.set_byte(byte, id);
-                }
-            }
-        }
         Ok(())
     }
 
@@ -206,42 +210,51 @@ impl Vocab {
             if !undo_bytes(std::str::from_utf8(text).unwrap_or(""), &mut bytes) {
                 continue;
             }
+            let hash = self.seed.bytes(&bytes);
             if bytes.len() == text.len() {
-                self.insert(id);
+                self.insert(id, hash);
             } else if self.lookup(&bytes).is_none() {
                 reserve(&mut self.arena, bytes.len())?;
                 self.arena.extend_from_slice(&bytes);
                 self.close_entry()?;
                 reserve(&mut self.aliases, 1)?;
                 self.aliases.push(id as u32);
-                self.insert(self.n_vocab + self.aliases.len() - 1);
+                self.insert(self.n_vocab + self.aliases.len() - 1, hash);
             }
         }
         Ok(())
     }
 
-    /// Puts an entry into the table, unless its bytes are there or are none.
-    fn insert(&mut self, entry: usize) {
-        let bytes = self.entry(entry);
+    /// Puts the tokens into the table that text may become. All places in it are looked at before
+    /// the first is needed, so that they come from memory side by side and not one by one.
+    fn insert_block(&mut self, block: Range<usize>) {
+        let mut hashes = [0; BLOCK];
+        let mut seen = 0;
+        for (id, hash) in block.clone().zip(&mut hashes) {
+            *hash = self.seed.bytes(self.entry(id));
+            seen ^= self.table.peek(*hash);
+        }
+        black_box(seen);
+        for (id, hash) in block.zip(hashes) {
+            if self.marks.get(id) == Some(&(Kind::Normal as u8)) {
+                self.insert(id, hash);
+            }
+        }
+    }
+
+    /// Puts an entry into the table, unless its bytes are there or are none: of several tokens
+    /// with one text, the first is found.
+    fn insert(&mut self, entry: usize, hash: u64) {
+        let Vocab { arena, spans, table, .. } = self;
+        let bytes = bytes_of(arena, spans, entry);
         if bytes.is_empty() {
             return;
         }
-        let len = bytes.len();
-        let mask = self.table.len() - 1;
-        let mut slot = self.seed.bytes(bytes) & mask;
-        // There is always a free slot: `table_len` leaves three eighths of them.
-        while let Some(&found) = self.table.get(slot) {
-            if found == 0 {
-                if let Some(free) = self.table.get_mut(slot) {
-                    *free = entry as u32 + 1;
-                }
-                self.max_len = self.max_len.max(len);
-                return;
+        if table.insert(hash, entry, |i| same(bytes_of(arena, spans, i), bytes)) {
+            self.max_len = self.max_len.max(bytes.len());
+            if let Some(mark) = self.marks.get_mut(entry) {
+                *mark |= FOUND;
             }
-            if self.entry(found as usize - 1) == self.entry(entry) {
-                return;
-            }
-            slot = (slot + 1) & mask;
         }
     }
 
@@ -252,31 +265,51 @@ impl Vocab {
     }
 
     /// The token that text with these bytes becomes; never a control token.
+    #[inline]
     pub(super) fn lookup(&self, bytes: &[u8]) -> Option<u32> {
+        self.lookup_as(self.hash(bytes), bytes)
+    }
+
+    /// What [`Vocab::lookup_as`] and [`Vocab::warm`] take.
+    #[inline]
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.seed.bytes(bytes)
+    }
+
+    /// As [`Vocab::lookup`], of bytes with this hash.
+    #[inline]
+    pub(super) fn lookup_as(&self, hash: u64, bytes: &[u8]) -> Option<u32> {
         if bytes.is_empty() || bytes.len() > self.max_len {
             return None;
         }
-        let mask = self.table.len() - 1;
-        let mut slot = self.seed.bytes(bytes) & mask;
-        loop {
-            let entry = self.table.get(slot)?.checked_sub(1)? as usize;
-            if self.entry(entry) == bytes {
-                return match entry.checked_sub(self.n_vocab) {
-                    None => Some(entry as u32),
-                    Some(alias) => self.aliases.get(alias).copied(),
-                };
-            }
-            slot = (slot + 1) & mask;
+        let entry = self.table.find(hash, |i| same(self.entry(i), bytes))?;
+        match entry.checked_sub(self.n_vocab) {
+            None => Some(entry as u32),
+            Some(alias) => self.aliases.get(alias).copied(),
         }
     }
 
+    /// Reads what a lookup of bytes with this hash begins with. Several of these wait for memory
+    /// side by side, where lookups, each of which decides what to do next, wait one by one. The
+    /// result says nothing; `black_box` keeps the reading from being left out.
+    #[inline]
+    pub(super) fn warm(&self, hash: u64) -> u32 {
+        let begin = self.spans.get(self.table.peek(hash) as usize).copied().unwrap_or(0);
+        self.arena.get(begin as usize).copied().unwrap_or(0).into()
+    }
+
+    /// Whether [`Vocab::lookup`] finds this token for these bytes, if that is quick to tell.
+    pub(super) fn is_found(&self, id: u32, bytes: &[u8]) -> bool {
+        self.has(id, FOUND) && same(self.entry(id as usize), bytes)
+    }
+
     fn entry(&self, i: usize) -> &[u8] {
-        match (self.spans.get(i), self.spans.get(i + 1)) {
-            (Some(&begin), Some(&end)) => {
-                self.arena.get(begin as usize..end as usize).unwrap_or(&[])
-            }
-            _ => &[],
-        }
+        bytes_of(&self.arena, &self.spans, i)
+    }
+
+    /// Where a text may be cut before it is merged.
+    pub(super) fn seams(&self) -> &Seams {
+        &self.seams
     }
 
     /// The token of one byte.
@@ -326,51 +359,17 @@ impl Vocab {
 
     /// Bytes of memory it owns.
     pub(super) fn heap_bytes(&self) -> usize {
-        let ids = self.spans.capacity() + self.aliases.capacity() + self.table.capacity();
-        self.arena.capacity() + self.marks.capacity() + 4 * ids
+        let ids = self.spans.capacity() + self.aliases.capacity();
+        self.arena.capacity() + self.marks.capacity() + 4 * ids + self.table.heap_bytes()
     }
 }
 
-/// The byte that "<0x41>" names.
-fn byte_of(text: &str) -> Option<u8> {
-    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if hex.len() != 2 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
+/// The bytes of an entry.
+fn bytes_of<'a>(arena: &'a [u8], spans: &[u32], entry: usize) -> &'a [u8] {
+    match (spans.get(entry), spans.get(entry + 1)) {
+        (Some(&begin), Some(&end)) => arena.get(begin as usize..end as usize).unwrap_or(&[]),
+        _ => &[],
     }
-    u8::from_str_radix(hex, 16).ok()
-}
-
-/// Appends `text` with each U+2581 turned into the space it stands for. The caller has reserved.
-pub(super) fn mark_to_space(text: &str, out: &mut Vec<u8>) {
-    for (i, part) in text.split(SPACE_MARK).enumerate() {
-        if i > 0 {
-            out.push(b' ');
-        }
-        out.extend_from_slice(part.as_bytes());
-    }
-}
-
-/// Appends the bytes that the characters of `text` stand for in byte-level BPE; or, when one of
-/// them stands for none, appends nothing and returns false. The caller has reserved.
-///
-/// The printable characters of Latin-1 stand for themselves; the 68 other bytes, in their order,
-/// are the characters from U+0100 on.
-pub(super) fn undo_bytes(text: &str, out: &mut Vec<u8>) -> bool {
-    let begin = out.len();
-    for c in text.chars() {
-        let byte = match u32::from(c) {
-            code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => code,
-            code @ 0x100..=0x120 => code - 0x100, // 0x00 to 0x20
-            code @ 0x121..=0x142 => code - 0x121 + 0x7f, // 0x7f to 0xa0
-            0x143 => 0xad,
-            _ => {
-                out.truncate(begin);
-                return false;
-            }
-        };
-        out.push(byte as u8); // every arm gives less than 256
-    }
-    true
 }
 
 /// Makes room for `n` more elements, or fails.
@@ -381,14 +380,6 @@ pub(super) fn reserve<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
 /// Makes room for exactly `n` more elements, or fails.
 pub(super) fn reserve_exact<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
     vec.try_reserve_exact(n).map_err(|_| no_memory::<T>(n))
-}
-
-/// A copy without spare room. (Shrinking in place would end the process if memory ran out.)
-fn exact<T: Copy>(from: &[T]) -> Result<Vec<T>> {
-    let mut copy = Vec::new();
-    reserve_exact(&mut copy, from.len())?;
-    copy.extend_from_slice(from);
-    Ok(copy)
 }
 
 fn no_memory<T>(n: usize) -> crate::base::error::Error {

@@ -1,9 +1,10 @@
 //! How fast text becomes tokens, on one core: `cargo bench --bench tokenizer [-- NAME...]`.
 //!
 //! For each vocabulary in the cache (`make models` fills it): milliseconds to read the file's
-//! header, milliseconds to make the tokenizer of it, and MB/s of text. The text is the first
-//! 1,000,000 bytes of `texts/austen.txt` there, which `make models` does not get, or of the file
-//! that TERN_BENCH_TEXT names. NAMEs are vocabularies.
+//! header, milliseconds to make the tokenizer of it, MB/s of text, how many tokens it is, and a hash
+//! of them: FNV-1a over their ids as little-endian u32. The text is the first 1,000,000 bytes of
+//! `texts/austen.txt` there, which `make models` does not get, or of the file that TERN_BENCH_TEXT
+//! names. NAMEs are vocabularies.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -59,6 +60,12 @@ fn text() -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).trim_end_matches('\u{fffd}').to_string())
 }
 
+fn hash(ids: &[i32]) -> u64 {
+    ids.iter().flat_map(|id| id.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let Some(text) = text() else { return };
@@ -87,7 +94,7 @@ fn main() {
             tokenizer.tokenize(black_box(&text), false, false, &mut ids).expect("any text has ids");
         });
         println!(
-            "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>7.1} {:>7.1} {:>9}",
+            "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>7.1} {:>7.1} {:>9} {:016x}",
             header.0 * 1e3,
             header.1 * 1e3,
             build.0 * 1e3,
@@ -95,6 +102,7 @@ fn main() {
             text.len() as f64 / tokenize.0 / 1e6,
             text.len() as f64 / tokenize.1 / 1e6,
             ids.len(),
+            hash(&ids),
         );
     }
 }
