@@ -213,6 +213,31 @@ mod tests {
     }
 
     #[test]
+    fn a_near_sum_is_near() {
+        let mut state = 1_u64;
+        for round in 0..2000 {
+            let spread = [0.0, 1.0e-6, 0.5, 5.0, 30.0, 90.0, 1.0e38][round % 7];
+            let max = [0.0, 17.25, -3.0e4, 3.0e38][round % 4];
+            let n = [1, 15, 16, 17, 1000, CHUNK][round % 6];
+            let mut values: Vec<f32> = (0..n)
+                .map(|_| {
+                    state =
+                        state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    max - (state >> 40) as f32 / (1 << 24) as f32 * spread
+                })
+                .collect();
+            values[n / 3] = f32::NEG_INFINITY;
+            values[n / 2] = max;
+            let exact: f64 = values.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum();
+            let found = f64::from(near_sum(&values, max));
+            assert!(
+                (found / exact - 1.0).abs() < NEAR / 2.0,
+                "{spread} {max} {n}: {found}, {exact}"
+            );
+        }
+    }
+
+    #[test]
     fn exp_gives_the_recorded_bits() {
         // From tests/oracle/sampler_golden.py. A machine that differs here draws other tokens.
         for (x, bits) in [

@@ -63,7 +63,10 @@ fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let Some(text) = text() else { return };
     println!("least / median of some runs; {} bytes of text", text.len());
-    println!("{:<14} {:>17} {:>17} {:>15} {:>9}", "", "header ms", "tokenizer ms", "MB/s", "tokens");
+    println!(
+        "{:<14} {:>17} {:>17} {:>15} {:>9}",
+        "", "header ms", "tokenizer ms", "MB/s", "tokens"
+    );
     for &(name, path) in VOCABULARIES {
         if !names.is_empty() && !names.iter().any(|n| n == name) {
             continue;
