@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::math::{CHUNK, LANES, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
+use super::math::{BATCH, CHUNK, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
 use super::rank::{Mass, Order, share};
 use super::row::Row;
 
@@ -178,9 +178,11 @@ impl<'a> Candidates<'a> {
         if self.list == List::Row {
             row.finite_chunks(|values| {
                 let [weights, products] = sum_chunk(values, |values| {
-                    let below = values.map(|value| value - max);
-                    let weights = exps(below);
-                    [weights, std::array::from_fn(|i| weights[i] * below[i])]
+                    values.iter_mut().for_each(|value| *value -= max);
+                    let mut products = *values;
+                    exps(values);
+                    products.iter_mut().zip(&*values).for_each(|(x, weight)| *x *= weight);
+                    [*values, products]
                 });
                 z += weights;
                 weighted += products;
@@ -225,7 +227,10 @@ impl<'a> Candidates<'a> {
             rank: |token, logit| Some((expected.distance(logit), expected.key(token, logit))),
             top: max + mean,
             range,
-            weights: |values: [f64; LANES]| exps(values.map(|value| value - max)),
+            weights: |values: &mut [f64; BATCH]| {
+                values.iter_mut().for_each(|value| *value -= max);
+                exps(values);
+            },
         };
         let Some(last) = order.crossing(f64::from(p), self.keys) else {
             self.n = row.finite_keys(0, self.keys);
@@ -307,10 +312,19 @@ impl<'a> Candidates<'a> {
     fn top_p_of_row(&mut self, p: f32) {
         let (row, max) = (self.row, self.max);
         let weight = |key| exp(f64::from(value(key)) - max);
-        let weights = |values: [f64; LANES]| exps(values.map(|value| value - max));
+        let weights = |values: &mut [f64; BATCH]| {
+            values.iter_mut().for_each(|value| *value -= max);
+            exps(values);
+        };
         let exact = || {
             let mut z = 0.0;
-            row.finite_chunks(|values| z += sum_chunk(values, |values| [weights(values)])[0]);
+            row.finite_chunks(|values| {
+                let [chunk] = sum_chunk(values, |values| {
+                    weights(values);
+                    [*values]
+                });
+                z += chunk;
+            });
             f64::from(p) * z
         };
         let near_z: f64 =
@@ -385,7 +399,10 @@ impl<'a> Candidates<'a> {
         let max = self.max;
         let inverse = 1.0 / f64::from(temperature);
         let weight = |value: f64| exp((value - max) * inverse);
-        let weights = |values: [f64; LANES]| exps(values.map(|value| (value - max) * inverse));
+        let weights = |values: &mut [f64; BATCH]| {
+            values.iter_mut().for_each(|value| *value = (*value - max) * inverse);
+            exps(values);
+        };
         if self.list == List::Kept {
             let order = Order {
                 row: self.row,
@@ -407,7 +424,10 @@ impl<'a> Candidates<'a> {
         if self.list == List::Row {
             let mut sum = 0.0;
             self.row.finite_chunks(|values| {
-                let [chunk] = sum_chunk(values, |values| [weights(values)]);
+                let [chunk] = sum_chunk(values, |values| {
+                    weights(values);
+                    [*values]
+                });
                 self.chunks[n_chunks] = chunk;
                 n_chunks += 1;
                 sum += chunk;

@@ -348,7 +348,12 @@ impl Sampler {
         let max = chunks.iter().fold(f64::NEG_INFINITY, |max, &h| if h > max { h } else { max });
         let mut sum = 0.0;
         for i in 0..row.n_chunks() {
-            sum += math::sum_chunk(row.chunk(i), |l| [math::exps(l.map(|l| l - max))])[0];
+            let [chunk] = math::sum_chunk(row.chunk(i), |logits| {
+                logits.iter_mut().for_each(|logit| *logit -= max);
+                math::exps(logits);
+                [*logits]
+            });
+            sum += chunk;
         }
         let ln_sum = math::ln(sum);
         let logprob = |token: usize| (f64::from(row.logit(token)) - max - ln_sum) as f32;

@@ -6,7 +6,7 @@
 //! it is closer there than rounding can account for, and then the row is made a list.
 
 use super::filter::{floor_below, token};
-use super::math::{CHUNK, LANES};
+use super::math::{BATCH, CHUNK};
 use super::row::Row;
 
 /// How far the sorted prefix of a list reaches at first, and how much further each time.
@@ -114,14 +114,14 @@ pub(super) struct Order<'a, R, W> {
     pub(super) top: f64,
     /// The greatest depth of interest. Deeper tokens may be there.
     pub(super) range: f32,
-    /// The weights of logits.
+    /// Makes logits their weights.
     pub(super) weights: W,
 }
 
 impl<R, W> Order<'_, R, W>
 where
     R: Fn(u32, f32) -> Option<(f32, u64)>,
-    W: Fn([f64; LANES]) -> [f64; LANES],
+    W: Fn(&mut [f64; BATCH]),
 {
     /// The key at which the weights, added one by one in the order, pass a share of their sum. None
     /// where another order of additions could pass it elsewhere.
@@ -148,12 +148,13 @@ where
         let n = self.gather(at, keys);
         let keys = &mut keys[..n];
         keys.sort_unstable_by(|a, b| b.cmp(a));
-        for keys in keys.chunks(LANES) {
-            let mut logits = [f64::NEG_INFINITY; LANES];
-            for (logit, &key) in logits.iter_mut().zip(keys) {
+        for keys in keys.chunks(BATCH) {
+            let mut weights = [f64::NEG_INFINITY; BATCH];
+            for (logit, &key) in weights.iter_mut().zip(keys) {
                 *logit = f64::from(self.row.logit(token(key) as usize));
             }
-            for (key, weight) in keys.iter().zip((self.weights)(logits)) {
+            (self.weights)(&mut weights);
+            for (key, weight) in keys.iter().zip(weights) {
                 total += weight;
                 if total >= target - margin {
                     return (total > target + margin).then_some(*key);
@@ -176,14 +177,14 @@ where
             if max <= f64::from(self.floor) {
                 continue;
             }
-            for (j, some) in self.row.chunk(i).chunks(LANES).enumerate() {
+            for (j, some) in self.row.chunk(i).chunks(BATCH).enumerate() {
                 if !some.iter().fold(false, |any, &l| any | (l > self.floor)) {
                     continue;
                 }
-                let mut logits = [f64::NEG_INFINITY; LANES];
-                logits.iter_mut().zip(some).for_each(|(to, &from)| *to = f64::from(from));
-                let weights = (self.weights)(logits);
-                let first = CHUNK * i + LANES * j;
+                let mut weights = [f64::NEG_INFINITY; BATCH];
+                weights.iter_mut().zip(some).for_each(|(to, &from)| *to = f64::from(from));
+                (self.weights)(&mut weights);
+                let first = CHUNK * i + BATCH * j;
                 for (k, (&logit, weight)) in some.iter().zip(weights).enumerate() {
                     if logit > self.floor
                         && let Some((depth, _)) = (self.rank)((first + k) as u32, logit)

@@ -128,7 +128,7 @@ fn any_row(rng: &mut Rng, n: usize) -> Vec<f32> {
             *logit = f32::NEG_INFINITY;
         }
     }
-    if rng.next_u64() % 8 == 0 {
+    if rng.next_u64().is_multiple_of(8) {
         row[rng.next_u64() as usize % n] =
             [f32::MIN, f32::MAX, 1.0e-40][rng.next_u64() as usize % 3];
     }
@@ -190,4 +190,27 @@ fn every_choice_is_that_of_the_plain_pipeline() {
         }
     }
     assert!(n_choices > 4500 && n_wide > 150, "{n_choices} choices, {n_wide} from many");
+}
+
+/// Equal logits whose number is a power of 2: no rounding, and a share that one token passes by
+/// nothing at all. No sum in another order may decide that.
+#[test]
+fn a_share_that_is_met_exactly_is_decided_exactly() {
+    let n = 65_536;
+    let row = vec![1.5; n];
+    let mut scratch = Scratch::new(n).unwrap();
+    for share in [0.25, 0.5, 0.75] {
+        for (top_p, typical_p) in [(share, 0.0), (0.0, share), (share, share)] {
+            let params =
+                Params { top_p, typical_p, temperature: 1.0, seed: 9, ..Params::default() };
+            let mut sampler = Sampler::new(&params).unwrap();
+            let mut numbers = Rng::new(9);
+            for _ in 0..12 {
+                let (expected, n_left) = choose(&params, &[], &row, numbers.next_f64());
+                let shares = f64::from(if top_p * typical_p > 0.0 { share * share } else { share });
+                assert_eq!(n_left as f64, shares * n as f64);
+                assert_eq!(sampler.sample(&row, &mut scratch).unwrap(), expected as i32);
+            }
+        }
+    }
 }
