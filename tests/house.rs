@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Where `unsafe` may live. Everything else is safe code over these.
 const MAY_BE_UNSAFE: &[&str] = &[
-    "base/file.rs",
+    "base/file/",
     "base/aligned.rs",
     "base/pool/",
     "base/clock.rs",

@@ -8,8 +8,8 @@ use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, Kernels, Panel, Weight};
-use tern::quant;
+use tern::kernel::{Activations, Kernels, Packed, Panel, Weight};
+use tern::quant::{self, p16};
 
 /// Half a unit in the last place of 1.
 const U: f64 = 1.0 / 16777216.0;
@@ -275,6 +275,76 @@ fn check_all_matmuls(quantised: bool) {
             eprintln!("tested matmul_{dtype}_{isa}");
         }
     });
+}
+
+/// Packed weights: exact within the bounds of the arithmetic, and the same bits on every rung, with
+/// one token or many, in any range of groups.
+fn check_packed(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
+    let bytes = random_rows(dtype, k, n_rows, random);
+    let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+    p16::pack(dtype, k, &bytes, &mut packed);
+    let w = Packed { dtype, k, n_rows, bytes: &packed };
+    let x = random_activations(17, k, random);
+    let quantised = dtype.is_quantised().then(|| quantise(Kernels::for_isa(Isa::Scalar), &x, k));
+    let quantised = quantised.as_ref();
+    let multiply = |kernels: &Kernels, from: usize, n: usize, grain: usize| {
+        let act = tokens(&x, quantised, k, from, n);
+        let mut out = vec![f32::NAN; n * n_rows];
+        for first in (0..n_rows).step_by(grain) {
+            let end = n_rows.min(first + grain);
+            kernels.matmul_packed(&w, &act, &mut Columns::new(&mut out, n_rows, first..end));
+            let after = out.chunks(n_rows).flat_map(|row| &row[end..]);
+            assert!(after.into_iter().all(|x| x.is_nan()), "beyond the columns");
+        }
+        out
+    };
+    let all = multiply(Kernels::for_isa(Isa::Scalar), 0, 17, n_rows);
+    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
+    let bound = U * (k as f64 / 8.0 + 24.0 + FLOAT_PIECE);
+    for (i, &out) in all.iter().enumerate() {
+        let (t, r) = (i / n_rows, i % n_rows);
+        let row = &bytes[r * row_bytes..][..row_bytes];
+        let q = quantised.map(|a| (&a.q[t * k..][..k], &a.d[t * k / 32..][..k / 32]));
+        let (value, magnitude, truth, rounding) = exact(dtype, row, &x[t * k..][..k], q);
+        let error = (f64::from(out) - value).abs();
+        let bound = bound * magnitude + 1e-37 * (k as f64);
+        let what = format!("packed {dtype}, k = {k}, {n_rows} rows: [{t}][{r}] = {out}");
+        assert!(error <= bound, "{what}, exactly {value}, bound {bound}");
+        assert!((f64::from(out) - truth).abs() <= rounding + bound, "{what}, truly {truth}");
+    }
+    each_isa(|kernels, isa| {
+        if !kernels.packs() {
+            return;
+        }
+        for n in N_TOKENS {
+            for grain in [16, 48] {
+                let from = (17 - n) / 2;
+                let some = multiply(kernels, from, n, grain);
+                let what = format!("packed {dtype}_{isa}, k = {k}, {n_rows} rows, {n} tokens");
+                assert_same_bits(&some, &all[from * n_rows..][..some.len()], &what);
+            }
+        }
+    });
+}
+
+/// Weights of floats that packed kernels add up in a row.
+const FLOAT_PIECE: f64 = 256.0;
+
+#[test]
+fn matmul_with_packed_weights() {
+    let mut random = Random(17);
+    for &dtype in DType::ALL {
+        let lengths: &[usize] = match dtype.block_len() {
+            1 => &[1, 3, 16, 33, 255, 257, 576, 1023],
+            32 => &[32, 96, 480, 512, 544, 1056],
+            _ => &[256, 512, 768, 1280],
+        };
+        for &k in lengths {
+            for n_rows in [1, 15, 16, 17, 49, 64] {
+                check_packed(dtype, k, n_rows, &mut random);
+            }
+        }
+    }
 }
 
 #[test]

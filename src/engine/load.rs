@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::TensorRef;
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{self, Cpu};
 use crate::base::cpu::Isa;
-use crate::base::error::{Result, err};
-use crate::base::file::{Bytes, LoadMode, Source};
+use crate::base::dtype::DType;
+use crate::base::error::{Error, Result, err};
+use crate::base::file::{Bytes, LoadMode, Source, report};
 use crate::base::log::log;
 use crate::base::memory;
 use crate::chat;
@@ -98,17 +99,37 @@ impl Model {
         let source = open(input)?;
         let parsed = parse(&source, params)?;
         let mode = load_mode(params, &source, &parsed.gguf);
-        let (at, len) = (parsed.gguf.data_offset(), parsed.gguf.data_len());
-        if mode == LoadMode::Copy {
-            check_memory("weights", len)?;
-        }
-        let bytes = Arc::new(Bytes::load(&source, at, len, mode, progress)?);
-        let backend = Cpu::new(parsed.plan.decoder, bytes, params.isa.unwrap_or_else(Isa::best));
-        if mode != LoadMode::MapFast {
-            check_weights(&parsed.gguf, &backend)?;
-        }
-        let layers = parsed.plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
-        let ends = backend.ends(&parsed.plan.ends)?;
+        let len = parsed.gguf.data_len();
+        let isa = params.isa.unwrap_or_else(Isa::best);
+        let (plan, gguf) = (parsed.plan, &parsed.gguf);
+        let backend = if mode == LoadMode::Copy && Cpu::packs(isa) {
+            check_memory("weights", Cpu::packed_bytes(&plan.layers, &plan.ends)?)?;
+            let mut done = 0;
+            report(progress, 0, len)?;
+            let mut read = |tensor: &TensorRef, at: usize, buf: &mut [u8]| {
+                let offset = (tensor.offset + at) as u64;
+                source.read_at(gguf.data_offset() + offset, buf)?;
+                check_finite(gguf, tensor, offset, buf)?;
+                done += buf.len() as u64;
+                report(progress, done.min(len), len)
+            };
+            let backend = Cpu::packed(plan.decoder, &plan.layers, &plan.ends, isa, &mut read)?;
+            source.check_unchanged()?;
+            report(progress, len, len)?; // what lies between tensors is not read
+            backend
+        } else {
+            if mode == LoadMode::Copy {
+                check_memory("weights", len)?;
+            }
+            let bytes = Bytes::load(&source, gguf.data_offset(), len, mode, progress)?;
+            let backend = Cpu::new(plan.decoder, Arc::new(bytes), isa);
+            if mode != LoadMode::MapFast {
+                check_weights(gguf, &backend)?;
+            }
+            backend
+        };
+        let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
+        let ends = backend.ends(&plan.ends)?;
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
             Info,
@@ -136,10 +157,15 @@ impl Model {
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let vocab_bytes = parsed.gguf.heap_bytes() as u64 + parsed.tokenizer.heap_bytes() as u64;
-        let weights_bytes = if copied { data } else { 0 };
+        let packs = Cpu::packs(params.isa.unwrap_or_else(Isa::best));
+        let weights_bytes = match copied {
+            true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
+            true => data,
+            false => 0,
+        };
         Ok(Plan {
             weights_bytes,
-            mapped_bytes: data - weights_bytes,
+            mapped_bytes: if copied { 0 } else { data },
             vocab_bytes,
             kv_bytes,
             scratch_bytes,
@@ -226,6 +252,7 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
             .map_err(|_| err!(OutOfMemory, "no memory for {} bytes", tensor.bytes))?;
         bytes.resize(tensor.bytes, 0);
         source.read_at(data_offset + tensor.offset as u64, &mut bytes)?;
+        check_finite(&gguf, tensor, tensor.offset as u64, &bytes)?;
         Ok(bytes)
     };
     let plan = weights::plan(&gguf, &hparams, &mut read)?;
@@ -268,16 +295,25 @@ fn load_mode(params: &ModelParams, source: &Source<'_>, gguf: &Gguf) -> LoadMode
     })
 }
 
+/// Every weight of the whole blocks in `bytes`, from `offset` in the data on, is a finite number.
+fn check_finite(gguf: &Gguf, tensor: &TensorRef, offset: u64, bytes: &[u8]) -> Result<()> {
+    let Some(block) = cpu::bad_block(tensor.dtype, bytes) else { return Ok(()) };
+    // The tensor may be a part of what the file calls one.
+    let whole = gguf.tensors().iter().find(|t| (t.offset..t.offset + t.bytes).contains(&offset));
+    let (name, before) = whole.map_or(("", 0), |t| (t.name(gguf), offset - t.offset));
+    Err(not_finite(name, tensor.dtype, before as usize / tensor.dtype.block_bytes() + block))
+}
+
+fn not_finite(name: &str, dtype: DType, block: usize) -> Error {
+    err!(BadWeights, "{name}: block {block} of {dtype} holds a number that is not finite")
+}
+
 /// Every weight is a finite number.
 fn check_weights(gguf: &Gguf, backend: &Cpu) -> Result<()> {
     for info in gguf.tensors() {
         let name = info.name(gguf);
         if let Some(block) = backend.first_bad_block(&reference(name, info)?) {
-            return Err(err!(
-                BadWeights,
-                "{name}: block {block} of {} holds a number that is not finite",
-                info.dtype
-            ));
+            return Err(not_finite(name, info.dtype, block));
         }
     }
     Ok(())

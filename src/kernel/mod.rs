@@ -23,14 +23,17 @@ mod elem;
 #[cfg(target_arch = "aarch64")]
 mod insn_aarch64;
 mod matmul;
+mod packed;
 mod quantize;
+
+pub use packed::Packed;
 
 use std::sync::OnceLock;
 
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
-use crate::quant;
+use crate::quant::p16;
 
 use attend::Sums;
 pub use attend::{GROUP, Panel};
@@ -82,6 +85,7 @@ pub(crate) type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]
 pub struct Kernels {
     isa: Isa,
     matmul: [MatmulFn; DType::COUNT],
+    packed: [Option<packed::PackedFn>; DType::COUNT],
     quantize: QuantizeFn,
     attend: attend::Attend,
     elem: elem::Elem,
@@ -97,6 +101,7 @@ impl Kernels {
         TABLES[isa as usize].get_or_init(|| Kernels {
             isa,
             matmul: std::array::from_fn(|i| matmul::for_isa(DType::ALL[i], isa)),
+            packed: std::array::from_fn(|i| packed::for_isa(DType::ALL[i], isa)),
             quantize: quantize::for_isa(isa),
             attend: attend::for_isa(isa),
             elem: elem::for_isa(isa),
@@ -142,9 +147,34 @@ impl Kernels {
         unsafe { (self.matmul[w.dtype as usize])(w, act, out) }
     }
 
-    /// Decodes a row of weights, exactly; see [`quant::decode_row`].
-    pub fn decode_row(&self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
-        quant::decode_row(dtype, bytes, out);
+    /// Whether these kernels multiply packed weights ([`Kernels::matmul_packed`]) instead of the
+    /// file's blocks ([`Kernels::matmul`]).
+    pub fn packs(&self) -> bool {
+        self.packed.iter().all(Option::is_some)
+    }
+
+    /// Multiplies: `out[t][r]` = row `r` of `w` times token `t`, for the columns `r` of `out`: whole
+    /// groups of 16 rows, but for the last of `w`.
+    pub fn matmul_packed(&self, w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+        let bytes = p16::packed_bytes(w.dtype, w.k, w.n_rows).expect("weights are whole blocks");
+        assert_eq!(w.bytes.len(), bytes, "{}: bytes of packed weights", w.dtype);
+        assert_eq!(act.k, w.k, "lengths of rows");
+        assert!(w.k > 0, "a row has weights");
+        assert_eq!(out.n_rows(), act.n, "tokens");
+        let end = out.first() + out.len();
+        assert!(end <= w.n_rows, "columns of out are rows of weights");
+        assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
+        assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
+        if w.dtype.is_quantised() {
+            assert_eq!(act.q.len(), act.n * act.k, "codes of activations");
+            assert_eq!(act.d.len(), act.n * act.k / ACTIVATION_BLOCK, "scales of activations");
+            assert_eq!(act.sum.len(), act.n * act.k / ACTIVATION_SUM, "sums of activations");
+        } else {
+            assert_eq!(act.x.len(), act.n * act.k, "activations");
+        }
+        let matmul = self.packed[w.dtype as usize].expect("kernels that pack");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { matmul(w, act, out) }
     }
 
     /// Adds products to `n` rows of sums, in half precision:

@@ -17,6 +17,7 @@ mod block32;
 mod float;
 mod iq4;
 mod k;
+pub mod p16;
 mod ternary;
 
 use crate::base::dtype::DType;

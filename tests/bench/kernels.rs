@@ -12,7 +12,8 @@ use std::time::Instant;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, GROUP, Kernels, Panel, Weight};
+use tern::kernel::{Activations, GROUP, Kernels, Packed, Panel, Weight};
+use tern::quant::p16;
 
 const K: usize = 2048;
 const READ_BYTES: usize = 96 << 20;
@@ -92,7 +93,20 @@ fn main() {
             if dtype == DType::Mxfp4 {
                 bytes.chunks_mut(dtype.block_bytes()).for_each(|block| block[0] |= 64);
             }
+            let mut packed = vec![0; p16::packed_bytes(dtype, K, n_rows).expect("whole blocks")];
+            p16::pack(dtype, K, &bytes, &mut packed);
             let multiply = |n_rows: usize, n: usize| {
+                if kernels.packs() {
+                    let n_rows = n_rows / p16::ROWS * p16::ROWS;
+                    let bytes = &packed[..p16::packed_bytes(dtype, K, n_rows).expect("blocks")];
+                    let w = Packed { dtype, k: K, n_rows, bytes };
+                    let mut out = vec![0.0; n * n_rows];
+                    return seconds(|| {
+                        let columns = &mut Columns::new(&mut out, n_rows, 0..n_rows);
+                        kernels.matmul_packed(&w, &tokens(n), columns);
+                        black_box(&mut out);
+                    });
+                }
                 let bytes = &bytes[..n_rows * row_bytes];
                 let w = Weight { dtype, k: K, n_rows, bytes };
                 let mut out = vec![0.0; n * n_rows];

@@ -1,9 +1,10 @@
-//! The CPU: weights as they lie in the file, kernels of the best instruction set, phases cut into
+//! The CPU: weights packed for its kernels, or as they lie in a mapped file; kernels of the best instruction set, phases cut into
 //! chunks of rows for the session's threads.
 //!
 //! Every number is computed in an order that depends neither on the threads nor on how a prompt
 //! was cut into batches; that is what makes logits the same bits for any of them.
 
+mod arena;
 mod attention;
 mod cache;
 mod phases;
@@ -12,26 +13,57 @@ mod weights;
 
 use std::sync::Arc;
 
-use crate::backend::{Activation, Decoder};
+use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
+use crate::base::error::Result;
 use crate::base::file::Bytes;
 use crate::kernel::Kernels;
 
+use arena::Arena;
+
+pub use arena::Read;
 pub use cache::Kv;
 pub use scratch::Scratch;
-pub use weights::{CpuEnds, CpuLayer};
+pub use weights::{CpuEnds, CpuLayer, bad_block};
 
 /// A decoder's weights on the CPU.
 pub struct Cpu {
     decoder: Decoder,
     bytes: Arc<Bytes>,
+    /// Where tensors lie in `bytes`, if that is not the file's data.
+    arena: Option<Arena>,
     kernels: &'static Kernels,
 }
 
 impl Cpu {
     /// A device for the weights in `bytes`, with the kernels of `isa`.
     pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa) -> Cpu {
-        Cpu { decoder, bytes, kernels: Kernels::for_isa(isa) }
+        Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa) }
+    }
+
+    /// Whether the kernels of `isa` are made for packed weights ([`Cpu::packed`]).
+    pub fn packs(isa: Isa) -> bool {
+        Kernels::for_isa(isa).packs()
+    }
+
+    /// Bytes that [`Cpu::packed`] takes for the weights.
+    pub fn packed_bytes(layers: &[Layer], ends: &Ends) -> Result<u64> {
+        Ok(Arena::new(layers, ends)?.len() as u64)
+    }
+
+    /// A device with weights of its own, packed for the kernels of `isa`. `read` gives a tensor's
+    /// bytes; it is asked for each byte once, in the file's order.
+    pub fn packed(
+        decoder: Decoder,
+        layers: &[Layer],
+        ends: &Ends,
+        isa: Isa,
+        read: Read<'_>,
+    ) -> Result<Cpu> {
+        let arena = Arena::new(layers, ends)?;
+        let bytes = Bytes::build(arena.len(), |bytes| arena.fill(bytes, read))?;
+        let kernels = Kernels::for_isa(isa);
+        Ok(Cpu { decoder, bytes: Arc::new(bytes), arena: Some(arena), kernels })
     }
 
     /// What it computes.

@@ -9,9 +9,9 @@ use crate::kernel::Activations;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 
-/// Rows of a weight in the smallest chunk that a thread takes; a whole number of cache lines of
-/// output, so that two threads do not write to one.
-const ROW_GRAIN: usize = 16;
+/// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
+/// number of cache lines of output, so that two threads do not write to one.
+const ROW_GRAIN: usize = 32;
 
 impl Backend for Cpu {
     type Layer = CpuLayer;
@@ -23,11 +23,8 @@ impl Backend for Cpu {
         let n = batch.tokens.len();
         s.pool.limit(if n == 1 { s.n_threads.0 } else { s.n_threads.1 });
         let n_embd = self.decoder.n_embd;
-        let table = self.tensor_bytes(&ends.embd);
-        let row_bytes = table.len() / ends.embd.n_rows;
         for (row, &token) in s.x.chunks_exact_mut(n_embd).zip(batch.tokens) {
-            let at = token as usize * row_bytes; // tokens were checked to be below n_vocab
-            self.kernels.decode_row(ends.embd.dtype, &table[at..at + row_bytes], row);
+            self.decode_row(&ends.embd, token as usize, row); // tokens are below n_vocab
             if self.decoder.embd_scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= self.decoder.embd_scale);
             }
@@ -165,13 +162,12 @@ impl Cpu {
         act: &Activations<'_>,
         out: &mut [f32],
     ) -> Result<()> {
-        let weight = self.weight(&m.tensor);
         let n_rows = m.tensor.n_rows;
         // About four chunks for each thread: few enough to be cheap, enough to even out.
         let share = n_rows.div_ceil(4 * pool.n_active());
         let grain = share.next_multiple_of(ROW_GRAIN);
         pool.columns(&mut out[..act.n * n_rows], n_rows, grain, |_, part| {
-            self.kernels.matmul(&weight, act, part);
+            self.matmul(m, act, part);
             if let Some(bias) = &m.bias {
                 let bias = &bias[part.first()..part.first() + part.len()];
                 for t in 0..act.n {

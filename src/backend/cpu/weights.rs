@@ -1,16 +1,24 @@
 //! A layer's weights, ready for the phases: matrices by place, vectors decoded.
 
+use std::ops::Range;
+
 use crate::backend::{Ends, Layer, Projection, TensorRef};
 use crate::base::aligned::Buffer;
+use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
-use crate::kernel::Weight;
-use crate::quant;
+use crate::base::pool::Columns;
+use crate::kernel::{Activations, Packed, Weight};
+use crate::quant::{self, p16};
 
 use super::Cpu;
 
 /// A projection: where its matrix lies, and its bias.
 pub(super) struct Matrix {
     pub(super) tensor: TensorRef,
+    /// Its bytes, in those of the device.
+    at: Range<usize>,
+    /// Whether they are packed.
+    packed: bool,
     pub(super) bias: Option<Buffer<f32>>,
 }
 
@@ -35,7 +43,7 @@ pub struct CpuLayer {
 
 /// The weights outside the layers.
 pub struct CpuEnds {
-    pub(super) embd: TensorRef,
+    pub(super) embd: Matrix,
     pub(super) norm: Buffer<f32>,
     pub(super) head: Matrix,
 }
@@ -65,7 +73,7 @@ impl Cpu {
     /// Takes over the tables outside the layers.
     pub fn ends(&self, ends: &Ends) -> Result<CpuEnds> {
         Ok(CpuEnds {
-            embd: ends.embd,
+            embd: self.table(&ends.embd, None)?,
             norm: self.vector(&ends.norm)?,
             head: self.matrix(&ends.head)?,
         })
@@ -76,18 +84,49 @@ impl Cpu {
         quant::check_finite(tensor.dtype, self.tensor_bytes(tensor))
     }
 
-    /// The tensor's bytes. Ranges were checked against the file when it was parsed.
-    pub(super) fn tensor_bytes(&self, tensor: &TensorRef) -> &[u8] {
-        &self.bytes.as_slice()[tensor.range()]
+    /// The bytes of a tensor, and whether they are packed. Ranges were checked against the file when
+    /// it was parsed, or made with the arena.
+    fn place(&self, tensor: &TensorRef) -> Result<(Range<usize>, bool)> {
+        let Some(arena) = &self.arena else { return Ok((tensor.range(), false)) };
+        let place = arena.place(tensor).ok_or_else(|| err!(Internal, "a tensor has no place"))?;
+        Ok((place.range(), place.packed))
     }
 
-    pub(super) fn weight(&self, tensor: &TensorRef) -> Weight<'_> {
-        let bytes = self.tensor_bytes(tensor);
-        Weight { dtype: tensor.dtype, k: tensor.n_cols, n_rows: tensor.n_rows, bytes }
+    /// The bytes of a tensor in the file's layout.
+    fn tensor_bytes(&self, tensor: &TensorRef) -> &[u8] {
+        match self.place(tensor) {
+            Ok((range, false)) => &self.bytes.as_slice()[range],
+            _ => &[],
+        }
+    }
+
+    /// Decodes row `row` of a matrix.
+    pub(super) fn decode_row(&self, m: &Matrix, row: usize, out: &mut [f32]) {
+        let (t, bytes) = (&m.tensor, &self.bytes.as_slice()[m.at.clone()]);
+        if m.packed {
+            return p16::decode_row(t.dtype, t.n_cols, bytes, row, out);
+        }
+        let row_bytes = bytes.len() / t.n_rows;
+        quant::decode_row(t.dtype, &bytes[row * row_bytes..][..row_bytes], out);
+    }
+
+    /// Multiplies a matrix with activations: the columns of `out`.
+    pub(super) fn matmul(&self, m: &Matrix, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+        let TensorRef { dtype, n_cols: k, n_rows, .. } = m.tensor;
+        let bytes = &self.bytes.as_slice()[m.at.clone()];
+        match m.packed {
+            true => self.kernels.matmul_packed(&Packed { dtype, k, n_rows, bytes }, act, out),
+            false => self.kernels.matmul(&Weight { dtype, k, n_rows, bytes }, act, out),
+        }
     }
 
     fn matrix(&self, projection: &Projection) -> Result<Matrix> {
-        Ok(Matrix { tensor: projection.weight, bias: self.optional(projection.bias)? })
+        self.table(&projection.weight, projection.bias)
+    }
+
+    fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
+        let (at, packed) = self.place(tensor)?;
+        Ok(Matrix { tensor: *tensor, at, packed, bias: self.optional(bias)? })
     }
 
     fn optional(&self, tensor: Option<TensorRef>) -> Result<Option<Buffer<f32>>> {
@@ -102,6 +141,11 @@ impl Cpu {
         quant::decode_row(tensor.dtype, self.tensor_bytes(tensor), &mut out);
         Ok(out)
     }
+}
+
+/// The first of whole blocks that holds a number which is not finite, counted from 0.
+pub fn bad_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    quant::check_finite(dtype, bytes)
 }
 
 fn not_a_vector(tensor: &TensorRef) -> Error {

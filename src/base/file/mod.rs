@@ -6,6 +6,8 @@
 //! Headers are never parsed from a mapping: what was checked could change before it is used.
 #![allow(unsafe_code, reason = "system calls, and slices over mappings")]
 
+mod guard;
+
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::path::Path;
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
 use super::error::{Result, err};
-use super::log::log;
+use guard::{Guard, Stamp};
 
 /// Bytes between two reports of progress, and between two chances to cancel.
 const CHUNK: usize = 4 << 20;
@@ -38,15 +40,6 @@ struct File {
     stamp: Stamp,
     /// Whether the open file description is ours, and not shared with the caller by `dup`.
     is_ours: bool,
-}
-
-/// What tells that a file was changed, or that it is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    dev: u64,
-    inode: u64,
-    size: u64,
-    mtime: (i64, i64), // seconds and nanoseconds
 }
 
 /// How a model's weights come into memory.
@@ -188,6 +181,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Fails with `ModelChanged` if the file was written to since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match &self.kind {
+            Kind::File { file, .. } => file.stamp.check(&file.fd),
+            Kind::Memory(_) => Ok(()),
+        }
+    }
+
     fn check_range(&self, offset: u64, len: u64) -> Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
@@ -215,14 +216,6 @@ enum Memory {
     Mapped(MmapRaw),
 }
 
-#[derive(Debug)]
-struct Guard {
-    fd: OwnedFd,
-    stamp: Stamp,
-    /// Whether a writer must wait until the kernel has told us (see [`take_lease`]).
-    has_lease: bool,
-}
-
 impl Bytes {
     /// Loads the `len` bytes from `offset` on of a source; they begin at a page's start if copied.
     /// Bytes in the caller's memory are copied in every mode.
@@ -247,11 +240,9 @@ impl Bytes {
         }
         match (&source.kind, mode) {
             (Kind::Memory(_), _) | (_, LoadMode::Copy) => {
-                let memory = Memory::Owned(copy(source, offset, n, progress)?);
-                if let Kind::File { file, .. } = &source.kind {
-                    file.stamp.check(&file.fd)?;
-                }
-                Ok(Bytes { memory, guard: None })
+                let bytes = Bytes::build(n, |map| copy(source, offset, map, progress))?;
+                source.check_unchanged()?;
+                Ok(bytes)
             }
             (Kind::File { file, offset: start }, LoadMode::MapGuarded | LoadMode::MapFast) => {
                 let guard = match mode {
@@ -274,6 +265,24 @@ impl Bytes {
                 Ok(bytes)
             }
         }
+    }
+
+    /// Memory of `len` bytes, from a page's start on, that `fill` writes and nobody afterwards: it is
+    /// write-protected. Zero where `fill` writes nothing.
+    ///
+    /// Fails with `OutOfMemory`, and as `fill` does.
+    pub fn build(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+        if len == 0 {
+            fill(&mut [])?;
+            return Ok(Bytes { memory: Memory::Empty, guard: None });
+        }
+        let no_memory = |e: std::io::Error| err!(OutOfMemory, "{len} bytes for weights: {e}");
+        let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
+        // Fewer TLB misses if the kernel has huge pages; no harm if it has not.
+        let _ = map.advise(Advice::HugePage);
+        fill(&mut map)?;
+        let memory = Memory::Owned(map.make_read_only().map_err(no_memory)?);
+        Ok(Bytes { memory, guard: None })
     }
 
     /// The bytes. Of a mapped file they are what the file holds now; every pattern of bits is a
@@ -308,26 +317,22 @@ impl Bytes {
     }
 }
 
-/// Reads bytes into an anonymous mapping and write-protects it.
+/// Reads the bytes from `offset` on of a source, as many as there is room for.
 fn copy(
     source: &Source<'_>,
     offset: u64,
-    len: usize,
+    to: &mut [u8],
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Mmap> {
-    let no_memory = |e: std::io::Error| err!(OutOfMemory, "{len} bytes for weights: {e}");
-    let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
-    // Fewer TLB misses if the kernel has huge pages; no harm if it has not.
-    let _ = map.advise(Advice::HugePage);
+) -> Result<()> {
+    let total = to.len() as u64;
     let mut done = 0;
-    report(progress, 0, len as u64)?;
-    while done < len {
-        let n = CHUNK.min(len - done);
-        source.read_at(offset + done as u64, &mut map[done..done + n])?;
-        done += n;
-        report(progress, done as u64, len as u64)?;
+    report(progress, 0, total)?;
+    for chunk in to.chunks_mut(CHUNK) {
+        source.read_at(offset + done, chunk)?;
+        done += chunk.len() as u64;
+        report(progress, done, total)?;
     }
-    map.make_read_only().map_err(no_memory)
+    Ok(())
 }
 
 /// Reads all of a mapping, so that what cannot be read is an error now and not a signal later.
@@ -364,7 +369,8 @@ fn populate(
     Ok(())
 }
 
-fn report(progress: &mut dyn FnMut(u64, u64) -> bool, done: u64, total: u64) -> Result<()> {
+/// Reports progress; an error if the load is to be cancelled.
+pub fn report(progress: &mut dyn FnMut(u64, u64) -> bool, done: u64, total: u64) -> Result<()> {
     match progress(done, total) {
         true => Ok(()),
         false => Err(err!(Aborted, "loading was cancelled at byte {done} of {total}")),
@@ -389,99 +395,6 @@ fn read_exact(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Stamp {
-    /// The stamp of a regular file; all else is an error that names it.
-    fn of(fd: &OwnedFd, name: &dyn std::fmt::Display) -> Result<Stamp> {
-        // SAFETY: all-zero bytes are a `stat`, and fstat writes one.
-        let (rc, stat) = unsafe {
-            let mut stat = std::mem::zeroed::<libc::stat>();
-            (libc::fstat(fd.as_raw_fd(), &mut stat), stat)
-        };
-        if rc != 0 {
-            return Err(err!(Io, "{name}: {}", Errno(errno())));
-        }
-        let kind = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => {
-                return Ok(Stamp {
-                    dev: stat.st_dev,
-                    inode: stat.st_ino,
-                    size: stat.st_size as u64, // never negative for a regular file
-                    mtime: (stat.st_mtime, stat.st_mtime_nsec),
-                });
-            }
-            libc::S_IFDIR => "a directory",
-            libc::S_IFIFO => "a pipe",
-            libc::S_IFSOCK => "a socket",
-            _ => "a device",
-        };
-        Err(err!(Io, "{name}: {kind}, expected a regular file"))
-    }
-
-    /// Compares with what the file is now.
-    fn check(&self, fd: &OwnedFd) -> Result<()> {
-        let now = Stamp::of(fd, &"the model's file")?;
-        if now == *self {
-            return Ok(());
-        }
-        Err(err!(
-            ModelChanged,
-            "the model's file was written to: {} bytes at {}.{:09}, expected {} bytes at {}.{:09}",
-            now.size,
-            now.mtime.0,
-            now.mtime.1,
-            self.size,
-            self.mtime.0,
-            self.mtime.1
-        ))
-    }
-}
-
-impl Guard {
-    fn new(file: &File) -> Result<Guard> {
-        let fd = file.fd.try_clone().map_err(|e| err!(Io, "duplicating a descriptor: {e}"))?;
-        // A lease belongs to the open file description; one that the caller shares is not ours to
-        // change.
-        let has_lease = file.is_ours && take_lease(&fd);
-        if !has_lease {
-            log!(Debug, "no lease on the model's file: writers will be noticed, not held up");
-        }
-        Ok(Guard { fd, stamp: file.stamp, has_lease })
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.has_lease {
-            // SAFETY: F_GETLEASE has no argument.
-            let lease = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) };
-            if lease != libc::F_RDLCK {
-                // A writer waits for us, for `lease-break-time` at most. Nothing is read after this
-                // error, so it may go on.
-                // SAFETY: F_SETLEASE takes an integer.
-                unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
-                return Err(err!(ModelChanged, "another program opened the file for writing"));
-            }
-        }
-        self.stamp.check(&self.fd)
-    }
-}
-
-/// Asks the kernel to hold up whoever opens the file for writing until we have been able to notice.
-/// Only the file's owner may; file systems may lack it.
-///
-/// The kernel would also send a signal, and the default SIGIO ends a process that does not handle
-/// it. So first the signal becomes SIGURG, which is ignored by default, and as soon as there is a
-/// lease the signal is addressed to nobody.
-fn take_lease(fd: &OwnedFd) -> bool {
-    const F_SETSIG: libc::c_int = 10; // Linux's fcntl.h, all machines; the libc crate lacks it
-    let fd = fd.as_raw_fd();
-    // SAFETY: these commands take integers.
-    unsafe {
-        libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
-            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
-            && (libc::fcntl(fd, libc::F_SETOWN, 0) == 0
-                || libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) > 0)
-    }
 }
 
 fn errno() -> i32 {

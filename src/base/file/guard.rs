@@ -1,0 +1,118 @@
+//! Whether a file is still what it was: its stamp, and a lease that makes writers wait.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::{Errno, File, errno};
+use crate::base::error::{Result, err};
+use crate::base::log::log;
+
+/// What tells that a file was changed, or that it is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    dev: u64,
+    inode: u64,
+    pub(super) size: u64,
+    mtime: (i64, i64), // seconds and nanoseconds
+}
+
+/// Watches a mapped file.
+#[derive(Debug)]
+pub(super) struct Guard {
+    fd: OwnedFd,
+    stamp: Stamp,
+    /// Whether a writer must wait until the kernel has told us (see [`take_lease`]).
+    pub(super) has_lease: bool,
+}
+
+impl Stamp {
+    /// The stamp of a regular file; all else is an error that names it.
+    pub(super) fn of(fd: &OwnedFd, name: &dyn std::fmt::Display) -> Result<Stamp> {
+        // SAFETY: all-zero bytes are a `stat`, and fstat writes one.
+        let (rc, stat) = unsafe {
+            let mut stat = std::mem::zeroed::<libc::stat>();
+            (libc::fstat(fd.as_raw_fd(), &mut stat), stat)
+        };
+        if rc != 0 {
+            return Err(err!(Io, "{name}: {}", Errno(errno())));
+        }
+        let kind = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => {
+                return Ok(Stamp {
+                    dev: stat.st_dev,
+                    inode: stat.st_ino,
+                    size: stat.st_size as u64, // never negative for a regular file
+                    mtime: (stat.st_mtime, stat.st_mtime_nsec),
+                });
+            }
+            libc::S_IFDIR => "a directory",
+            libc::S_IFIFO => "a pipe",
+            libc::S_IFSOCK => "a socket",
+            _ => "a device",
+        };
+        Err(err!(Io, "{name}: {kind}, expected a regular file"))
+    }
+
+    /// Compares with what the file is now.
+    pub(super) fn check(&self, fd: &OwnedFd) -> Result<()> {
+        let now = Stamp::of(fd, &"the model's file")?;
+        if now == *self {
+            return Ok(());
+        }
+        Err(err!(
+            ModelChanged,
+            "the model's file was written to: {} bytes at {}.{:09}, expected {} bytes at {}.{:09}",
+            now.size,
+            now.mtime.0,
+            now.mtime.1,
+            self.size,
+            self.mtime.0,
+            self.mtime.1
+        ))
+    }
+}
+
+impl Guard {
+    pub(super) fn new(file: &File) -> Result<Guard> {
+        let fd = file.fd.try_clone().map_err(|e| err!(Io, "duplicating a descriptor: {e}"))?;
+        // A lease belongs to the open file description; one that the caller shares is not ours to
+        // change.
+        let has_lease = file.is_ours && take_lease(&fd);
+        if !has_lease {
+            log!(Debug, "no lease on the model's file: writers will be noticed, not held up");
+        }
+        Ok(Guard { fd, stamp: file.stamp, has_lease })
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.has_lease {
+            // SAFETY: F_GETLEASE has no argument.
+            let lease = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) };
+            if lease != libc::F_RDLCK {
+                // A writer waits for us, for `lease-break-time` at most. Nothing is read after this
+                // error, so it may go on.
+                // SAFETY: F_SETLEASE takes an integer.
+                unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+                return Err(err!(ModelChanged, "another program opened the file for writing"));
+            }
+        }
+        self.stamp.check(&self.fd)
+    }
+}
+
+/// Asks the kernel to hold up whoever opens the file for writing until we have been able to notice.
+/// Only the file's owner may; file systems may lack it.
+///
+/// The kernel would also send a signal, and the default SIGIO ends a process that does not handle
+/// it. So first the signal becomes SIGURG, which is ignored by default, and as soon as there is a
+/// lease the signal is addressed to nobody.
+fn take_lease(fd: &OwnedFd) -> bool {
+    const F_SETSIG: libc::c_int = 10; // Linux's fcntl.h, all machines; the libc crate lacks it
+    let fd = fd.as_raw_fd();
+    // SAFETY: these commands take integers.
+    unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
+            && (libc::fcntl(fd, libc::F_SETOWN, 0) == 0
+                || libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) > 0)
+    }
+}

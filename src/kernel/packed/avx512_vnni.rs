@@ -1,0 +1,477 @@
+//! Packed weights for AVX-512 with VNNI: 16 rows are the lanes of a vector.
+//!
+//! ```text
+//! one token     for each group: each block's codes straight from memory
+//! more          for each two groups, in pieces of 512 weights:
+//!                   unpack the piece into a panel             codes, scales, minima
+//!                   for each up to six tokens: multiply       2 x 6 integer and 2 x 6 float vectors
+//! ```
+//! Weights are unsigned, activations signed, as `vpdpbusd` wants them; what that adds is taken off
+//! where the integer accumulator starts.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
+use std::arch::x86_64::*;
+
+use super::avx512_formats::{self as formats, Format};
+use super::{FLOAT_PIECE, Packed, PackedFn};
+use crate::base::dtype::DType;
+use crate::base::pool::Columns;
+use crate::kernel::Activations;
+use crate::quant::p16::{self, ROWS};
+
+/// Weights of a row of a panel.
+const PIECE: usize = 512;
+/// Blocks of 32 of a row of a panel.
+const BLOCKS: usize = PIECE / 32;
+/// Tokens multiplied together.
+const TOKENS: usize = 6;
+/// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
+const AHEAD: usize = 4096;
+
+/// The matmul of `dtype`.
+pub(super) fn matmul(dtype: DType) -> PackedFn {
+    match dtype {
+        DType::F32 => floats::<F32>,
+        DType::F16 => floats::<F16>,
+        DType::BF16 => floats::<Bf16>,
+        DType::Q4_0 => quantised::<formats::Q4_0>,
+        DType::Q4_1 => quantised::<formats::Q4_1>,
+        DType::Q5_0 => quantised::<formats::Q5_0>,
+        DType::Q5_1 => quantised::<formats::Q5_1>,
+        DType::Q8_0 => quantised::<formats::Q8_0>,
+        DType::Q2K => quantised::<formats::Q2K>,
+        DType::Q3K => quantised::<formats::Q3K>,
+        DType::Q4K => quantised::<formats::Q4K>,
+        DType::Q5K => quantised::<formats::Q5K>,
+        DType::Q6K => quantised::<formats::Q6K>,
+        DType::Iq4Nl => quantised::<formats::Iq4Nl>,
+        DType::Iq4Xs => quantised::<formats::Iq4Xs>,
+        DType::Mxfp4 => quantised::<formats::Mxfp4>,
+        DType::Tq1_0 => quantised::<formats::Tq1_0>,
+        DType::Tq2_0 => quantised::<formats::Tq2_0>,
+    }
+}
+
+/// A token's codes and what belongs to them, from some block on.
+#[derive(Clone, Copy)]
+struct Token {
+    q: *const i8,
+    d: *const f32,
+    sum: *const i32,
+}
+
+impl Token {
+    /// Token `t` from weight `from` on, a multiple of 32.
+    #[inline]
+    fn at(act: &Activations<'_>, t: usize, from: usize) -> Token {
+        let at = t * act.k + from;
+        let (q, d, sum) = (&act.q[at..], &act.d[at / 32..], &act.sum[at / 16..]);
+        Token { q: q.as_ptr(), d: d.as_ptr(), sum: sum.as_ptr() }
+    }
+
+    /// Four codes in every lane: the `j`-th four of block `b`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn four(self, b: usize, j: usize) -> __m512i {
+        // SAFETY: the caller's promise that the block is there; any alignment.
+        _mm512_set1_epi32(unsafe { self.q.add(32 * b + 4 * j).cast::<i32>().read_unaligned() })
+    }
+
+    /// The sum of 16 codes: the half `h` of block `b`.
+    #[inline]
+    unsafe fn half(self, b: usize, h: usize) -> i32 {
+        // SAFETY: the caller's promise that the block is there.
+        unsafe { *self.sum.add(2 * b + h) }
+    }
+
+    /// The scale of block `b`.
+    #[inline]
+    unsafe fn scale(self, b: usize) -> f32 {
+        // SAFETY: the caller's promise that the block is there.
+        unsafe { *self.d.add(b) }
+    }
+}
+
+/// Multiplies, with quantised weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    if act.n == 1 {
+        // SAFETY: the caller's promises.
+        unsafe { gemv::<F>(w, act, out) }
+    } else {
+        // SAFETY: the caller's promises.
+        unsafe { gemm::<F>(w, act, out) }
+    }
+}
+
+/// The heads and codes of a group.
+#[inline]
+fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
+    let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
+    w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
+}
+
+/// Adds the products of a block of 32 weights of 16 rows and one token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn add_block<F: Format>(
+    acc: __m512,
+    head: &[u8],
+    codes: &[u8],
+    inner: usize,
+    token: Token,
+    b: usize,
+) -> __m512 {
+    // SAFETY: the caller's promise that the CPU has this rung and the token the block `b`.
+    unsafe {
+        let quads = F::quads(codes, inner);
+        let scales = F::scales(head, inner);
+        let d = token.scale(b);
+        let start = |h: i32| _mm512_set1_epi32((-F::ZERO).wrapping_mul(h));
+        let (low, high) = (token.half(b, 0), token.half(b, 1));
+        let mut acc = acc;
+        if F::OF_16 {
+            for h in 0..2 {
+                let mut i = start(if h == 0 { low } else { high });
+                for j in 4 * h..4 * h + 4 {
+                    i = _mm512_dpbusd_epi32(i, quads[j], token.four(b, j));
+                }
+                let scale = _mm512_mul_ps(scales[h], _mm512_set1_ps(d));
+                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(i), scale, acc);
+                if F::PARTS.min {
+                    let sum = d * (if h == 0 { low } else { high }) as f32;
+                    acc = _mm512_fmadd_ps(F::mins(head, inner)[h], _mm512_set1_ps(sum), acc);
+                }
+            }
+        } else {
+            let (mut i, mut k) = (start(low + high), _mm512_setzero_si512());
+            for j in 0..4 {
+                i = _mm512_dpbusd_epi32(i, quads[j], token.four(b, j));
+                k = _mm512_dpbusd_epi32(k, quads[4 + j], token.four(b, 4 + j));
+            }
+            let i = _mm512_cvtepi32_ps(_mm512_add_epi32(i, k));
+            acc = _mm512_fmadd_ps(i, _mm512_mul_ps(scales[0], _mm512_set1_ps(d)), acc);
+            if F::PARTS.min {
+                let sum = d * (low + high) as f32;
+                acc = _mm512_fmadd_ps(F::mins(head, inner)[0], _mm512_set1_ps(sum), acc);
+            }
+        }
+        acc
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let inner = F::DTYPE.block_len() / 32;
+    let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let token = Token::at(act, 0, 0);
+    for r in (0..out.len()).step_by(ROWS) {
+        let (heads, codes) = group(w, (out.first() + r) / ROWS);
+        let mut acc = _mm512_setzero_ps();
+        for block in 0..w.k / F::DTYPE.block_len() {
+            let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
+            for line in 0..code / 64 {
+                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            for i in 0..inner {
+                // SAFETY: the CPU has this rung, and the token k codes.
+                acc = unsafe { add_block::<F>(acc, head, codes, i, token, block * inner + i) };
+            }
+        }
+        store(&mut out.row_mut(0)[r..], acc);
+    }
+}
+
+/// The lanes of the `n` columns that are left.
+#[inline]
+fn lanes(n: usize) -> __mmask16 {
+    if n >= ROWS { !0 } else { (1 << n) - 1 }
+}
+
+/// Writes the lanes that there is room for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn store(out: &mut [f32], x: __m512) {
+    // SAFETY: a masked store writes only the lanes of the mask.
+    unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), x) }
+}
+
+/// Reads the lanes that there are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load(x: &[f32]) -> __m512 {
+    // SAFETY: a masked load reads only the lanes of the mask.
+    unsafe { _mm512_maskz_loadu_ps(lanes(x.len()), x.as_ptr()) }
+}
+
+/// A piece of two groups, unpacked: by block, then by group.
+#[repr(C, align(64))]
+struct Panel {
+    codes: [[[__m512i; 8]; 2]; BLOCKS],
+    scales: [[[__m512; 2]; 2]; BLOCKS],
+    mins: [[[__m512; 2]; 2]; BLOCKS],
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let zero = _mm512_setzero_si512();
+    let none = _mm512_setzero_ps();
+    let mut panel = Panel {
+        codes: [[[zero; 8]; 2]; BLOCKS],
+        scales: [[[none; 2]; 2]; BLOCKS],
+        mins: [[[none; 2]; 2]; BLOCKS],
+    };
+    let last = (w.n_rows - 1) / ROWS;
+    for r in (0..out.len()).step_by(2 * ROWS) {
+        let first = (out.first() + r) / ROWS;
+        for from in (0..w.k).step_by(PIECE) {
+            let n = PIECE.min(w.k - from);
+            // SAFETY: the piece lies in the groups, and each token has k codes.
+            unsafe {
+                unpack::<F>(w, first, 0, from, n, &mut panel);
+                unpack::<F>(w, (first + 1).min(last), 1, from, n, &mut panel);
+                let mut t = 0;
+                while t < act.n {
+                    let multiply = match act.n - t {
+                        1 => multiply::<F, 1>,
+                        2 => multiply::<F, 2>,
+                        3 => multiply::<F, 3>,
+                        4 => multiply::<F, 4>,
+                        5 => multiply::<F, 5>,
+                        _ => multiply::<F, TOKENS>,
+                    };
+                    multiply(&panel, act, t, from, n, r, out);
+                    t += TOKENS;
+                }
+            }
+        }
+    }
+}
+
+/// Unpacks `n` weights from `from` on of group `g` as group `side` of the panel.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn unpack<F: Format>(
+    w: &Packed<'_>,
+    g: usize,
+    side: usize,
+    from: usize,
+    n: usize,
+    panel: &mut Panel,
+) {
+    let inner = F::DTYPE.block_len() / 32;
+    let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let (heads, codes) = group(w, g);
+    let first = from / F::DTYPE.block_len();
+    for block in 0..n / F::DTYPE.block_len() {
+        let head = &heads[(first + block) * head..][..head];
+        let codes = &codes[(first + block) * code..][..code];
+        for i in 0..inner {
+            let b = block * inner + i;
+            // SAFETY: the CPU has this rung, by the caller's promise.
+            unsafe {
+                panel.codes[b][side] = F::quads(codes, i);
+                panel.scales[b][side] = F::scales(head, i);
+                if F::PARTS.min {
+                    panel.mins[b][side] = F::mins(head, i);
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies a panel of `n` weights from `from` on with `T` tokens from `t` on; the columns are those
+/// from `r` on. The order is that of [`add_block`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn multiply<F: Format, const T: usize>(
+    panel: &Panel,
+    act: &Activations<'_>,
+    t: usize,
+    from: usize,
+    n: usize,
+    r: usize,
+    out: &mut Columns<'_, f32>,
+) {
+    let tokens: [Token; T] = std::array::from_fn(|i| Token::at(act, t + i, from));
+    let two = out.len() - r > ROWS;
+    let mut acc = [[_mm512_setzero_ps(); 2]; T];
+    if from > 0 {
+        for i in 0..T {
+            let row = &out.row_mut(t + i)[r..];
+            acc[i] = [load(row), if two { load(&row[ROWS..]) } else { _mm512_setzero_ps() }];
+        }
+    }
+    let halves = if F::OF_16 { 2 } else { 1 };
+    for b in 0..n / 32 {
+        let (codes, scales, mins) = (&panel.codes[b], &panel.scales[b], &panel.mins[b]);
+        for h in 0..halves {
+            // SAFETY: the tokens have n codes from `from` on, by the caller's promise.
+            unsafe {
+                let sums: [i32; T] = std::array::from_fn(|i| match F::OF_16 {
+                    true => tokens[i].half(b, h),
+                    false => tokens[i].half(b, 0) + tokens[i].half(b, 1),
+                });
+                let mut ints = [[_mm512_setzero_si512(); 2]; T];
+                for i in 0..T {
+                    ints[i] = [_mm512_set1_epi32((-F::ZERO).wrapping_mul(sums[i])); 2];
+                }
+                let fours = 8 / halves;
+                for j in h * fours..(h + 1) * fours {
+                    for i in 0..T {
+                        let four = tokens[i].four(b, j);
+                        ints[i][0] = _mm512_dpbusd_epi32(ints[i][0], codes[0][j], four);
+                        ints[i][1] = _mm512_dpbusd_epi32(ints[i][1], codes[1][j], four);
+                    }
+                }
+                for i in 0..T {
+                    let d = tokens[i].scale(b);
+                    for side in 0..2 {
+                        let scale = _mm512_mul_ps(scales[side][h], _mm512_set1_ps(d));
+                        let dot = _mm512_cvtepi32_ps(ints[i][side]);
+                        acc[i][side] = _mm512_fmadd_ps(dot, scale, acc[i][side]);
+                        if F::PARTS.min {
+                            let sum = _mm512_set1_ps(d * sums[i] as f32);
+                            acc[i][side] = _mm512_fmadd_ps(mins[side][h], sum, acc[i][side]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for i in 0..T {
+        let row = &mut out.row_mut(t + i)[r..];
+        store(row, acc[i][0]);
+        if two {
+            store(&mut row[ROWS..], acc[i][1]);
+        }
+    }
+}
+
+/// A float type of weights.
+trait Float {
+    /// Bytes of a weight.
+    const BYTES: usize;
+    /// A weight of 16 rows.
+    ///
+    /// # Safety
+    /// The CPU has this rung, and the weights are there.
+    unsafe fn load(w: *const u8) -> __m512;
+}
+
+/// IEEE single precision.
+struct F32;
+/// IEEE half precision.
+struct F16;
+/// The upper half of a single.
+struct Bf16;
+
+impl Float for F32 {
+    const BYTES: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m512 {
+        // SAFETY: the caller's promise; any alignment.
+        unsafe { _mm512_loadu_ps(w.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m512 {
+        // SAFETY: the caller's promise; any alignment.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(w.cast()) })
+    }
+}
+
+impl Float for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m512 {
+        // SAFETY: the caller's promise; any alignment.
+        let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(w.cast()) });
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+    }
+}
+
+/// Multiplies, with float weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let last = (w.n_rows - 1) / ROWS;
+    for r in (0..out.len()).step_by(2 * ROWS) {
+        let first = (out.first() + r) / ROWS;
+        let groups = [first, (first + 1).min(last)].map(|g| group(w, g).1);
+        for from in (0..w.k).step_by(FLOAT_PIECE) {
+            let n = FLOAT_PIECE.min(w.k - from);
+            let mut t = 0;
+            while t < act.n {
+                let multiply = match act.n - t {
+                    1 => multiply_floats::<F, 1>,
+                    2 => multiply_floats::<F, 2>,
+                    3 => multiply_floats::<F, 3>,
+                    4 => multiply_floats::<F, 4>,
+                    5 => multiply_floats::<F, 5>,
+                    _ => multiply_floats::<F, TOKENS>,
+                };
+                // SAFETY: the caller's promise of the rung; slices check the rest.
+                unsafe { multiply(groups, act, t, from, n, r, out) }
+                t += TOKENS;
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn multiply_floats<F: Float, const T: usize>(
+    groups: [&[u8]; 2],
+    act: &Activations<'_>,
+    t: usize,
+    from: usize,
+    n: usize,
+    r: usize,
+    out: &mut Columns<'_, f32>,
+) {
+    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
+    let size = ROWS * F::BYTES;
+    let groups = groups.map(|g| &g[from * size..(from + n) * size]);
+    let mut part = [[_mm512_setzero_ps(); 2]; T];
+    for at in 0..n {
+        // SAFETY: the pieces were cut to n weights of 16 rows, and the tokens to n.
+        unsafe {
+            if T == 1 && at % (64 / F::BYTES).max(16) == 0 {
+                for g in groups {
+                    for line in 0..8 {
+                        let ahead = g.as_ptr().wrapping_add(at * size + AHEAD / 2 + 64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    }
+                }
+            }
+            let w = groups.map(|g| F::load(g.as_ptr().add(at * size)));
+            for i in 0..T {
+                let x = _mm512_set1_ps(*tokens[i].get_unchecked(at));
+                part[i][0] = _mm512_fmadd_ps(w[0], x, part[i][0]);
+                part[i][1] = _mm512_fmadd_ps(w[1], x, part[i][1]);
+            }
+        }
+    }
+    let two = out.len() - r > ROWS;
+    for i in 0..T {
+        let row = &mut out.row_mut(t + i)[r..];
+        let add = |row: &[f32], part| match from {
+            0 => part,
+            _ => _mm512_add_ps(load(row), part),
+        };
+        let sums =
+            [add(row, part[i][0]), if two { add(&row[ROWS..], part[i][1]) } else { part[i][1] }];
+        store(row, sums[0]);
+        if two {
+            store(&mut row[ROWS..], sums[1]);
+        }
+    }
+}
