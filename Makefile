@@ -6,7 +6,7 @@ PROMPT ?=
 STEPS ?=
 export MODEL PROMPT
 
-.PHONY: help demo test test-quick test-long models bench format dist clean
+.PHONY: help demo test test-quick test-long models bench bench-compare format dist clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, long campaigns'
 	@echo 'make models               fetches all models and texts that tests use: 0.5 GB in ~/.cache/tern'
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
+	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
 	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
@@ -39,7 +40,11 @@ bench:
 	@toolchains/install.sh
 	@. toolchains/env.sh && cargo build --release --locked --bin tern
 	@model="$${MODEL:-$$(python3 toolchains/fetch.py smollm2)}" && \
-	  "$${CARGO_TARGET_DIR:-target}/release/tern" bench -m "$$model" -p 512 -n 128 -r 5
+	  "$${CARGO_TARGET_DIR:-target}/release/tern" bench -m "$$model" -p 512 -n 128 -r 5 --roof
+
+bench-compare:
+	@toolchains/install.sh
+	@tests/bench/compare.sh
 
 format:
 	@. toolchains/env.sh && cargo fmt

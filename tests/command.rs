@@ -104,6 +104,10 @@ fn a_wrong_command_line_is_status_2() {
         (&["perplexity", "-m", "x", "-f", "x", "--ctx", "3"], "at least 4"),
         (&["bench", "-m", "x", "-t", "1,,2"], "-t"),
         (&["bench", "-m", "x", "-r", "0"], "1 to 1000"),
+        (&["bench", "-m", "x", "-d", "deep"], "-d deep"),
+        (&["bench", "-m", "x", "--busy", "999"], "0 to 256"),
+        (&["bench", "-m", "x", "--peer", "y"], "--compare"),
+        (&["bench", "-m", "x", "--compare", "--roof"], "exclude each other"),
         (&["bench"], "no model given"),
     ];
     for (args, expected) in cases {
@@ -368,27 +372,126 @@ fn perplexity_scores_the_second_half_of_each_window() {
     assert!(stderr(&output).starts_with("error: TERN_ERROR_INVALID_ARGUMENT: "));
 }
 
+const BENCH_KEYS: [&str; 11] = [
+    "gb_s",
+    "gmac_s",
+    "kept",
+    "max_us",
+    "p50_us",
+    "p99_us",
+    "roof_gb_s",
+    "share",
+    "test",
+    "threads",
+    "tok_s",
+];
+
+/// The objects of `tern bench --json`, each with the keys that are promised, and their last.
+fn bench(args: &[&str]) -> (Vec<Value>, Value) {
+    let Value::Array(mut items) = json(&[args, &["--json"]].concat()) else { panic!("no array") };
+    let last = items.pop().unwrap();
+    assert_eq!(keys(&last), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
+    for item in items.iter().filter(|item| item["test"] != "roof") {
+        assert_eq!(keys(item), BENCH_KEYS);
+        assert_eq!(keys(&item["tok_s"]), ["max", "median", "min"]);
+        let rate = |key: &str| item["tok_s"][key].as_f64().unwrap();
+        assert!(
+            0.0 < rate("min") && rate("min") <= rate("median") && rate("median") <= rate("max")
+        );
+        assert!(item["gb_s"].as_f64().unwrap() > 0.0);
+        let us = |key: &str| item[key].as_f64().unwrap();
+        assert!(us("p50_us") <= us("p99_us") && us("p99_us") <= us("max_us"));
+        let is_prefill = item["test"].as_str().unwrap().starts_with("prefill");
+        assert_eq!(item["gmac_s"].is_number(), is_prefill);
+    }
+    (items, last)
+}
+
+fn tests_of(items: &[Value]) -> Vec<(&str, u64)> {
+    let threads = |item: &Value| item["threads"].as_u64().unwrap();
+    items.iter().map(|item| (item["test"].as_str().unwrap(), threads(item))).collect()
+}
+
 #[test]
 fn bench_prints_what_scripts_read() {
     let Some(model) = model("bench_prints_what_scripts_read", SMOLLM2) else { return };
     let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"];
-    let found = json(&[&args as &[&str], &["--json"]].concat());
-    let items = found.as_array().unwrap();
-    assert_eq!(items.len(), 5);
-    for (item, (test, threads)) in
-        items.iter().zip([("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)])
-    {
-        assert_eq!(keys(item), ["gb_s", "p50_us", "p99_us", "test", "threads", "tok_s"]);
-        assert_eq!((&item["test"], &item["threads"]), (&test.into(), &threads.into()));
-        assert_eq!(keys(&item["tok_s"]), ["max", "median", "min"]);
-        let get = |key: &str| item["tok_s"][key].as_f64().unwrap();
-        assert!(0.0 < get("min") && get("min") <= get("median") && get("median") <= get("max"));
-        assert!(item["gb_s"].as_f64().unwrap() > 0.0);
-        assert!(item["p50_us"].as_f64().unwrap() <= item["p99_us"].as_f64().unwrap());
+    let (items, last) = bench(&args);
+    let tests = [("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)];
+    assert_eq!(tests_of(&items), tests);
+    assert!(items.iter().all(|item| item["share"].is_null() && item["kept"].is_null()));
+    assert!(last["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(last["ttft_ms"].as_f64().unwrap() > 0.0);
+    let page = text(&args);
+    assert!(page.lines().count() == 6 && page.contains("decode-4"), "{page}");
+}
+
+#[test]
+fn bench_measures_the_roof_and_company() {
+    let Some(model) = model("bench_measures_the_roof_and_company", SMOLLM2) else { return };
+    let args = ["bench", "-m", &model, "-p", "0", "-n", "4", "-d", "0,64", "-t", "1", "-r", "1"];
+    let (items, last) = bench(&[&args as &[&str], &["--roof", "--busy", "1"]].concat());
+    let tests = ["decode-4", "decode-4+1busy", "decode-4@64", "decode-4@64+1busy", "roof"];
+    assert_eq!(tests_of(&items), tests.map(|test| (test, 1)));
+    let roof = items[4]["gb_s"].as_f64().unwrap();
+    assert!(items[4]["median_gb_s"].as_f64().unwrap() <= roof);
+    for item in &items[..4] {
+        let get = |key: &str| item[key].as_f64().unwrap();
+        assert_eq!(get("roof_gb_s"), roof);
+        assert!((get("share") - get("gb_s") / roof).abs() < 1e-9);
+        assert_eq!(item["kept"].is_number(), item["test"].as_str().unwrap().contains("busy"));
     }
-    assert_eq!(keys(&items[4]), ["isa", "load_ms", "peak_rss_bytes", "ttft_ms"]);
-    assert!(items[4]["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
-    assert!(items[4]["ttft_ms"].as_f64().unwrap() > 0.0);
-    let with_roof = text(&[&args as &[&str], &["--roof"]].concat());
-    assert!(with_roof.contains("decode-4") && with_roof.contains("roof"), "{with_roof}");
+    // The buffer that the roof is measured with is 256 MiB at least, and no part of the peak.
+    let smaller = bench(&args).1["peak_rss_bytes"].as_u64().unwrap();
+    assert!(last["peak_rss_bytes"].as_u64().unwrap() < smaller + (64 << 20));
+}
+
+#[test]
+fn bench_compares_with_a_peer() {
+    let Some(model) = model("bench_compares_with_a_peer", SMOLLM2) else { return };
+    // A peer that is as fast as it says, if it is asked as llama-bench wants to be asked.
+    let script = "case \"$*\" in
+        '-m /else where.gguf -r 1 -o json -t 1 -n 0 -p 16') s=100;;
+        '-m /else where.gguf -r 1 -o json -t 1 -p 0 -n 4 -d 0') s=50;;
+        '-m /else where.gguf -r 1 -o json -t 1 -p 0 -n 4 -d 32') s=25;;
+        '-m /else where.gguf -r 1 -o json -t 1 -n 0 -p 8 --no-warmup') s=10;;
+        *) echo \"unexpected: $*\" >&2; exit 3;;
+        esac
+        echo warning >&2
+        echo \"[{\\\"build_commit\\\": \\\"toy\\\", \\\"build_number\\\": 7, \\\"avg_ts\\\": $s}]\"";
+    let script = Temp::new("peer.sh", script.as_bytes());
+    let peer = format!("sh {}", script.path());
+    let base = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--compare"];
+    let all = ["-d", "0,32", "--busy", "1", "--peer", &peer, "--peer-model", "/else where.gguf"];
+    let all = [&base as &[&str], &all].concat();
+    let Value::Array(mut rows) = json(&[&all as &[&str], &["--json"]].concat()) else { panic!() };
+    let last = rows.pop().unwrap();
+    assert_eq!(keys(&last), ["isa", "peer", "runs"]);
+    assert_eq!((&last["peer"], &last["runs"]), (&"toy 7".into(), &2.into()));
+    let tests = ["prefill-16", "decode-4", "decode-4@32", "decode-4+1busy", "first-token-8"];
+    assert_eq!(tests_of(&rows), tests.map(|test| (test, 1)));
+    for (row, speed) in rows.iter().zip([Some(100.0), Some(50.0), Some(25.0), Some(50.0), None]) {
+        let get = |who: &str, what: &str| row[who][what].as_f64().unwrap();
+        assert!(0.0 < get("tern", "min") && get("tern", "min") <= get("tern", "median"));
+        assert_eq!(row["unit"], if speed.is_some() { "tok_s" } else { "ms" });
+        let (tern, peer) = (get("tern", "median"), get("peer", "median"));
+        let ratio = if speed.is_some() { tern / peer } else { peer / tern };
+        assert!((row["ratio"].as_f64().unwrap() - ratio).abs() < 1e-9);
+        assert!(speed.is_none_or(|speed| peer == speed), "{row}");
+        assert_eq!(row["tern_kept"].is_number(), row["test"] == "decode-4+1busy");
+    }
+    assert_eq!(rows[3]["peer_kept"], 1.0);
+
+    for (peer, expected) in [
+        ("/nowhere/llama-bench", "/nowhere/llama-bench: not found; Debian has llama-bench in"),
+        (peer.as_str(), "it said: unexpected: -m /"), // no --peer-model
+        ("true", "true: printed no JSON"),
+        ("echo {} --", "echo: printed no JSON"),
+    ] {
+        let output = tern(&[&base as &[&str], &["--peer", peer]].concat());
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: TERN_ERROR_IO: ") && error.contains(expected), "{error}");
+        assert_eq!((error.lines().count(), stdout(&output)), (1, ""));
+    }
 }

@@ -68,6 +68,22 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn a_token_passes_five_barriers_in_a_layer_and_one_in_the_head() {
+    for (arch, n_layer) in [("llama", 3), ("qwen3", 4)] {
+        let mut tiny = Tiny::new(arch);
+        (tiny.dtype, tiny.n_layer) = (DType::Q4_0, n_layer);
+        let model = model_of(&tiny, None);
+        let mut s = session(&model, SessionParams { n_threads: 3, ..small() });
+        eval(&mut s, &text(40));
+        let before = s.n_barriers();
+        eval(&mut s, &[5]);
+        let n = s.n_barriers() - before;
+        assert!(n <= 5 * n_layer as u64 + 1, "{arch}: {n} barriers in {n_layer} layers");
+        assert!(n >= 3, "{arch}: several threads take part");
+    }
+}
+
+#[test]
 fn the_split_of_a_prompt_does_not_change_a_bit() {
     for &isa in Isa::available() {
         for dtype in [DType::F16, DType::Q4_1, DType::Q4K, DType::Q5_0] {

@@ -24,6 +24,7 @@ mod elem;
 mod insn_aarch64;
 mod matmul;
 mod packed;
+pub mod peak;
 mod quantize;
 
 pub use packed::Packed;

@@ -454,6 +454,6 @@ fn mix<T: Element>(
     });
 }
 
-fn lock(work: &Mutex<Buffer<f32>>) -> std::sync::MutexGuard<'_, Buffer<f32>> {
+pub(super) fn lock(work: &Mutex<Buffer<f32>>) -> std::sync::MutexGuard<'_, Buffer<f32>> {
     work.lock().unwrap_or_else(PoisonError::into_inner)
 }

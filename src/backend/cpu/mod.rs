@@ -1,5 +1,5 @@
-//! The CPU: weights packed for its kernels, or as they lie in a mapped file; kernels of the best instruction set, phases cut into
-//! chunks of rows for the session's threads.
+//! The CPU: weights packed for its kernels, or as they lie in a mapped file; kernels of the best
+//! instruction set; phases cut into chunks of rows for the session's threads.
 //!
 //! Every number is computed in an order that depends neither on the threads nor on how a prompt
 //! was cut into batches; that is what makes logits the same bits for any of them.

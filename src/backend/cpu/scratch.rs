@@ -211,6 +211,11 @@ impl Cpu {
 }
 
 impl Scratch {
+    /// How often all threads have waited for all.
+    pub fn n_barriers(&self) -> u64 {
+        self.pool.n_shared_jobs()
+    }
+
     /// Sets how many threads evaluate one token, and how many evaluate several.
     pub fn set_threads(&mut self, decode: usize, prefill: usize) {
         let most = self.pool.n_threads();

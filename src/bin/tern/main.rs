@@ -14,7 +14,6 @@ mod load;
 mod output;
 mod perplexity;
 mod prompt;
-mod roof;
 mod run;
 mod sampling;
 mod tokenize;

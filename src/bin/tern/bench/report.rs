@@ -1,0 +1,155 @@
+//! What was measured, as a table for people and as JSON for scripts.
+
+use serde_json::{Value as Json, json};
+
+/// One line of the result.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    /// What was run, as in "prefill-512".
+    pub(crate) test: String,
+    /// Threads.
+    pub(crate) n_threads: u32,
+    /// Tokens per second of each run; empty where there are no tokens.
+    pub(crate) tok_s: Vec<f64>,
+    /// Gigabytes per second read from memory: of the median run, weights only.
+    pub(crate) gb_s: f64,
+    /// The median where `gb_s` is the best.
+    pub(crate) median_gb_s: Option<f64>,
+    /// Billions of multiplications by weights per second, of the median run, of a prefill.
+    pub(crate) gmac_s: Option<f64>,
+    /// What the machine reads from memory with these threads.
+    pub(crate) roof_gb_s: Option<f64>,
+    /// Tokens per second as a part of what they are on a machine with nothing else to do.
+    pub(crate) kept: Option<f64>,
+    /// Nanoseconds of each call of eval, in ascending order.
+    pub(crate) call_ns: Vec<u64>,
+}
+
+/// The heading of the table.
+pub(crate) const HEADING: &str = "\
+test                  threads      tok/s   (min .. max)             GB/s  of roof   GMAC/s  kept  \
+p50 / p99 / max ms\n";
+
+impl Measured {
+    /// A test of which nothing is known yet.
+    pub(crate) fn new(test: String, n_threads: u32) -> Measured {
+        Measured { test, n_threads, ..Measured::default() }
+    }
+
+    /// Whether the roof is one: a prefill reads the weights from memory once for many tokens.
+    fn is_bounded_by_memory(&self) -> bool {
+        self.test.starts_with("decode")
+    }
+
+    /// The part of the machine's bandwidth that reading the weights takes.
+    fn share(&self) -> Option<f64> {
+        let roof = self.roof_gb_s.filter(|&roof| roof > 0.0 && self.is_bounded_by_memory())?;
+        Some(self.gb_s / roof)
+    }
+
+    /// The object that `--json` prints.
+    pub(crate) fn json(&self) -> Json {
+        let (min, median, max) = spread(&mut self.tok_s.clone());
+        let tok_s = match self.tok_s.is_empty() {
+            true => Json::Null,
+            false => json!({ "min": min, "median": median, "max": max }),
+        };
+        let mut object = json!({
+            "test": self.test,
+            "threads": self.n_threads,
+            "tok_s": tok_s,
+            "gb_s": self.gb_s,
+            "gmac_s": self.gmac_s,
+            "roof_gb_s": self.roof_gb_s,
+            "share": self.share(),
+            "kept": self.kept,
+            "p50_us": self.percentile_us(50),
+            "p99_us": self.percentile_us(99),
+            "max_us": self.percentile_us(100),
+        });
+        if let Some(median) = self.median_gb_s {
+            object["median_gb_s"] = median.into();
+        }
+        object
+    }
+
+    /// The line of the table.
+    pub(crate) fn line(&self) -> String {
+        let (min, median, max) = spread(&mut self.tok_s.clone());
+        let percent = |part: Option<f64>| {
+            part.map_or_else(String::new, |part| format!("{:.0} %", part * 100.0))
+        };
+        let (rate, range) = match self.tok_s.is_empty() {
+            true => (String::new(), String::new()),
+            false => (format!("{median:.1}"), format!("({min:.1} .. {max:.1})")),
+        };
+        let ms = |percent| self.percentile_us(percent).unwrap_or(0.0) / 1e3;
+        let calls = match self.call_ns.is_empty() {
+            true => self.median_gb_s.map_or_else(String::new, |gb_s| format!("median {gb_s:.1}")),
+            false => format!("{:.2} / {:.2} / {:.2}", ms(50), ms(99), ms(100)),
+        };
+        // A prefill reads little: what counts is how fast it multiplies.
+        let (gb_s, gmac_s) = match self.gmac_s {
+            Some(gmac_s) => (String::new(), format!("{gmac_s:.1}")),
+            None => (format!("{:.1}", self.gb_s), String::new()),
+        };
+        let line = format!(
+            "{:21} {:7} {rate:>10}   {range:21} {gb_s:>7} {:>8} {gmac_s:>8} {:>5}  {calls}",
+            self.test,
+            self.n_threads,
+            percent(self.share()),
+            percent(self.kept),
+        );
+        format!("{}\n", line.trim_end())
+    }
+
+    /// The call that so many percent of the calls were not slower than, in microseconds.
+    pub(crate) fn percentile_us(&self, percent: usize) -> Option<f64> {
+        let rank = (self.call_ns.len() * percent).div_ceil(100).saturating_sub(1);
+        self.call_ns.get(rank).map(|&ns| ns as f64 / 1e3)
+    }
+}
+
+/// The least, the median and the most; sorts them. Zeros if there are none.
+pub(crate) fn spread(values: &mut [f64]) -> (f64, f64, f64) {
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+    let n = values.len();
+    let median =
+        if n % 2 == 1 { at(n / 2) } else { (at((n / 2).saturating_sub(1)) + at(n / 2)) / 2.0 };
+    (at(0), median, at(n.saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_percentiles() {
+        assert_eq!(spread(&mut []), (0.0, 0.0, 0.0));
+        assert_eq!(spread(&mut [3.0]), (3.0, 3.0, 3.0));
+        assert_eq!(spread(&mut [4.0, 1.0]), (1.0, 2.5, 4.0));
+        assert_eq!(spread(&mut [9.0, 1.0, 5.0]), (1.0, 5.0, 9.0));
+        let call_ns: Vec<u64> = (1..=200).map(|i| i * 1000).collect();
+        let measured = Measured { call_ns, ..Measured::new(String::new(), 1) };
+        assert_eq!(measured.percentile_us(50), Some(100.0));
+        assert_eq!(measured.percentile_us(99), Some(198.0));
+        assert_eq!(measured.percentile_us(100), Some(200.0));
+        assert_eq!(Measured::default().percentile_us(100), None);
+    }
+
+    #[test]
+    fn the_share_of_the_roof_is_that_of_decoding() {
+        let measured = |test: &str, roof_gb_s| Measured {
+            gb_s: 9.0,
+            roof_gb_s,
+            ..Measured::new(test.into(), 1)
+        };
+        assert_eq!(measured("decode-128", Some(12.0)).share(), Some(0.75));
+        assert_eq!(measured("decode-128", Some(0.0)).share(), None);
+        assert_eq!(measured("decode-128", None).share(), None);
+        assert_eq!(measured("prefill-512", Some(12.0)).share(), None);
+        assert_eq!(measured("decode-128", Some(12.0)).json()["share"], 0.75);
+        assert!(measured("decode-128", Some(12.0)).line().contains("75 %"));
+    }
+}
