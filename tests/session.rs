@@ -117,7 +117,7 @@ fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
             (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, head_dim);
             (tiny.n_head, tiny.n_head_kv) = (4, n_head_kv);
             let model = model_of(&tiny, Some(isa));
-            let tokens = text(300);
+            let tokens = text(260);
             let mut expected = None;
             for (n_threads, n_batch, call) in [
                 (1, 512, 420),
@@ -127,7 +127,7 @@ fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
                 (4, 200, 131),
                 (2, 512, 410),
             ] {
-                let params = SessionParams { n_ctx: 310, n_batch, n_threads, kv_dtype, ..small() };
+                let params = SessionParams { n_ctx: 270, n_batch, n_threads, kv_dtype, ..small() };
                 let mut s = session(&model, params);
                 tokens.chunks(call).for_each(|part| eval(&mut s, part));
                 eval(&mut s, &[3]);

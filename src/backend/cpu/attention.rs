@@ -217,7 +217,13 @@ impl Cpu {
                 make(0, item, part);
             }
         } else {
-            s.pool.rows(parts, part_len, 1, make)?;
+            // Neighbours for one thread, as long as there is enough for all.
+            let grain = (d.n_head_kv * tiles.len() / (8 * s.pool.n_active())).clamp(1, 4);
+            s.pool.rows(parts, part_len, grain, |worker, first, parts| {
+                for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
+                    make(worker, first + i, part);
+                }
+            })?;
         }
         let mut buffer = lock(&s.work[0]);
         let mut merged = Work::new(&mut buffer, &sizes).merged;

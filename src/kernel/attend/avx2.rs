@@ -64,7 +64,9 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
                     (5, _) => tile::<T, 5, 1>,
                     _ => tile::<T, 6, 1>,
                 };
-                tile((a, s.a_stride), (from, b.row, b.group), b.n, (out, s.out_stride));
+                let ahead = if row == 0 { b.ahead(n_groups) } else { 0 };
+                let from = (from, b.row, b.group, ahead);
+                tile((a, s.a_stride), from, b.n, (out, s.out_stride));
             }
             row += n;
         }
@@ -73,14 +75,14 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
 }
 
 /// `R` rows of sums by `G` groups of columns, over `n` rows of the panel. Each place comes with its
-/// strides.
+/// strides; elements `ahead` of the panel's are fetched for later.
 ///
 /// # Safety
 /// All of that lies where the pointers point.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<T: Element, const R: usize, const G: usize>(
     (a, a_stride): (*const f32, usize),
-    (b, b_row, b_group): (*const T, usize, usize),
+    (b, b_row, b_group, ahead): (*const T, usize, usize, usize),
     n: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
@@ -95,8 +97,10 @@ unsafe fn tile<T: Element, const R: usize, const G: usize>(
         }
         for i in 0..n {
             for g in 0..G {
+                let b = b.add(i * b_row + g * b_group);
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(ahead).cast());
                 for half in 0..2 {
-                    let b = T::eight(b.add(i * b_row + g * b_group + half * LANES));
+                    let b = T::eight(b.add(half * LANES));
                     for (r, acc) in acc.iter_mut().enumerate() {
                         let a = _mm256_set1_ps(*a.add(r * a_stride + i));
                         acc[g][half] = _mm256_fmadd_ps(a, b, acc[g][half]);

@@ -81,7 +81,9 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
                     (5, _) => tile::<T, 5, 1>,
                     _ => tile::<T, 6, 1>,
                 };
-                tile((a, s.a_stride), (from, b.row, b.group), b.n, (out, s.out_stride));
+                let ahead = if row == 0 { b.ahead(n_groups) } else { 0 };
+                let from = (from, b.row, b.group, ahead);
+                tile((a, s.a_stride), from, b.n, (out, s.out_stride));
             }
             row += n;
         }
@@ -90,14 +92,14 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
 }
 
 /// `R` rows of sums by `V` groups of columns, over `n` rows of the panel. Each place comes with its
-/// strides.
+/// strides; elements `ahead` of the panel's are fetched for later.
 ///
 /// # Safety
 /// All of that lies where the pointers point.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<T: Element, const R: usize, const V: usize>(
     (a, a_stride): (*const f32, usize),
-    (b, b_row, b_group): (*const T, usize, usize),
+    (b, b_row, b_group, ahead): (*const T, usize, usize, usize),
     n: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
@@ -112,7 +114,9 @@ unsafe fn tile<T: Element, const R: usize, const V: usize>(
         for i in 0..n {
             let a: [__m512; R] = std::array::from_fn(|r| _mm512_set1_ps(*a.add(r * a_stride + i)));
             for v in 0..V {
-                let b = T::group(b.add(i * b_row + v * b_group));
+                let b = b.add(i * b_row + v * b_group);
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(ahead).cast());
+                let b = T::group(b);
                 for (a, acc) in a.iter().zip(&mut acc) {
                     acc[v] = _mm512_fmadd_ps(*a, b, acc[v]);
                 }

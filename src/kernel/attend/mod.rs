@@ -51,6 +51,23 @@ impl<T> Panel<'_, T> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl<T> Panel<'_, T> {
+    /// How many elements ahead of those in use the cache is asked for more, where `n_groups` groups
+    /// are read together: the groups that follow, or the same groups of later rows. Often that is
+    /// the panel of the next tile; streams this short are over before a processor sees them.
+    fn ahead(&self, n_groups: usize) -> usize {
+        match self.group > self.row {
+            true => n_groups * self.group,
+            false => AHEAD_BYTES / size_of::<T>(),
+        }
+    }
+}
+
+/// How far ahead rows are asked for: a page.
+#[cfg(target_arch = "x86_64")]
+const AHEAD_BYTES: usize = 4096;
+
 /// Rows in and out of a sum: `n` rows of `a`, and as many of `out`, with their strides.
 pub(crate) struct Sums<'a> {
     pub(crate) n: usize,
