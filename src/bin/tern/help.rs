@@ -142,9 +142,10 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
                         it, or \"roof\" (without tok_s: null; with \"median_gb_s\" beside the best)
                         gb_s: weights read per second; gmac_s: of a prefill, billions of
-                        multiplications by weights per second; share: of decoding gb_s / roof_gb_s,
-                        of a prefill gmac_s / roof_gmac_s; kept: the part of the speed that is left beside busy processes;
-                        p50_us, p99_us and max_us: of one eval; null: not measured
+                        multiplications by weights per second; share: of decoding
+                        gb_s / roof_gb_s, of a prefill gmac_s / roof_gmac_s; kept: the part of
+                        the speed that is left beside busy processes; p50_us, p99_us and max_us:
+                        of one eval; null: not measured
 
 With a peer, llama.cpp's llama-bench: each test as processes of their own, in turns, -r pairs:
       --compare         instead of all that; default: -d 0,4096; with --busy both beside N processes
