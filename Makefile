@@ -12,7 +12,7 @@ help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
 	@echo 'make test [STEPS="..."]   everything that can be tested on this machine'
 	@echo 'make test-quick           formatting, lints and the Rust tests: a minute or two'
-	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, long campaigns'
+	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, and all tests optimised'
 	@echo 'make models               fetches all models and texts that tests use: 0.5 GB in ~/.cache/tern'
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
 	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'

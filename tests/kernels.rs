@@ -8,7 +8,7 @@ use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, Kernels, Packed, Weight};
+use tern::kernel::{Activations, Kernels, Packed, Panel, Weight};
 use tern::quant::{self, p16};
 
 /// Half a unit in the last place of 1.
@@ -440,67 +440,197 @@ fn quantize_gives_the_same_codes_everywhere() {
 
 // ---------------------------------------------------------------------------------- attend
 
+/// `out += a * panel`, with one of the two types of the cache.
+fn add_panel(
+    kernels: &Kernels,
+    b: &Panel<'_, f32>,
+    bits: Option<&[u16]>,
+    (n, a, a_stride): (usize, &[f32], usize),
+    (out, out_stride): (&mut [f32], usize),
+) {
+    let Panel { n: terms, row, n_groups, group, .. } = *b;
+    match bits {
+        Some(data) => {
+            let b = Panel { data, n: terms, row, n_groups, group };
+            kernels.panel_f16(n, (a, a_stride), &b, (out, out_stride));
+        }
+        None => kernels.panel_f32(n, (a, a_stride), b, (out, out_stride)),
+    }
+}
+
 #[test]
-fn attention_reads_the_cells_it_is_told() {
+fn panels_are_multiplied_and_added() {
     let mut random = Random(13);
+    let data = random.floats(40_000);
+    let bits: Vec<u16> = data.iter().map(|&x| f16::from_f32(x).to_bits()).collect();
+    let halves: Vec<f32> = bits.iter().map(|&x| f16::from_bits(x).to_f32()).collect();
     each_isa(|kernels, isa| {
-        for width in [1, 2, 7, 8, 15, 16, 17, 24, 32, 63, 64, 80, 96, 100, 128, 256] {
-            for n_cells in [0, 1, 2, 3, 4, 5, 7, 8, 9, 33, 200] {
-                let stride = width + random.below(40);
-                let k = random.floats(64 * stride + width);
-                let bits: Vec<u16> = k.iter().map(|&k| f16::from_f32(k).to_bits()).collect();
-                let k16: Vec<f32> = bits.iter().map(|&k| f16::from_bits(k).to_f32()).collect();
-                let cells: Vec<u32> = (0..n_cells).map(|_| random.below(65) as u32).collect();
-                let q = random.floats(width);
-                let p = random.floats(n_cells);
-                let what = format!("{isa}, width {width}, {n_cells} cells");
-
-                let mut scores = [vec![f32::NAN; n_cells], vec![f32::NAN; n_cells]];
-                kernels.scores_f16(&q, &bits, stride, &cells, &mut scores[0]);
-                kernels.scores_f32(&q, &k, stride, &cells, &mut scores[1]);
-                for (scores, k) in scores.iter().zip([&k16, &k]) {
-                    for (score, &cell) in scores.iter().zip(&cells) {
-                        let k = &k[cell as usize * stride..][..width];
-                        let products = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
-                        let exact: f64 = products.clone().sum();
-                        let magnitude: f64 = products.map(f64::abs).sum();
-                        let error = (f64::from(*score) - exact).abs();
-                        assert!(error <= U * (width as f64 / 4.0 + 8.0) * magnitude, "{what}");
-                    }
-                }
-                // A score depends on its cell alone.
-                for i in 0..n_cells.min(9) {
-                    let mut one = [f32::NAN];
-                    kernels.scores_f16(&q, &bits, stride, &cells[i..i + 1], &mut one);
-                    assert_same_bits(&one, &scores[0][i..i + 1], &what);
-                    kernels.scores_f32(&q, &k, stride, &cells[i..i + 1], &mut one);
-                    assert_same_bits(&one, &scores[1][i..i + 1], &what);
-                }
-
-                let mut mixed = [vec![f32::NAN; width], vec![f32::NAN; width]];
-                kernels.mix_f16(&p, &bits, stride, &cells, &mut mixed[0]);
-                kernels.mix_f32(&p, &k, stride, &cells, &mut mixed[1]);
-                for (mixed, v) in mixed.iter().zip([&k16, &k]) {
-                    for (j, out) in mixed.iter().enumerate() {
-                        let v = |cell: u32| f64::from(v[cell as usize * stride + j]);
-                        let products = p.iter().zip(&cells).map(|(p, &c)| f64::from(*p) * v(c));
-                        let exact: f64 = products.clone().sum();
-                        let magnitude: f64 = products.map(f64::abs).sum();
-                        let error = (f64::from(*out) - exact).abs();
-                        assert!(error <= U * (n_cells as f64 + 2.0) * magnitude, "{what}");
+        for n in [1, 2, 3, 4, 5, 6, 7, 8, 13, 24] {
+            for terms in [0, 1, 2, 7, 64, 80, 128] {
+                for n_groups in [0, 1, 2, 3, 4, 5, 7, 8, 9, 16] {
+                    let keys = random.below(2) == 0;
+                    let row = if keys { 16 } else { 16 * n_groups + random.below(9) };
+                    let group = if keys { 16 * terms + random.below(9) } else { 16 };
+                    let from = random.below(100);
+                    let a_stride = terms + random.below(5);
+                    let out_stride = 16 * n_groups + random.below(5);
+                    let a = random.floats(n * a_stride + 1);
+                    let before = random.floats(n * out_stride + 1);
+                    let what = format!("{isa}: {n} rows, {terms} terms, {n_groups} groups");
+                    for half in [false, true] {
+                        let values = if half { &halves } else { &data };
+                        let bits = half.then_some(&bits[from..]);
+                        let b = Panel { data: &values[from..], n: terms, row, n_groups, group };
+                        let mut out = before.clone();
+                        add_panel(kernels, &b, bits, (n, &a, a_stride), (&mut out, out_stride));
+                        for (at, (out, before)) in out.iter().zip(&before).enumerate() {
+                            let (r, c) = (at / out_stride.max(1), at % out_stride.max(1));
+                            if r >= n || c >= 16 * n_groups {
+                                assert_eq!(out.to_bits(), before.to_bits(), "{what}: a gap");
+                                continue;
+                            }
+                            let (mut sum, mut magnitude) = (f64::from(*before), before.abs());
+                            for i in 0..terms {
+                                let b = b.data[i * row + c / 16 * group + c % 16];
+                                sum += f64::from(a[r * a_stride + i]) * f64::from(b);
+                                magnitude += (a[r * a_stride + i] * b).abs();
+                            }
+                            let bound = U * (terms as f64 + 1.0) * f64::from(magnitude);
+                            assert_close(*out, sum, bound, &what);
+                        }
+                        // One row at a time, one group at a time, in two halves: the same bits.
+                        let mut again = before.clone();
+                        for r in 0..n {
+                            for g in 0..n_groups {
+                                let middle = random.below(terms + 1);
+                                for (start, end) in [(0, middle), (middle, terms)] {
+                                    let at = from + start * row + g * group;
+                                    let b = Panel {
+                                        data: &values[at..],
+                                        n: end - start,
+                                        n_groups: 1,
+                                        ..b
+                                    };
+                                    let bits = bits.map(|bits| &bits[at - from..]);
+                                    let a = &a[r * a_stride + start..];
+                                    let out = &mut again[r * out_stride + 16 * g..];
+                                    add_panel(kernels, &b, bits, (1, a, 0), (out, 0));
+                                }
+                            }
+                        }
+                        assert_same_bits(&again, &out, &what);
                     }
                 }
             }
         }
-        eprintln!("tested scores_f16_{isa} scores_f32_{isa} mix_f16_{isa} mix_f32_{isa}");
+        eprintln!("tested panel_f16_{isa} panel_f32_{isa}");
     });
 }
 
 #[test]
 #[should_panic(expected = "lies in the cache")]
-fn attention_checks_cells() {
-    let mut out = [0.0; 2];
-    Kernels::for_isa(Isa::best()).scores_f16(&[0.0; 8], &[0; 31], 8, &[0, 3], &mut out);
+fn a_panel_outside_the_cache_is_refused() {
+    let b = Panel { data: &[0; 63], n: 4, row: 16, n_groups: 1, group: 0 };
+    Kernels::for_isa(Isa::best()).panel_f16(1, (&[0.0; 4], 4), &b, (&mut [0.0; 16], 16));
+}
+
+#[test]
+#[should_panic(expected = "rows of sums do not overlap")]
+fn sums_that_overlap_are_refused() {
+    let b = Panel { data: &[0; 64], n: 2, row: 32, n_groups: 2, group: 16 };
+    Kernels::for_isa(Isa::best()).panel_f16(2, (&[0.0; 4], 2), &b, (&mut [0.0; 64], 31));
+}
+
+#[test]
+fn powers_are_those_of_e() {
+    let mut random = Random(37);
+    each_isa(|kernels, isa| {
+        // Every power on its own: below a greatest of 0 the differences are exact.
+        let least = -87.336_54_f32;
+        for step in 0..4096 {
+            let mut x = vec![0.0];
+            x.extend((0..127).map(|i| (step * 127 + i) as f32 / (4096.0 * 127.0) * -88.0));
+            let y = x.clone();
+            let (max, _) = kernels.powers(&mut x);
+            assert_eq!(max, 0.0);
+            for (x, y) in x.iter().zip(&y) {
+                let exact = if *y < least { 0.0 } else { f64::from(*y).exp() };
+                assert_close(*x, exact, 2e-7 * exact, &format!("{isa}: exp({y})"));
+            }
+        }
+        for n in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 100, 127, 128] {
+            for scale in [0.0, 1.0, 20.0, 200.0] {
+                let mut x: Vec<f32> = random.floats(n).iter().map(|x| x * scale).collect();
+                if n > 2 {
+                    x[random.below(n - 1) + 1] = f32::NEG_INFINITY;
+                }
+                let mut out = x.clone();
+                let (max, sum) = kernels.powers(&mut out);
+                assert_eq!(max, x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{isa}");
+                for (x, out) in x.iter().zip(&out) {
+                    // The difference is rounded: an error of u in it is one of |x - max| u.
+                    let y = f64::from(*x) - f64::from(max);
+                    let exact = y.exp();
+                    let bound = (2e-7 + U * y.abs().min(200.0)) * exact + 1.2e-38;
+                    assert_close(*out, exact, bound, &format!("{isa}: exp({y})"));
+                    assert!(*x > f32::NEG_INFINITY || *out == 0.0, "{isa}: -inf");
+                }
+                let exact: f64 = out.iter().map(|x| f64::from(*x)).sum();
+                assert_close(sum, exact, U * (n as f64 / 4.0 + 4.0) * exact, isa);
+            }
+            let mut x = vec![f32::NEG_INFINITY; n];
+            assert_eq!(kernels.powers(&mut x), (f32::NEG_INFINITY, 0.0), "{isa}");
+            assert!(x.iter().all(|x| *x == 0.0), "{isa}");
+            x = random.floats(n);
+            x[random.below(n)] = f32::NAN;
+            assert!(kernels.powers(&mut x).1.is_nan(), "{isa}, {n}");
+            x = random.floats(n);
+            x[random.below(n)] = f32::INFINITY;
+            assert!(kernels.powers(&mut x).1.is_nan(), "{isa}, {n}");
+        }
+        assert_eq!(kernels.powers(&mut []), (f32::NEG_INFINITY, 0.0), "{isa}");
+        eprintln!("tested powers_{isa}");
+    });
+}
+
+#[test]
+fn soft_caps_are_those_of_tanh() {
+    let mut random = Random(43);
+    each_isa(|kernels, isa| {
+        for n in LENGTHS {
+            for (scale, cap) in [(1e-3, 30.0), (1.0, 50.0), (60.0, 50.0), (3000.0, 2.5)] {
+                let x: Vec<f32> = random.floats(n).iter().map(|x| x * scale).collect();
+                let mut out = x.clone();
+                kernels.soft_cap(&mut out, cap);
+                for (x, out) in x.iter().zip(&out) {
+                    let exact = f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh();
+                    assert_close(*out, exact, 3e-7 * f64::from(cap), &format!("{isa}, {x}"));
+                }
+            }
+        }
+        let mut odd = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, -0.0];
+        kernels.soft_cap(&mut odd, 50.0);
+        assert!(odd[..2] == [50.0, -50.0] && odd[2].is_nan() && odd[3] == 0.0, "{isa}: {odd:?}");
+        eprintln!("tested soft_cap_{isa}");
+    });
+}
+
+#[test]
+fn blends() {
+    let mut random = Random(41);
+    each_isa(|kernels, isa| {
+        for n in LENGTHS {
+            let (x, y) = (random.floats(n), random.floats(n));
+            let (a, b) = (random.float(), random.float());
+            let mut out = x.clone();
+            kernels.blend(&mut out, a, &y, b);
+            for i in 0..n {
+                let (p, q) = (f64::from(a) * f64::from(x[i]), f64::from(b) * f64::from(y[i]));
+                assert_close(out[i], p + q, 2.0 * U * (p.abs() + q.abs()), isa);
+            }
+        }
+        eprintln!("tested blend_{isa}");
+    });
 }
 
 #[test]
@@ -600,44 +730,6 @@ fn rotations() {
             }
         }
         eprintln!("tested rope_norm_{isa} rope_neox_{isa}");
-    });
-}
-
-#[test]
-fn softmax_is_a_distribution() {
-    let mut random = Random(23);
-    each_isa(|kernels, isa| {
-        for n in LENGTHS {
-            for scale in [0.0, 1.0, 20.0, 200.0] {
-                let mut x: Vec<f32> = random.floats(n).iter().map(|x| x * scale).collect();
-                if n > 2 {
-                    x[random.below(n - 1) + 1] = f32::NEG_INFINITY;
-                }
-                let mut out = x.clone();
-                kernels.softmax(&mut out);
-                let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let exps: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
-                let sum: f64 = exps.iter().sum();
-                for i in 0..n {
-                    let exact = exps[i] / sum;
-                    // 2e-38: exp is not below the smallest normal number.
-                    assert_close(out[i], exact, U * (n as f64 / 8.0 + 24.0) * exact + 2e-38, isa);
-                    if x[i] == f32::NEG_INFINITY {
-                        assert_eq!(out[i], 0.0, "{isa}");
-                    }
-                }
-            }
-        }
-        for mut bad in [vec![f32::NEG_INFINITY; 20], vec![f32::NAN; 3], {
-            let mut x = random.floats(40);
-            x[11] = f32::NAN;
-            x
-        }] {
-            kernels.softmax(&mut bad);
-            assert!(bad.iter().all(|x| x.is_nan()), "{isa}");
-        }
-        kernels.softmax(&mut []);
-        eprintln!("tested softmax_{isa}");
     });
 }
 

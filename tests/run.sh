@@ -40,7 +40,7 @@ a64-c           tl   900 the C programs of tests/c on aarch64, with the archive 
 a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
-campaigns        l 14400 the tests that are marked as long
+release         l  7200 all Rust tests again, optimised as what is released, and those marked as long
 '
 
 # Said by tests that the step `rust` runs where they can run: not counted again as skipped.

@@ -68,6 +68,22 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn a_token_passes_five_barriers_in_a_layer_and_one_in_the_head() {
+    for (arch, n_layer) in [("llama", 3), ("qwen3", 4)] {
+        let mut tiny = Tiny::new(arch);
+        (tiny.dtype, tiny.n_layer) = (DType::Q4_0, n_layer);
+        let model = model_of(&tiny, None);
+        let mut s = session(&model, SessionParams { n_threads: 3, ..small() });
+        eval(&mut s, &text(40));
+        let before = s.n_barriers();
+        eval(&mut s, &[5]);
+        let n = s.n_barriers() - before;
+        assert!(n <= 5 * n_layer as u64 + 1, "{arch}: {n} barriers in {n_layer} layers");
+        assert!(n >= 3, "{arch}: several threads take part");
+    }
+}
+
+#[test]
 fn the_split_of_a_prompt_does_not_change_a_bit() {
     for &isa in Isa::available() {
         for dtype in [DType::F16, DType::Q4_1, DType::Q4K, DType::Q5_0] {
@@ -87,6 +103,79 @@ fn the_split_of_a_prompt_does_not_change_a_bit() {
                 }
             }
         }
+    }
+}
+
+/// As the two above, where what is seen is several tiles of attention and a window begins and ends
+/// inside of them.
+#[test]
+fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
+    for &isa in Isa::available() {
+        for (n_head_kv, head_dim, kv_dtype) in [(1, 16, 0), (2, 20, 1)] {
+            let mut tiny = Tiny::new("gemma3");
+            (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, head_dim);
+            (tiny.n_head, tiny.n_head_kv) = (4, n_head_kv);
+            let model = model_of(&tiny, Some(isa));
+            let tokens = text(300);
+            let mut expected = None;
+            for (n_threads, n_batch, call) in [
+                (1, 512, 420),
+                (2, 64, 420),
+                (3, 5, 420),
+                (8, 9, 420),
+                (4, 200, 131),
+                (2, 512, 410),
+            ] {
+                let params = SessionParams { n_ctx: 310, n_batch, n_threads, kv_dtype, ..small() };
+                let mut s = session(&model, params);
+                tokens.chunks(call).for_each(|part| eval(&mut s, part));
+                eval(&mut s, &[3]);
+                let found = bits(&s);
+                let expected = expected.get_or_insert_with(|| found.clone());
+                let what = format!("{} threads {n_threads}, batch {n_batch}", isa.name());
+                assert!(found == *expected, "{what}, calls of {call}, {n_head_kv} kv heads");
+            }
+        }
+    }
+}
+
+/// The cell that a token happens to stand in does not matter.
+#[test]
+fn cells_in_any_order_give_the_same_bits() {
+    // One layer, so that keys and values do not depend on what is evicted when.
+    let mut tiny = Tiny::new("llama");
+    tiny.n_layer = 1;
+    for kv_dtype in [0, 1] {
+        let model = model_of(&tiny, None);
+        let params = SessionParams { n_ctx: 600, n_batch: 64, kv_dtype, ..small() };
+        let tokens = text(500);
+        let gone = [(3, 20), (150, 151), (170, 171), (174, 250), (300, 333), (390, 391)];
+
+        let mut early = session(&model, params); // later tokens fill the cells of those that left
+        let mut at = 0;
+        for (from, to) in gone {
+            eval(&mut early, &tokens[at..to as usize + 30]);
+            at = to as usize + 30;
+            early.kv_evict_range(from, to).unwrap();
+        }
+        eval(&mut early, &tokens[at..]);
+
+        let mut late = session(&model, params); // every token in the cell of its position
+        eval(&mut late, &tokens);
+        for (from, to) in gone {
+            late.kv_evict_range(from, to).unwrap();
+        }
+        let mut fork = early.fork().unwrap();
+        for s in [&mut early, &mut late, &mut fork] {
+            eval(s, &tokens[..40]); // a batch of several blocks
+        }
+        assert!(bits(&early) == bits(&late), "many tokens");
+        assert!(bits(&early) == bits(&fork), "many tokens, in a fork");
+        for s in [&mut early, &mut late, &mut fork] {
+            eval(s, &[7]);
+        }
+        assert!(bits(&early) == bits(&late), "one token");
+        assert!(bits(&early) == bits(&fork), "one token, in a fork");
     }
 }
 

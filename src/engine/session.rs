@@ -208,6 +208,11 @@ impl Session {
         Ok(())
     }
 
+    /// How often all threads have waited for all so far: what a token costs beside its arithmetic.
+    pub fn n_barriers(&self) -> u64 {
+        self.runner.scratch.n_barriers()
+    }
+
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
         let decoder = self.runner.weights.backend.decoder();

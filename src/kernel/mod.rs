@@ -10,8 +10,8 @@
 //!   activations are rounded to 8 bits in blocks of 32 ([`Kernels::quantize`]), and
 //!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
 //! - [`quantize`]: activations to those blocks.
-//! - [`attend`]: scores of keys and mixtures of values, by cells of the KV cache.
-//! - [`elem`]: norms, activations, rotation, softmax.
+//! - [`attend`]: sums over panels of the KV cache, and softmax of a tile of scores.
+//! - [`elem`]: norms, activations, rotation.
 //!
 //! A result depends on the operands of that result alone: `out[t][r]` has the same bits with one
 //! token or many, in any range of columns, on any number of threads. Between rungs bits may differ,
@@ -35,6 +35,9 @@ use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::quant::p16;
+
+use attend::Sums;
+pub use attend::{GROUP, Panel};
 
 /// Weights that share a scale in quantised activations.
 pub const ACTIVATION_BLOCK: usize = 32;
@@ -175,37 +178,58 @@ impl Kernels {
         unsafe { matmul(w, act, out) }
     }
 
-    /// Scores of keys in half precision: `out[i] = q . k[cells[i] * stride ..]`.
-    pub fn scores_f16(&self, q: &[f32], k: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
-        check_cells(k.len(), stride, q.len(), cells);
-        assert_eq!(out.len(), cells.len(), "a score for each cell");
-        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
-        unsafe { (self.attend.scores_f16)(q, k, stride, cells, out) }
+    /// Adds products to `n` rows of sums, in half precision:
+    /// `out[r][c] += a[r][0] * b[0][c] + a[r][1] * b[1][c] + ..`, in this order.
+    ///
+    /// Rows of `a` are `b.n` long and begin `a_stride` apart, those of `out` have
+    /// [`GROUP`] elements for each group of `b` and begin `out_stride` apart.
+    pub fn panel_f16(
+        &self,
+        n: usize,
+        (a, a_stride): (&[f32], usize),
+        b: &Panel<'_, u16>,
+        (out, out_stride): (&mut [f32], usize),
+    ) {
+        let sums = Sums { n, a, a_stride, out, out_stride };
+        check_panel(&sums, b);
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.panel_f16)(sums, b) }
     }
 
-    /// Mixture of values in half precision: `out = sum of p[i] * v[cells[i] * stride ..]`, in the
-    /// order of `cells`.
-    pub fn mix_f16(&self, p: &[f32], v: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
-        check_cells(v.len(), stride, out.len(), cells);
-        assert_eq!(p.len(), cells.len(), "a weight for each cell");
-        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
-        unsafe { (self.attend.mix_f16)(p, v, stride, cells, out) }
+    /// [`Kernels::panel_f16`] in single precision.
+    pub fn panel_f32(
+        &self,
+        n: usize,
+        (a, a_stride): (&[f32], usize),
+        b: &Panel<'_, f32>,
+        (out, out_stride): (&mut [f32], usize),
+    ) {
+        let sums = Sums { n, a, a_stride, out, out_stride };
+        check_panel(&sums, b);
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.panel_f32)(sums, b) }
     }
 
-    /// [`Kernels::scores_f16`] for keys in single precision.
-    pub fn scores_f32(&self, q: &[f32], k: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
-        check_cells(k.len(), stride, q.len(), cells);
-        assert_eq!(out.len(), cells.len(), "a score for each cell");
-        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
-        unsafe { (self.attend.scores_f32)(q, k, stride, cells, out) }
+    /// `x = cap * tanh(x / cap)`, with an absolute error of at most `3e-7 * cap`; `cap` is above 0.
+    pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
+        // SAFETY: the CPU has this table's rung.
+        unsafe { (self.attend.soft_cap)(x, cap) }
     }
 
-    /// [`Kernels::mix_f16`] for values in single precision.
-    pub fn mix_f32(&self, p: &[f32], v: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
-        check_cells(v.len(), stride, out.len(), cells);
-        assert_eq!(p.len(), cells.len(), "a weight for each cell");
-        // SAFETY: the CPU has this table's rung, and the lengths and cells are checked.
-        unsafe { (self.attend.mix_f32)(p, v, stride, cells, out) }
+    /// Softmax before its division: `x = exp(x - max)`; gives `max` and the sum of the new `x`.
+    ///
+    /// The relative error of a power is at most 2e-7 beyond that of the difference; below the least
+    /// normal number it is 0. If all of `x` is `-inf`, all becomes 0; a NaN shows in the sum.
+    pub fn powers(&self, x: &mut [f32]) -> (f32, f32) {
+        // SAFETY: the CPU has this table's rung.
+        unsafe { (self.attend.powers)(x) }
+    }
+
+    /// `x = a * x + b * y`.
+    pub fn blend(&self, x: &mut [f32], a: f32, y: &[f32], b: f32) {
+        assert_eq!(x.len(), y.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.blend)(x, a, y, b) }
     }
 
     /// Rounds to half precision: to nearest, ties to even; infinite where it does not fit.
@@ -220,13 +244,6 @@ impl Kernels {
         assert!(x.len() == weight.len() && x.len() == out.len(), "lengths");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.elem.rms_norm)(x, weight, eps, out) }
-    }
-
-    /// Softmax in place: `x = exp(x - max) / sum of those`. An entry of `-inf` becomes 0; if all
-    /// are, or one is NaN, all become NaN.
-    pub fn softmax(&self, x: &mut [f32]) {
-        // SAFETY: the CPU has this table's rung.
-        unsafe { (self.elem.softmax)(x) }
     }
 
     /// Gated SiLU: `gate = gate / (1 + exp(-gate)) * up`.
@@ -270,10 +287,15 @@ impl Kernels {
     }
 }
 
-/// Checks that each cell has `width` elements in a cache of `len`.
-fn check_cells(len: usize, stride: usize, width: usize, cells: &[u32]) {
-    if let Some(&last) = cells.iter().max() {
-        let end = (last as usize).checked_mul(stride).and_then(|at| at.checked_add(width));
-        assert!(end.is_some_and(|end| end <= len), "cell {last} lies in the cache");
-    }
+/// Checks that all that a panel is multiplied with lies where it should.
+fn check_panel<T>(sums: &Sums<'_>, b: &Panel<'_, T>) {
+    let rows = |n: usize, stride: usize, len: usize| match n.checked_sub(1) {
+        None => Some(0),
+        Some(last) => last.checked_mul(stride).and_then(|at| at.checked_add(len)),
+    };
+    let width = b.n_groups.checked_mul(GROUP).expect("columns can be counted");
+    assert!(sums.n < 2 || sums.out_stride >= width, "rows of sums do not overlap");
+    assert!(b.extent().is_some_and(|n| n <= b.data.len()), "the panel lies in the cache");
+    assert!(rows(sums.n, sums.a_stride, b.n).is_some_and(|n| n <= sums.a.len()), "factors");
+    assert!(rows(sums.n, sums.out_stride, width).is_some_and(|n| n <= sums.out.len()), "sums");
 }

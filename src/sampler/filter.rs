@@ -2,25 +2,27 @@
 //!
 //! A candidate is one 64-bit key: its logit as a sortable integer above, its token's complement
 //! below. Keys in descending order are thus logits in descending order, equal logits by ascending
-//! token, and comparing two of them is one instruction. Only what is kept gets sorted.
+//! token, and comparing two of them is one instruction. No key is made of a token that a look at
+//! its chunk's highest logit rules out, and only what is kept gets sorted.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
-use super::math::{CHUNK, exp, ln, sum};
+use super::math::{CHUNK, LANES, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
+use super::rank::{Mass, Order, share};
+use super::row::Row;
 
-/// How far the sorted prefix of a list reaches at first, and how much further each time.
-const FIRST_SORTED: usize = 256;
-const SORTED_GROWTH: usize = 8;
+/// A list of so many tokens is sorted sooner than a row is gone through again.
+const MANY: usize = 16_384;
 
 /// A finite value and a token as one key; higher values, then lower tokens, make higher keys.
-fn key(value: f32, token: u32) -> u64 {
+pub(super) fn key(value: f32, token: u32) -> u64 {
     let bits = (value + 0.0).to_bits(); // -0 becomes 0
     let sortable = if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 };
     u64::from(sortable) << 32 | u64::from(!token)
 }
 
 /// The value of a key.
-fn value(key: u64) -> f32 {
+pub(super) fn value(key: u64) -> f32 {
     let sortable = (key >> 32) as u32;
     f32::from_bits(if sortable >> 31 == 1 { sortable & 0x7fff_ffff } else { !sortable })
 }
@@ -30,36 +32,43 @@ pub(super) fn token(key: u64) -> u32 {
     !(key as u32)
 }
 
-/// The best `n`, at least 1, of the finite logits, or all if there are fewer; in the first places of `keys`,
-/// sorted. Returns how many. `keys` is as long as `logits`.
+/// An f32 below `limit` and near to it. It does not depend on whether the thread keeps subnormal
+/// numbers, as the next f32 below 0 would.
+pub(super) fn floor_below(limit: f64) -> f32 {
+    (limit - 1.0e-6 * limit.abs() - 1.0e-30) as f32
+}
+
+/// The best `n`, at least 1, of the finite logits, or all if there are fewer; in the first places
+/// of `keys`, sorted. Returns how many. `keys` is as long as the row; `highest` has the highest
+/// logit of each chunk.
 ///
 /// One pass that compares each logit with the worst of the best so far; whenever twice `n` have
 /// passed, a partial selection halves them.
-pub(super) fn best(logits: &[f32], n: usize, keys: &mut [u64]) -> usize {
+pub(super) fn best(row: &Row<'_>, highest: &[f64], n: usize, keys: &mut [u64]) -> usize {
+    // At least n logits are not below the n-th highest of the chunks' highest.
+    let mut floor = f32::NEG_INFINITY;
+    if n <= highest.len() {
+        let keys = &mut keys[..highest.len()];
+        keys.iter_mut().zip(highest).for_each(|(slot, &h)| *slot = key(h as f32, 0));
+        let (_, &mut worst, _) = keys.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+        floor = floor_below(f64::from(value(worst)));
+    }
     let room = keys.len().min((2 * n).max(n.saturating_add(64)));
     let mut n_keys = 0;
-    let mut worst = f32::NEG_INFINITY;
-    // Sixteen at a time, since nearly all of them fall short.
-    for (chunk, logits) in logits.chunks(16).enumerate() {
-        if !logits.iter().fold(false, |any, &l| any | (l > worst)) {
-            continue;
-        }
-        for (i, &logit) in logits.iter().enumerate() {
+    row.above(floor, highest, |token, logit| {
+        if n_keys == room {
+            keys[..n_keys].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+            n_keys = n;
+            floor = value(keys[n - 1]);
             // An equal logit comes later, so its token is higher: it would not be kept either.
-            if logit > worst {
-                if n_keys == room {
-                    keys[..n_keys].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-                    n_keys = n;
-                    worst = value(keys[n - 1]);
-                    if logit <= worst {
-                        continue;
-                    }
-                }
-                keys[n_keys] = key(logit, (16 * chunk + i) as u32);
-                n_keys += 1;
+            if logit <= floor {
+                return floor;
             }
         }
-    }
+        keys[n_keys] = key(logit, token);
+        n_keys += 1;
+        floor
+    });
     if n_keys > n {
         keys[..n_keys].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
         n_keys = n;
@@ -68,36 +77,92 @@ pub(super) fn best(logits: &[f32], n: usize, keys: &mut [u64]) -> usize {
     n_keys
 }
 
-/// The tokens still in the draw. Its list is either sorted, best first, or in ascending tokens.
+/// Where the candidates are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum List {
+    /// In the row: all tokens with a finite logit.
+    Row,
+    /// In `keys`, in ascending tokens.
+    Ascending,
+    /// In `keys`, best first.
+    Sorted,
+    /// In the row, and `Kept` says which; in the order of `Sorted`.
+    Kept,
+}
+
+/// Which tokens of a row are still in the draw.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// All of them are above it.
+    floor: f32,
+    /// All keys are as high.
+    last: u64,
+    /// All keys of the distances from this logit are as high; for typical sampling.
+    near: Option<(Expected, u64)>,
+}
+
+impl Kept {
+    /// A token's key if the token is kept.
+    fn key(&self, token: u32, logit: f32) -> Option<u64> {
+        let near = self.near.is_none_or(|(expected, last)| expected.key(token, logit) >= last);
+        let key = key(logit, token);
+        (near && key >= self.last).then_some(key)
+    }
+}
+
+/// What typical sampling measures distances from.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// The highest logit that was in the draw, and the expected one less that.
+    max: f64,
+    mean: f64,
+}
+
+impl Expected {
+    /// How far a logit is from the expected one.
+    fn distance(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.max - self.mean).abs() as f32
+    }
+
+    /// A key in the order of distances, the nearest first.
+    fn key(&self, token: u32, logit: f32) -> u64 {
+        key(-self.distance(logit), token)
+    }
+}
+
+/// The tokens still in the draw.
 pub(super) struct Candidates<'a> {
+    row: &'a Row<'a>,
+    /// The highest logit of each chunk of the row; in the draw, sums over chunks of the list.
+    chunks: &'a mut [f64],
     keys: &'a mut [u64],
     n: usize,
+    /// The highest logit in the draw.
     max: f64,
-    sorted: bool,
+    list: List,
+    kept: Kept,
 }
 
 impl<'a> Candidates<'a> {
     /// The `top_k` best of the finite logits, sorted; or all of them, in ascending tokens, when
-    /// `top_k` is 0 or no fewer than there are logits. `max` is the highest logit.
-    pub(super) fn new(logits: &[f32], max: f32, top_k: usize, keys: &'a mut [u64]) -> Self {
-        let sorted = (1..logits.len()).contains(&top_k);
-        let n = if sorted {
-            best(logits, top_k, keys)
-        } else {
-            let mut n = 0;
-            for (i, &logit) in logits.iter().enumerate() {
-                if logit > f32::NEG_INFINITY {
-                    keys[n] = key(logit, i as u32);
-                    n += 1;
-                }
-            }
-            n
-        };
-        Candidates { keys, n, max: f64::from(max), sorted }
+    /// `top_k` is 0 or no fewer than there are logits. `highest` has the highest logit of each
+    /// chunk, and `max` is the highest of all. `keys` is as long as the row.
+    pub(super) fn new(
+        row: &'a Row<'a>,
+        highest: &'a mut [f64],
+        max: f32,
+        top_k: usize,
+        keys: &'a mut [u64],
+    ) -> Self {
+        let sorted = (1..row.len()).contains(&top_k);
+        let n = if sorted { best(row, highest, top_k, keys) } else { 0 };
+        let list = if sorted { List::Sorted } else { List::Row };
+        let kept = Kept { floor: f32::NEG_INFINITY, last: 0, near: None };
+        Candidates { row, chunks: highest, keys, n, max: f64::from(max), list, kept }
     }
 
-    /// How far a candidate's logit lies below the highest: 0 or negative.
-    pub(super) fn below(&self, i: usize) -> f64 {
+    /// How far a candidate of the list in `keys` lies below the highest: 0 or negative.
+    fn below(&self, i: usize) -> f64 {
         f64::from(value(self.keys[i])) - self.max
     }
 
@@ -107,32 +172,178 @@ impl<'a> Candidates<'a> {
     /// With `x` the logits below the highest, a token's information is `ln Z - x` and the expected
     /// one is `ln Z - E[x]`: their distance is `|x - E[x]|`, taken as an f32. The nearest come
     /// first, among equals the lower token. What is kept is then sorted, best first.
-    pub(super) fn typical(&mut self, p: f32, logits: &[f32]) {
-        let z = sum(self.n, |i| exp(self.below(i)), |_| ());
-        let weighted = |i| exp(self.below(i)) * self.below(i);
-        let mean = sum(self.n, weighted, |_| ()) / z;
-        for i in 0..self.n {
-            let distance = (self.below(i) - mean).abs() as f32;
-            self.keys[i] = key(-distance, token(self.keys[i]));
+    pub(super) fn typical(&mut self, p: f32) {
+        let (row, max) = (self.row, self.max);
+        let (mut z, mut weighted) = (0.0, 0.0);
+        if self.list == List::Row {
+            row.finite_chunks(|values| {
+                let [weights, products] = sum_chunk(values, |values| {
+                    let below = values.map(|value| value - max);
+                    let weights = exps(below);
+                    [weights, std::array::from_fn(|i| weights[i] * below[i])]
+                });
+                z += weights;
+                weighted += products;
+            });
+        } else {
+            z = sum(self.n, |i| exp(self.below(i)), |_| ());
+            weighted = sum(self.n, |i| exp(self.below(i)) * self.below(i), |_| ());
         }
-        let max = self.max;
-        let below = |key| f64::from(logits[token(key) as usize]) - max;
-        self.n = share(&mut self.keys[..self.n], f64::from(p) * z, false, |key| exp(below(key)));
+        let expected = Expected { max, mean: weighted / z };
+        if self.list == List::Row && self.typical_of_row(p, z, expected) {
+            return;
+        }
         for slot in &mut self.keys[..self.n] {
-            *slot = key(logits[token(*slot) as usize], token(*slot));
+            *slot = expected.key(token(*slot), value(*slot));
+        }
+        let weight = |key| exp(f64::from(row.logit(token(key) as usize)) - max);
+        let mut mass = Mass::known(f64::from(p) * z);
+        self.n = share(&mut self.keys[..self.n], 0, &mut mass, weight).unwrap_or(self.n);
+        for slot in &mut self.keys[..self.n] {
+            *slot = key(row.logit(token(*slot) as usize), token(*slot));
         }
         self.keys[..self.n].sort_unstable_by(|a, b| b.cmp(a));
-        self.sorted = true;
+        self.list = List::Sorted;
         self.max = f64::from(value(self.keys[0]));
+    }
+
+    /// The same for all of a row, `z` being the sum of all weights. False if it made a list
+    /// instead, of enough tokens.
+    fn typical_of_row(&mut self, p: f32, z: f64, expected: Expected) -> bool {
+        let (row, Expected { max, mean }) = (self.row, expected);
+        // Enough for the share lie as near as the highest or the deepest needed, or nearer.
+        let range = 1.000_001 * (-mean).max(self.needed(p, z).1 + mean) + 1.0e-30;
+        let floor = floor_below(max + mean - range);
+        let range = range as f32;
+        if self.list_few(floor) {
+            return false;
+        }
+        let order = Order {
+            row,
+            highest: self.chunks,
+            floor: f32::NEG_INFINITY,
+            rank: |token, logit| Some((expected.distance(logit), expected.key(token, logit))),
+            top: max + mean,
+            range,
+            weights: |values: [f64; LANES]| exps(values.map(|value| value - max)),
+        };
+        let Some(last) = order.crossing(f64::from(p), self.keys) else {
+            self.n = row.finite_keys(0, self.keys);
+            return false;
+        };
+        let farthest = f64::from(-value(last));
+        self.kept.floor = floor_below(max + mean - 1.000_001 * farthest);
+        self.kept.near = Some((expected, last));
+        self.list = List::Kept;
+        let mut highest = self.kept.floor;
+        row.above(highest, self.chunks, |token, logit| {
+            if self.kept.key(token, logit).is_some() {
+                highest = logit;
+            }
+            highest
+        });
+        self.max = f64::from(highest);
+        true
+    }
+
+    /// Makes a list of the tokens above a floor if these are not many.
+    fn list_few(&mut self, floor: f32) -> bool {
+        let room = MANY.min(self.keys.len());
+        let mut n = 0;
+        self.row.above(floor, self.chunks, |token, logit| {
+            if n < room {
+                self.keys[n] = key(logit, token);
+            }
+            n += 1;
+            if n > room { f32::INFINITY } else { floor }
+        });
+        self.n = n;
+        n <= room
+    }
+
+    /// Makes a sorted list of what is kept.
+    fn list_kept(&mut self) {
+        let mut n = 0;
+        self.row.above(self.kept.floor, self.chunks, |token, logit| {
+            if let Some(key) = self.kept.key(token, logit) {
+                self.keys[n] = key;
+                n += 1;
+            }
+            self.kept.floor
+        });
+        self.keys[..n].sort_unstable_by(|a, b| b.cmp(a));
+        self.n = n;
+        self.list = List::Sorted;
+    }
+
+    /// A floor above which enough tokens of the row lie to hold a share `p` of the probability, `z`
+    /// being the sum of all weights or nearly so; and how far the deepest of these lie below the
+    /// highest, or farther.
+    fn needed(&self, p: f32, z: f64) -> (f32, f64) {
+        // What is left out weighs less than 0.9 of the share that may be missing.
+        let weight = 0.9 * (1.0 - f64::from(p)) * z / self.row.len() as f64;
+        let floor = floor_below(self.max + ln(weight));
+        (floor, self.max - f64::from(floor.max(self.row.lowest())))
     }
 
     /// Keeps the most probable tokens until they hold a share `p` of the probability; sorted.
     pub(super) fn top_p(&mut self, p: f32) {
-        let z = sum(self.n, |i| exp(self.below(i)), |_| ());
         let max = self.max;
         let weight = |key| exp(f64::from(value(key)) - max);
-        self.n = share(&mut self.keys[..self.n], f64::from(p) * z, self.sorted, weight);
-        self.sorted = true;
+        if self.list == List::Row {
+            return self.top_p_of_row(p);
+        }
+        if self.list == List::Kept {
+            self.list_kept();
+        }
+        let z = sum(self.n, |i| exp(self.below(i)), |_| ());
+        let n_sorted = if self.list == List::Sorted { self.n } else { 0 };
+        let mut mass = Mass::known(f64::from(p) * z);
+        self.n = share(&mut self.keys[..self.n], n_sorted, &mut mass, weight).unwrap_or(self.n);
+        self.list = List::Sorted;
+    }
+
+    /// The same for all of a row.
+    fn top_p_of_row(&mut self, p: f32) {
+        let (row, max) = (self.row, self.max);
+        let weight = |key| exp(f64::from(value(key)) - max);
+        let weights = |values: [f64; LANES]| exps(values.map(|value| value - max));
+        let exact = || {
+            let mut z = 0.0;
+            row.finite_chunks(|values| z += sum_chunk(values, |values| [weights(values)])[0]);
+            f64::from(p) * z
+        };
+        let near_z: f64 =
+            (0..row.n_chunks()).map(|i| f64::from(near_sum(row.chunk(i), max as f32))).sum();
+        let near = f64::from(p) * near_z;
+        let mut mass = Mass::between(near * (1.0 - NEAR), near * (1.0 + NEAR), &exact);
+        // A few are enough more often than not.
+        self.list = List::Sorted;
+        self.n = best(row, self.chunks, row.n_chunks().div_ceil(4), self.keys);
+        if let Some(n) = share(&mut self.keys[..self.n], self.n, &mut mass, weight) {
+            self.n = n;
+            return;
+        }
+        let (floor, range) = self.needed(p, near_z);
+        if !self.list_few(floor) {
+            let order = Order {
+                row,
+                highest: self.chunks,
+                floor: f32::NEG_INFINITY,
+                rank: |token, logit| Some((max as f32 - logit, key(logit, token))),
+                top: max,
+                range: range as f32,
+                weights,
+            };
+            if let Some(last) = order.crossing(f64::from(p), self.keys) {
+                self.list = List::Kept;
+                self.kept.floor = floor_below(f64::from(value(last)));
+                self.kept.last = last;
+                return;
+            }
+            self.n = row.finite_keys(0, self.keys);
+        }
+        self.n = share(&mut self.keys[..self.n], 0, &mut mass, weight).unwrap_or(self.n);
     }
 
     /// Keeps the tokens that are at least `p` times as probable as the most probable one; keeps
@@ -140,32 +351,83 @@ impl<'a> Candidates<'a> {
     pub(super) fn min_p(&mut self, p: f32) {
         let limit = ln(f64::from(p));
         let mut n = 0;
-        for i in 0..self.n {
-            if self.below(i) >= limit {
-                self.keys[n] = self.keys[i];
-                n += 1;
+        if self.list == List::Row {
+            let floor = floor_below(self.max + limit);
+            self.row.above(floor, self.chunks, |token, logit| {
+                if f64::from(logit) - self.max >= limit {
+                    self.keys[n] = key(logit, token);
+                    n += 1;
+                }
+                floor
+            });
+            self.list = List::Ascending;
+        } else {
+            if self.list == List::Kept {
+                self.list_kept();
+            }
+            for i in 0..self.n {
+                if self.below(i) >= limit {
+                    self.keys[n] = self.keys[i];
+                    n += 1;
+                }
             }
         }
         self.n = n;
     }
 
     /// Draws a token: the first whose cumulative weight exceeds `u` times the sum of all weights,
-    /// `u` in [0, 1). `chunks` has room for the sums of all chunks.
+    /// `u` in [0, 1).
     ///
     /// A weight is `exp(x / temperature)`, the division being a product with the inverse. From the
     /// target, chunks' sums and then single weights are subtracted in the order of the list while
     /// they are not above it. Where rounding leaves none, the last token with a weight is it.
-    pub(super) fn draw(&self, temperature: f32, u: f64, chunks: &mut [f64]) -> u32 {
+    pub(super) fn draw(mut self, temperature: f32, u: f64) -> u32 {
+        let max = self.max;
         let inverse = 1.0 / f64::from(temperature);
-        let weight = |i| exp(self.below(i) * inverse);
+        let weight = |value: f64| exp((value - max) * inverse);
+        let weights = |values: [f64; LANES]| exps(values.map(|value| (value - max) * inverse));
+        if self.list == List::Kept {
+            let order = Order {
+                row: self.row,
+                highest: self.chunks,
+                floor: self.kept.floor,
+                rank: |token, logit| {
+                    self.kept.key(token, logit).map(|key| (max as f32 - logit, key))
+                },
+                top: max,
+                range: (max - f64::from(self.kept.floor.max(self.row.lowest()))) as f32,
+                weights,
+            };
+            if let Some(chosen) = order.crossing(u, self.keys) {
+                return token(chosen);
+            }
+            self.list_kept();
+        }
         let mut n_chunks = 0;
-        let mut target = u * sum(self.n, weight, |chunk| {
-            chunks[n_chunks] = chunk;
+        if self.list == List::Row {
+            let mut sum = 0.0;
+            self.row.finite_chunks(|values| {
+                let [chunk] = sum_chunk(values, |values| [weights(values)]);
+                self.chunks[n_chunks] = chunk;
+                n_chunks += 1;
+                sum += chunk;
+            });
+            let mut target = u * sum;
+            let first = CHUNK * walk(0..n_chunks, &mut target, |i| self.chunks[i]);
+            let room = self.keys.len().min(CHUNK);
+            let n = self.row.finite_keys(first, &mut self.keys[..room]);
+            let keys = &self.keys[..n];
+            return token(keys[walk(0..n, &mut target, |i| weight(f64::from(value(keys[i]))))]);
+        }
+        let (keys, n) = (&self.keys[..self.n], self.n);
+        let weight = |i: usize| weight(f64::from(value(keys[i])));
+        let sum = sum(n, weight, |chunk| {
+            self.chunks[n_chunks] = chunk;
             n_chunks += 1;
         });
-        let first = CHUNK * walk(0..n_chunks, &mut target, |i| chunks[i]);
-        let chosen = walk(first..self.n.min(first + CHUNK), &mut target, weight);
-        token(self.keys[chosen])
+        let mut target = u * sum;
+        let first = CHUNK * walk(0..n_chunks, &mut target, |i| self.chunks[i]);
+        token(keys[walk(first..n.min(first + CHUNK), &mut target, weight)])
     }
 }
 
@@ -186,36 +448,6 @@ fn walk(range: Range<usize>, target: &mut f64, weight: impl Fn(usize) -> f64) ->
     }
     *target = f64::INFINITY;
     last
-}
-
-/// Sorts as many of the keys, highest first, as are needed for their weights to reach `mass`.
-/// Returns how many that are: all, if rounding keeps the mass out of reach; at least 1.
-fn share(keys: &mut [u64], mass: f64, sorted: bool, weight: impl Fn(u64) -> f64) -> usize {
-    let mut n_sorted = if sorted { keys.len() } else { 0 };
-    let mut total = 0.0;
-    let mut n = 0;
-    while n < keys.len() {
-        if n == n_sorted {
-            let rest = &mut keys[n_sorted..];
-            let n_more = FIRST_SORTED.max(n_sorted.saturating_mul(SORTED_GROWTH - 1));
-            let n_more = n_more.min(rest.len());
-            if n_more < rest.len() {
-                rest.select_nth_unstable_by(n_more - 1, |a, b| b.cmp(a));
-            }
-            rest[..n_more].sort_unstable_by(|a, b| b.cmp(a));
-            n_sorted += n_more;
-        }
-        let run = keys[n..n_sorted].iter().try_fold(total, |total, &key| {
-            n += 1;
-            let total = total + weight(key);
-            if total >= mass { ControlFlow::Break(()) } else { ControlFlow::Continue(total) }
-        });
-        match run {
-            ControlFlow::Break(()) => break,
-            ControlFlow::Continue(so_far) => total = so_far,
-        }
-    }
-    n
 }
 
 #[cfg(test)]
@@ -263,8 +495,27 @@ mod tests {
         all
     }
 
-    fn tokens(candidates: &Candidates<'_>) -> Vec<u32> {
-        candidates.keys[..candidates.n].iter().map(|&k| token(k)).collect()
+    /// The tokens that stay, and whether they are sorted, after `filter` on the best `k`.
+    fn kept(
+        logits: &[f32],
+        k: usize,
+        filter: impl FnOnce(&mut Candidates<'_>),
+    ) -> (Vec<u32>, bool) {
+        let mut room = vec![0.0; logits.len()];
+        let mut keys = vec![0; logits.len()];
+        let row = Row::new(logits, &mut room);
+        let mut highest = vec![0.0; row.n_chunks()];
+        row.find_highest(&mut highest).unwrap();
+        let mut candidates = Candidates::new(&row, &mut highest, max(logits), k, &mut keys);
+        filter(&mut candidates);
+        if candidates.list == List::Kept {
+            candidates.list_kept();
+        }
+        let Candidates { keys, mut n, list, .. } = candidates;
+        if list == List::Row {
+            n = row.finite_keys(0, keys);
+        }
+        (keys[..n].iter().map(|&k| token(k)).collect(), list == List::Sorted)
     }
 
     fn expected(all: &[(u32, f64)]) -> Vec<u32> {
@@ -318,10 +569,9 @@ mod tests {
             }
             let k = 1 + rng.next_u64() as usize % (n - 1);
             let all = naive(&logits);
-            let mut keys = vec![0; n];
-            let candidates = Candidates::new(&logits, max(&logits), k, &mut keys);
-            assert_eq!(tokens(&candidates), expected(&all[..k.min(all.len())]), "{n} {k}");
-            assert!(candidates.sorted);
+            let (found, sorted) = kept(&logits, k, |_| ());
+            assert_eq!(found, expected(&all[..k.min(all.len())]), "{n} {k}");
+            assert!(sorted);
         }
     }
 
@@ -331,9 +581,7 @@ mod tests {
         let logits = logits(&mut rng, 500);
         let finite: Vec<u32> = (0..500).filter(|&t| logits[t as usize].is_finite()).collect();
         for k in [0, 500, 501, u32::MAX as usize] {
-            let mut keys = vec![0; 500];
-            let candidates = Candidates::new(&logits, max(&logits), k, &mut keys);
-            assert_eq!(tokens(&candidates), finite);
+            assert_eq!(kept(&logits, k, |_| ()), (finite.clone(), false));
         }
     }
 
@@ -350,12 +598,7 @@ mod tests {
             let p = [rng.next_f32(), 1e-6, 0.9, 0.999_999][rng.next_u64() as usize % 4];
             let p = p.max(1e-9);
             let wide = f64::from(p);
-            let mut keys = vec![0; n];
-            let mut fresh = |f: &mut dyn FnMut(&mut Candidates<'_>)| {
-                let mut candidates = Candidates::new(&logits, max(&logits), k, &mut keys);
-                f(&mut candidates);
-                tokens(&candidates)
-            };
+            let fresh = |f: &mut dyn FnMut(&mut Candidates<'_>)| kept(&logits, k, f).0;
 
             if let Some(n) = prefix(&all, wide) {
                 n_compared[0] += 1;
@@ -388,7 +631,7 @@ mod tests {
             if let Some(n) = prefix(&near, wide) {
                 n_compared[2] += 1;
                 let mut kept = expected(&near[..n]);
-                let mut found = fresh(&mut |c| c.typical(p, &logits));
+                let mut found = fresh(&mut |c| c.typical(p));
                 let clear =
                     n == near.len() || (distance(near[n].1) - distance(near[n - 1].1)).abs() > 1e-5;
                 if clear {

@@ -43,11 +43,16 @@
 mod filter;
 mod history;
 mod math;
+mod rank;
+#[cfg(test)]
+mod reference;
+mod row;
 
 use crate::base::error::{Result, err};
 use crate::base::rng::Rng;
 use filter::Candidates;
 use history::History;
+use row::Row;
 
 /// How many tokens the penalties look back at when `penalty_last_n` is 0.
 pub const DEFAULT_PENALTY_LAST_N: u32 = 64;
@@ -147,9 +152,10 @@ impl Params {
 
 /// The memory that sampling works in. One serves any number of samplers, one at a time.
 pub struct Scratch {
-    /// The logits after bias and penalties.
+    /// Logits after bias and penalties, where these change any.
     logits: Vec<f32>,
     keys: Vec<u64>,
+    /// For each chunk its highest logit, then its sum of weights.
     chunks: Vec<f64>,
 }
 
@@ -230,21 +236,23 @@ impl Sampler {
                 scratch.n_vocab()
             ));
         }
-        check_finite(logits)?;
-        scratch.logits.copy_from_slice(logits);
-        self.apply_bias(&mut scratch.logits)?;
-        self.apply_penalties(&mut scratch.logits);
-        let max = highest(&scratch.logits);
-        if max == f32::NEG_INFINITY {
+        let Scratch { logits: room, keys, chunks } = scratch;
+        let mut row = Row::new(logits, room);
+        find_highest(&row, chunks)?;
+        self.apply_bias(&mut row)?;
+        self.apply_penalties(&mut row);
+        row.find_highest_again(chunks);
+        let max = chunks.iter().fold(f64::NEG_INFINITY, |max, &h| if h > max { h } else { max });
+        if max == f64::NEG_INFINITY {
             return Err(err!(NotFinite, "every token is banned: all logits are minus infinity"));
         }
         let token = if self.params.temperature == 0.0 {
-            scratch.logits.iter().position(|&l| l == max).unwrap_or(0)
+            row.first(max, chunks)
         } else {
-            self.draw(max, scratch)
+            self.draw(&row, max as f32, keys, chunks)
         };
         if self.params.n_logprobs > 0 {
-            self.find_logprobs(logits, token, &mut scratch.keys);
+            self.find_logprobs(&Row::new(logits, room), token, keys, chunks)?;
         }
         self.history.push(token as i32);
         Ok(token as i32)
@@ -276,10 +284,10 @@ impl Sampler {
     }
 
     /// Step 1.
-    fn apply_bias(&self, logits: &mut [f32]) -> Result<()> {
-        let n_vocab = logits.len();
+    fn apply_bias(&self, row: &mut Row<'_>) -> Result<()> {
+        let n_vocab = row.len();
         for (i, &(token, bias)) in self.params.logit_bias.iter().enumerate() {
-            let Some(logit) = logits.get_mut(token as usize) else {
+            let Some(logit) = row.logit_mut(token as usize) else {
                 return Err(err!(
                     InvalidArgument,
                     "logit_bias[{i}]: token {token}, expected less than {n_vocab}"
@@ -291,7 +299,7 @@ impl Sampler {
     }
 
     /// Step 2.
-    fn apply_penalties(&self, logits: &mut [f32]) {
+    fn apply_penalties(&self, row: &mut Row<'_>) {
         if !self.params.penalises() {
             return;
         }
@@ -303,7 +311,7 @@ impl Sampler {
         let presence = f64::from(self.params.presence_penalty);
         for (token, n) in self.history.counts() {
             // A token that is not in this vocabulary was accepted; it has nothing to lose.
-            let Some(logit) = usize::try_from(token).ok().and_then(|t| logits.get_mut(t)) else {
+            let Some(logit) = usize::try_from(token).ok().and_then(|t| row.logit_mut(t)) else {
                 continue;
             };
             let from = f64::from(*logit);
@@ -313,12 +321,11 @@ impl Sampler {
     }
 
     /// Steps 3 to 8.
-    fn draw(&mut self, max: f32, scratch: &mut Scratch) -> usize {
+    fn draw(&mut self, row: &Row<'_>, max: f32, keys: &mut [u64], chunks: &mut [f64]) -> usize {
         let params = &self.params;
-        let Scratch { logits, keys, chunks } = scratch;
-        let mut candidates = Candidates::new(logits, max, params.top_k as usize, keys);
+        let mut candidates = Candidates::new(row, chunks, max, params.top_k as usize, keys);
         if Params::filters(params.typical_p) {
-            candidates.typical(params.typical_p, logits);
+            candidates.typical(params.typical_p);
         }
         if Params::filters(params.top_p) {
             candidates.top_p(params.top_p);
@@ -326,22 +333,39 @@ impl Sampler {
         if params.min_p > 0.0 {
             candidates.min_p(params.min_p);
         }
-        candidates.draw(params.temperature, self.rng.next_f64(), chunks) as usize
+        candidates.draw(params.temperature, self.rng.next_f64()) as usize
     }
 
     /// Fills `logprobs` for a chosen token, from the logits as they came.
-    fn find_logprobs(&mut self, logits: &[f32], chosen: usize, keys: &mut [u64]) {
-        let max = f64::from(highest(logits));
-        let sum = math::sum(logits.len(), |i| math::exp(f64::from(logits[i]) - max), |_| ());
+    fn find_logprobs(
+        &mut self,
+        row: &Row<'_>,
+        chosen: usize,
+        keys: &mut [u64],
+        chunks: &mut [f64],
+    ) -> Result<()> {
+        find_highest(row, chunks)?;
+        let max = chunks.iter().fold(f64::NEG_INFINITY, |max, &h| if h > max { h } else { max });
+        let mut sum = 0.0;
+        for i in 0..row.n_chunks() {
+            sum += math::sum_chunk(row.chunk(i), |l| [math::exps(l.map(|l| l - max))])[0];
+        }
         let ln_sum = math::ln(sum);
-        let logprob = |token: usize| (f64::from(logits[token]) - max - ln_sum) as f32;
+        let logprob = |token: usize| (f64::from(row.logit(token)) - max - ln_sum) as f32;
         self.logprobs.push((chosen as i32, logprob(chosen)));
-        let n = filter::best(logits, self.params.n_logprobs as usize, keys);
+        let n = filter::best(row, chunks, self.params.n_logprobs as usize, keys);
         for key in &keys[..n] {
             let token = filter::token(*key);
             self.logprobs.push((token as i32, logprob(token as usize)));
         }
+        Ok(())
     }
+}
+
+/// The highest logit of every chunk. Fails on the first that is neither finite nor minus infinity.
+fn find_highest(row: &Row<'_>, highest: &mut [f64]) -> Result<()> {
+    row.find_highest(highest)
+        .map_err(|token| err!(NotFinite, "token {token}: its logit is {}", row.logit(token)))
 }
 
 /// A logit rounded to f32, kept finite unless it is minus infinity.
@@ -351,30 +375,4 @@ fn rounded(logit: f64) -> f32 {
     } else {
         logit.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
     }
-}
-
-/// Fails on the first logit that is neither finite nor minus infinity.
-fn check_finite(logits: &[f32]) -> Result<()> {
-    let bad = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
-    for (i, chunk) in logits.chunks(64).enumerate() {
-        if chunk.iter().fold(false, |any, &logit| any | bad(logit)) {
-            let at = chunk.iter().position(|&logit| bad(logit)).unwrap_or(0);
-            let token = 64 * i + at;
-            return Err(err!(NotFinite, "token {token}: its logit is {}", chunk[at]));
-        }
-    }
-    Ok(())
-}
-
-/// The highest of the logits, none of which is NaN.
-fn highest(logits: &[f32]) -> f32 {
-    // Eight maxima at a time; for a maximum the order does not matter.
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let (whole, rest) = logits.as_chunks::<8>();
-    for chunk in whole {
-        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane = if logit > *lane { logit } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &l| if l > max { l } else { max })
 }

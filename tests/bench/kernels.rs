@@ -2,7 +2,9 @@
 //!
 //! For each type of weights: GB/s of weights read with one token, from a matrix larger than the
 //! caches; and GMAC/s with 64 tokens. Beside them the rate at which this core reads memory, which
-//! the first cannot exceed. NAMEs are rungs or types, as in `cargo bench --bench kernels -- Q4_1`.
+//! the first cannot exceed. Then attention over caches of two lengths: GB/s of keys and values read
+//! with one token, and GMAC/s with eight. NAMEs are rungs or types, as in
+//! `cargo bench --bench kernels -- Q4_1`; `attention` and `matmul` choose a part.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -10,7 +12,7 @@ use std::time::Instant;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, Kernels, Packed, Weight};
+use tern::kernel::{Activations, GROUP, Kernels, Packed, Panel, Weight};
 use tern::quant::p16;
 
 const K: usize = 2048;
@@ -47,6 +49,17 @@ fn main() {
     println!("memory read, one core: {:.1} GB/s", READ_BYTES as f64 / read / 1e9);
     drop(words);
 
+    let parts = ["matmul", "attention"];
+    if wanted(&parts, "attention") {
+        for &isa in Isa::available().iter().filter(|isa| wanted(&isas, isa.name())) {
+            for n_cells in [512, 4096] {
+                attention(Kernels::for_isa(isa), n_cells);
+            }
+        }
+    }
+    if !wanted(&parts, "matmul") {
+        return;
+    }
     let x: Vec<f32> = (0..64 * K).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
     println!("{:<12} {:<8} {:>8} {:>10} {:>12}", "isa", "type", "GB/s", "GMAC/s", "GMAC/s");
     println!("{:<12} {:<8} {:>8} {:>10} {:>12}", "", "", "n = 1", "n = 1", "n = 64");
@@ -115,4 +128,61 @@ fn main() {
             );
         }
     }
+}
+
+/// Attention of 3 query heads of 64 elements for each of 3 kv heads, cell by cell in tiles of 128,
+/// over as many caches in half precision as exceed the processor's: what a token of SmolLM2-135M
+/// does in each layer.
+fn attention(kernels: &Kernels, n_cells: usize) {
+    const HEADS: usize = 3;
+    const HEAD_DIM: usize = 64;
+    const TILE: usize = 128;
+    let size = if kernels.isa() == Isa::Scalar { READ_BYTES / 16 } else { READ_BYTES };
+    let head_len = n_cells * HEAD_DIM;
+    let n_heads = size / (4 * head_len);
+    // Keys and values of a head follow each other; each is a small number.
+    let cache: Vec<u16> =
+        (0..2 * n_heads * head_len).map(|i| 0x2000 + (i * 31 % 59) as u16).collect();
+    let run = |n_tokens: usize| {
+        let rows = HEADS * n_tokens;
+        let q: Vec<f32> = (0..rows * HEAD_DIM).map(|i| (i % 7) as f32 / 7.0).collect();
+        let mut scores = vec![0.0; rows * TILE];
+        let mut part = vec![0.0; rows * HEAD_DIM];
+        let mut mixed = vec![0.0; rows * HEAD_DIM];
+        seconds(|| {
+            for head in cache.chunks_exact(2 * head_len) {
+                let (keys, values) = head.split_at(head_len);
+                let tiles = keys.chunks(TILE * HEAD_DIM).zip(values.chunks(TILE * HEAD_DIM));
+                for (keys, values) in tiles {
+                    scores.fill(0.0);
+                    part.fill(0.0);
+                    let (n_groups, group) = (TILE / GROUP, GROUP * HEAD_DIM);
+                    let keys = Panel { data: keys, n: HEAD_DIM, row: GROUP, n_groups, group };
+                    kernels.panel_f16(rows, (&q, HEAD_DIM), &keys, (&mut scores, TILE));
+                    for scores in scores.chunks_exact_mut(TILE) {
+                        black_box(kernels.powers(scores));
+                    }
+                    let n_groups = HEAD_DIM / GROUP;
+                    let values =
+                        Panel { data: values, n: TILE, row: HEAD_DIM, n_groups, group: GROUP };
+                    kernels.panel_f16(rows, (&scores, TILE), &values, (&mut part, HEAD_DIM));
+                    for (mixed, part) in
+                        mixed.chunks_exact_mut(HEAD_DIM).zip(part.chunks_exact(HEAD_DIM))
+                    {
+                        kernels.blend(mixed, 0.5, part, 0.5);
+                    }
+                }
+            }
+            black_box(&mut mixed);
+        })
+    };
+    let (one, eight) = (run(1), run(8));
+    let macs = (2 * n_heads * head_len * HEADS) as f64;
+    println!(
+        "attention, {:<12} {n_cells:>5} cells: one token {:>6.2} GB/s {:>6.1} GMAC/s, eight {:>6.1} GMAC/s",
+        kernels.isa().name(),
+        (4 * n_heads * head_len) as f64 / one / 1e9,
+        macs / one / 1e9,
+        8.0 * macs / eight / 1e9,
+    );
 }

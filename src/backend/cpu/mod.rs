@@ -1,10 +1,12 @@
-//! The CPU: weights packed for its kernels, or as they lie in a mapped file; kernels of the best instruction set, phases cut into
-//! chunks of rows for the session's threads.
+//! The CPU: weights packed for its kernels, or as they lie in a mapped file; kernels of the best
+//! instruction set; phases cut into chunks of rows for the session's threads.
 //!
 //! Every number is computed in an order that depends neither on the threads nor on how a prompt
 //! was cut into batches; that is what makes logits the same bits for any of them.
 
 mod arena;
+mod attention;
+mod cache;
 mod phases;
 mod scratch;
 mod weights;
@@ -19,10 +21,10 @@ use crate::kernel::Kernels;
 
 use arena::Arena;
 
-pub use scratch::{Kv, Scratch};
-pub use weights::{CpuEnds, CpuLayer, bad_block};
-
 pub use arena::Read;
+pub use cache::Kv;
+pub use scratch::Scratch;
+pub use weights::{CpuEnds, CpuLayer, bad_block};
 
 /// A decoder's weights on the CPU.
 pub struct Cpu {

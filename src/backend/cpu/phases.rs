@@ -1,20 +1,22 @@
 //! The phases of a decoder on the CPU.
 
-use std::sync::PoisonError;
-
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
-use crate::base::pool::Pool;
+use crate::base::pool::{Columns, Pool};
 use crate::kernel::Activations;
 
-use super::scratch::Store;
+use super::attention::lock;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 
 /// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
 /// number of cache lines of output, so that two threads do not write to one.
 const ROW_GRAIN: usize = 32;
+/// Rows of a group of packed weights, which are multiplied together.
+const GROUP_ROWS: usize = 16;
+/// Chunks for each thread, about.
+const CHUNKS: usize = 4;
 
 impl Backend for Cpu {
     type Layer = CpuLayer;
@@ -24,7 +26,7 @@ impl Backend for Cpu {
 
     fn embed(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
         let n = batch.tokens.len();
-        s.pool.limit(if n == 1 { s.n_threads.0 } else { s.n_threads.1 });
+        s.pool.begin(if n == 1 { s.n_threads.0 } else { s.n_threads.1 })?;
         let n_embd = self.decoder.n_embd;
         for (row, &token) in s.x.chunks_exact_mut(n_embd).zip(batch.tokens) {
             self.decode_row(&ends.embd, token as usize, row); // tokens are below n_vocab
@@ -51,82 +53,57 @@ impl Backend for Cpu {
         let n_embd = d.n_embd;
         self.norm(&s.pool, &s.x[..n * n_embd], &l.attn_norm, &mut s.normed[..n * n_embd])?;
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.q, &l.k, &l.v])?;
-        // A head's norm does not work in place: what it reads waits in a buffer that is free now.
-        let q_raw = if l.q_norm.is_some() { &mut s.mixed } else { &mut s.q };
-        self.project(&s.pool, &l.q, &act, q_raw)?;
-        let k_raw = if l.k_norm.is_some() { &mut s.v } else { &mut s.k };
-        self.project(&s.pool, &l.k, &act, k_raw)?;
         let angles = l.rope.map(|i| self.angles(i, &s.cos, &s.sin, s.n_batch));
         let (q_width, kv_width) = (d.n_head * d.head_dim, d.n_head_kv * d.head_dim);
-        let q_norm = l.q_norm.as_deref().map(|weight| (&s.mixed[..], weight));
-        self.turn_heads(&s.pool, &mut s.q[..n * q_width], q_width, q_norm, angles)?;
-        let k_norm = l.k_norm.as_deref().map(|weight| (&s.v[..], weight));
-        self.turn_heads(&s.pool, &mut s.k[..n * kv_width], kv_width, k_norm, angles)?;
-        self.project(&s.pool, &l.v, &act, &mut s.v)?;
-
-        for (t, &cell) in batch.cells.iter().enumerate() {
-            let from = t * kv_width..(t + 1) * kv_width;
-            let to = cell as usize * kv_width..(cell as usize + 1) * kv_width;
-            self.store(&mut kv.k, &s.k[from.clone()], to.clone());
-            self.store(&mut kv.v, &s.v[from], to);
-        }
-        Ok(())
+        let outs = [&mut s.q[..n * q_width], &mut s.k[..n * kv_width], &mut s.v[..n * kv_width]];
+        // Whole heads, and whole groups of packed rows.
+        let grain = ROW_GRAIN.max(d.head_dim).next_multiple_of(lcm(d.head_dim, GROUP_ROWS));
+        let share = (q_width + 2 * kv_width).div_ceil(CHUNKS * s.pool.n_active());
+        let grain = share.next_multiple_of(grain);
+        let (work, widths) = (&s.work, [q_width, kv_width, kv_width]);
+        s.pool.columns_of(outs, n, widths, grain, |worker, i, part| {
+            self.project_part([&l.q, &l.k, &l.v][i], &act, part);
+            let norm = [&l.q_norm, &l.k_norm, &None][i].as_deref();
+            let angles = if i < 2 { angles } else { None };
+            if norm.is_some() || angles.is_some() {
+                let mut raw = lock(&work[worker]);
+                for t in 0..n {
+                    self.turn_heads(part.row_mut(t), t, norm, angles, &mut raw[..d.head_dim]);
+                }
+            }
+        })?;
+        let (k, v) = (&s.k[..n * kv_width], &s.v[..n * kv_width]);
+        kv.fill(self.kernels, &s.pool, batch.cells, k, v)
     }
 
     fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
-        let (n, d) = (batch.tokens.len(), &self.decoder);
-        let width = d.n_head * d.head_dim;
-        let (q, scores) = (&s.q, &s.scores);
-        let head = |worker: usize, t: usize, h: usize, out: &mut [f32]| {
-            let mut scores = scores[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let q = &q[t * width + h * d.head_dim..][..d.head_dim];
-            let visible = &batch.order[batch.visible(t, l.window)];
-            self.attend_head(q, kv, h, visible, &mut scores, out);
-        };
-        let mixed = &mut s.mixed[..n * width];
-        if n < 2 * s.pool.n_active() {
-            // Few tokens: a chunk is one head of all of them.
-            s.pool.columns(mixed, width, d.head_dim, |worker, part| {
-                for t in 0..n {
-                    let first = part.first() / d.head_dim;
-                    for (i, out) in part.row_mut(t).chunks_exact_mut(d.head_dim).enumerate() {
-                        head(worker, t, first + i, out);
-                    }
-                }
-            })
-        } else {
-            s.pool.rows(mixed, width, 1, |worker, first, rows| {
-                for (t, row) in rows.chunks_exact_mut(width).enumerate() {
-                    for (h, out) in row.chunks_exact_mut(d.head_dim).enumerate() {
-                        head(worker, first + t, h, out);
-                    }
-                }
-            })
-        }
+        self.attend_all(s, l, kv, batch)
     }
 
     fn attn_out(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
         let act = s.codes.quantise(self, &s.pool, &s.mixed, n, &[&l.attn_out])?;
-        self.project(&s.pool, &l.attn_out, &act, &mut s.delta)?;
-        self.add(s, n, l.post_attn_norm.as_deref())
+        let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
+        self.project_and_add(&s.pool, &l.attn_out, &act, out, l.post_attn_norm.as_deref())
     }
 
     fn ffn_up(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
         let (n_embd, n_ff) = (self.decoder.n_embd, self.decoder.n_ff);
         self.norm(&s.pool, &s.x[..n * n_embd], &l.ffn_norm, &mut s.normed[..n * n_embd])?;
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
-        self.project(&s.pool, &l.gate, &act, &mut s.gate)?;
-        self.project(&s.pool, &l.up, &act, &mut s.up)?;
-        let up = &s.up;
-        s.pool.rows(&mut s.gate[..n * n_ff], n_ff, 1, |_, first, rows| {
-            self.activate(rows, &up[first * n_ff..][..rows.len()]);
+        let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
+        s.pool.column_pairs(gate, up, n_ff, grain(&s.pool, n_ff), |_, gate, up| {
+            self.project_part(&l.gate, &act, gate);
+            self.project_part(&l.up, &act, up);
+            for t in 0..n {
+                self.activate(gate.row_mut(t), up.row_mut(t));
+            }
         })
     }
 
     fn ffn_down(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
         let act = s.codes.quantise(self, &s.pool, &s.gate, n, &[&l.down])?;
-        self.project(&s.pool, &l.down, &act, &mut s.delta)?;
-        self.add(s, n, l.post_ffn_norm.as_deref())
+        let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
+        self.project_and_add(&s.pool, &l.down, &act, out, l.post_ffn_norm.as_deref())
     }
 
     fn head(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
@@ -139,15 +116,14 @@ impl Backend for Cpu {
             self.kernels.rms_norm(x, &ends.norm, self.decoder.norm_eps, out);
         }
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
-        let n_vocab = self.decoder.n_vocab;
-        let logits = &mut s.logits[batch.first_output * n_vocab..];
-        self.project(&s.pool, &ends.head, &act, logits)?;
-        let cap = self.decoder.logit_softcap;
-        if cap != 0.0 {
-            let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
-            s.pool.rows(logits, 1, 4096, |_, _, part| soft_cap(part, cap))?;
-        }
-        Ok(())
+        let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
+        let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
+        s.pool.columns(logits, n_vocab, grain(&s.pool, n_vocab), |_, part| {
+            self.project_part(&ends.head, &act, part);
+            if cap != 0.0 {
+                (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
+            }
+        })
     }
 
     fn logits<'s>(&self, s: &'s Scratch, row: usize) -> Result<&'s [f32]> {
@@ -174,53 +150,55 @@ impl Backend for Cpu {
         rotations(&f.per_pair, -f64::from(delta), 1.0, cos, sin);
         let row = &mut s.k[..width];
         for &cell in cells {
-            let at = cell as usize * width..(cell as usize + 1) * width;
-            match &kv.k {
-                Store::F16(k) => {
-                    let halves = k[at.clone()].iter().map(|&h| half::f16::from_bits(h).to_f32());
-                    row.iter_mut().zip(halves).for_each(|(x, k)| *x = k);
-                }
-                Store::F32(k) => row.copy_from_slice(&k[at.clone()]),
-            }
+            kv.key(cell, row);
             for head in row.chunks_exact_mut(self.decoder.head_dim) {
                 self.rotate(head, cos, sin);
             }
-            self.store(&mut kv.k, row, at);
+            kv.set_key(self.kernels, cell, row);
         }
         Ok(())
     }
 
     fn copy_cells(&self, from: &Kv, to: &mut Kv, cells: &[u32]) -> Result<()> {
-        let width = self.decoder.n_head_kv * self.decoder.head_dim;
-        for &cell in cells {
-            to.k.copy_row(&from.k, cell as usize, width);
-            to.v.copy_row(&from.v, cell as usize, width);
-        }
+        to.copy(from, cells);
         Ok(())
     }
 }
 
 impl Cpu {
-    /// `out = weight * input + bias` for all tokens; `out` is `[n][n_rows]` from its start.
-    fn project(
+    /// `out = weight * input + bias`, for some rows of the weight and all tokens.
+    fn project_part(&self, m: &Matrix, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+        self.matmul(m, act, out);
+        if let Some(bias) = &m.bias {
+            let bias = &bias[out.first()..out.first() + out.len()];
+            for t in 0..act.n {
+                self.kernels.add(out.row_mut(t), bias);
+            }
+        }
+    }
+
+    /// Projects and adds to the residual stream, through a norm where the model has one there.
+    fn project_and_add(
         &self,
         pool: &Pool,
         m: &Matrix,
         act: &Activations<'_>,
-        out: &mut [f32],
+        out: Residual<'_>,
+        norm: Option<&[f32]>,
     ) -> Result<()> {
-        let n_rows = m.tensor.n_rows;
-        // About four chunks for each thread: few enough to be cheap, enough to even out.
-        let share = n_rows.div_ceil(4 * pool.n_active());
-        let grain = share.next_multiple_of(ROW_GRAIN);
-        pool.columns(&mut out[..act.n * n_rows], n_rows, grain, |_, part| {
-            self.matmul(m, act, part);
-            if let Some(bias) = &m.bias {
-                let bias = &bias[part.first()..part.first() + part.len()];
-                for t in 0..act.n {
-                    self.kernels.add(part.row_mut(t), bias);
-                }
+        let (n, width) = (act.n, m.tensor.n_rows);
+        let (x, delta) = (&mut out.x[..n * width], &mut out.delta[..n * width]);
+        pool.column_pairs(x, delta, width, grain(pool, width), |_, x, delta| {
+            self.project_part(m, act, delta);
+            if norm.is_none() {
+                (0..n).for_each(|t| self.kernels.add(x.row_mut(t), delta.row_mut(t)));
             }
+        })?;
+        let Some(weight) = norm else { return Ok(()) };
+        let normed = &mut out.normed[..n * width];
+        self.norm(pool, delta, weight, normed)?;
+        pool.rows(x, width, 8, |_, first, rows| {
+            self.kernels.add(rows, &normed[first * width..][..rows.len()]);
         })
     }
 
@@ -234,18 +212,6 @@ impl Cpu {
         })
     }
 
-    /// Adds `delta` to the residual stream, through a norm where the model has one there.
-    fn add(&self, s: &mut Scratch, n: usize, norm: Option<&[f32]>) -> Result<()> {
-        let width = self.decoder.n_embd;
-        if let Some(weight) = norm {
-            self.norm(&s.pool, &s.delta[..n * width], weight, &mut s.normed[..n * width])?;
-        }
-        let delta = if norm.is_some() { &s.normed } else { &s.delta };
-        s.pool.rows(&mut s.x[..n * width], width, 8, |_, first, rows| {
-            self.kernels.add(rows, &delta[first * width..][..rows.len()]);
-        })
-    }
-
     /// The rotations of rope `i` for the whole batch: `[n_batch][n_dims / 2]` cosines and sines.
     fn angles<'s>(&self, i: usize, cos: &'s [f32], sin: &'s [f32], n_batch: usize) -> Angles<'s> {
         let before: usize = self.decoder.ropes[..i].iter().map(|r| n_batch * r.n_dims / 2).sum();
@@ -254,29 +220,25 @@ impl Cpu {
         Angles { cos: &cos[range.clone()], sin: &sin[range], half }
     }
 
-    /// Norms, from another buffer, and rotates each head of each token.
+    /// Norms and rotates heads of token `t`; `raw` takes one head.
     fn turn_heads(
         &self,
-        pool: &Pool,
-        out: &mut [f32],
-        width: usize,
-        norm: Option<(&[f32], &[f32])>,
+        heads: &mut [f32],
+        t: usize,
+        norm: Option<&[f32]>,
         angles: Option<Angles<'_>>,
-    ) -> Result<()> {
-        let d = self.decoder.head_dim;
-        pool.rows(out, width, 4, |_, first, rows| {
-            for (i, head) in rows.chunks_exact_mut(d).enumerate() {
-                if let Some((raw, weight)) = norm {
-                    let raw = &raw[first * width + i * d..][..d];
-                    self.kernels.rms_norm(raw, weight, self.decoder.norm_eps, head);
-                }
-                if let Some(a) = angles {
-                    let t = first + i * d / width;
-                    let at = t * a.half..(t + 1) * a.half;
-                    self.rotate(head, &a.cos[at.clone()], &a.sin[at]);
-                }
+        raw: &mut [f32],
+    ) {
+        for head in heads.chunks_exact_mut(raw.len()) {
+            if let Some(weight) = norm {
+                raw.copy_from_slice(head);
+                self.kernels.rms_norm(raw, weight, self.decoder.norm_eps, head);
             }
-        })
+            if let Some(a) = angles {
+                let at = t * a.half..(t + 1) * a.half;
+                self.rotate(head, &a.cos[at.clone()], &a.sin[at]);
+            }
+        }
     }
 
     fn rotate(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
@@ -285,42 +247,24 @@ impl Cpu {
             Layout::Neox => self.kernels.rope_neox(head, cos, sin),
         }
     }
+}
 
-    fn store(&self, store: &mut Store, row: &[f32], at: std::ops::Range<usize>) {
-        match store {
-            Store::F16(to) => self.kernels.to_f16(row, &mut to[at]),
-            Store::F32(to) => to[at].copy_from_slice(row),
-        }
-    }
+/// The residual stream, what is added to it, and room for that when it is normed.
+struct Residual<'s> {
+    x: &'s mut [f32],
+    delta: &'s mut [f32],
+    normed: &'s mut [f32],
+}
 
-    /// One query head of one token over the cells it sees.
-    fn attend_head(
-        &self,
-        q: &[f32],
-        kv: &Kv,
-        head: usize,
-        visible: &[u32],
-        scores: &mut [f32],
-        out: &mut [f32],
-    ) {
-        let (d, k) = (&self.decoder, self.kernels);
-        let stride = d.n_head_kv * d.head_dim;
-        let at = head / (d.n_head / d.n_head_kv) * d.head_dim;
-        let scores = &mut scores[..visible.len()];
-        match &kv.k {
-            Store::F16(keys) => k.scores_f16(q, &keys[at..], stride, visible, scores),
-            Store::F32(keys) => k.scores_f32(q, &keys[at..], stride, visible, scores),
-        }
-        scores.iter_mut().for_each(|x| *x *= d.attn_scale);
-        if d.attn_softcap != 0.0 {
-            soft_cap(scores, d.attn_softcap);
-        }
-        k.softmax(scores);
-        match &kv.v {
-            Store::F16(values) => k.mix_f16(scores, &values[at..], stride, visible, out),
-            Store::F32(values) => k.mix_f32(scores, &values[at..], stride, visible, out),
-        }
-    }
+/// Rows of a weight in a chunk, for a weight of `n_rows`: few enough chunks to be cheap, enough to
+/// even out what the system takes from one thread and not from another.
+fn grain(pool: &Pool, n_rows: usize) -> usize {
+    n_rows.div_ceil(CHUNKS * pool.n_active()).next_multiple_of(ROW_GRAIN)
+}
+
+/// The least common multiple of two lengths.
+fn lcm(a: usize, b: usize) -> usize {
+    (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b)).unwrap_or(a * b)
 }
 
 /// Rotations of all tokens of a batch.

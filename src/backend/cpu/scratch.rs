@@ -1,4 +1,4 @@
-//! Buffers of a session: activations, keys and values. All are made here, once.
+//! Buffers of a session: activations and logits. All are made here, once.
 
 use std::sync::Mutex;
 
@@ -9,40 +9,8 @@ use crate::base::error::Result;
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
-use super::Cpu;
 use super::weights::Matrix;
-
-/// Keys and values of one layer: `n_ctx` cells of `n_head_kv * head_dim` elements each.
-pub struct Kv {
-    pub(super) k: Store,
-    pub(super) v: Store,
-}
-
-/// One of the two halves of a cache.
-pub(super) enum Store {
-    F16(Buffer<u16>),
-    F32(Buffer<f32>),
-}
-
-impl Store {
-    fn new(n: usize, f32: bool) -> Result<Store> {
-        Ok(if f32 {
-            Store::F32(Buffer::<f32>::zeroed(n)?)
-        } else {
-            Store::F16(Buffer::<u16>::zeroed(n)?)
-        })
-    }
-
-    /// Copies row `cell` of `dim` elements from another store of the same kind.
-    pub(super) fn copy_row(&mut self, from: &Store, cell: usize, dim: usize) {
-        let row = cell * dim..(cell + 1) * dim;
-        match (self, from) {
-            (Store::F16(to), Store::F16(from)) => to[row.clone()].copy_from_slice(&from[row]),
-            (Store::F32(to), Store::F32(from)) => to[row.clone()].copy_from_slice(&from[row]),
-            _ => {}
-        }
-    }
-}
+use super::{Cpu, attention};
 
 /// Rows of activations in int8 blocks, as the kernels of quantised weights want them.
 pub(super) struct Codes {
@@ -139,8 +107,9 @@ pub struct Scratch {
     pub(super) cos: Buffer<f32>,
     pub(super) sin: Buffer<f32>,
     pub(super) frequencies: Vec<Frequencies>,
-    /// Attention scores of one head, one buffer for each thread, `[n_ctx]`.
-    pub(super) scores: Vec<Mutex<Buffer<f32>>>,
+    /// What each thread works in during attention, and the parts of tiles.
+    pub(super) work: Vec<Mutex<Buffer<f32>>>,
+    pub(super) parts: Buffer<f32>,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
     pub(super) n_batch: usize,
@@ -155,7 +124,8 @@ struct Lengths {
     kv: usize,
     ff: usize,
     angles: usize,
-    scores: usize,
+    work: usize,
+    parts: usize,
     logits: usize,
 }
 
@@ -163,6 +133,7 @@ impl Lengths {
     fn new(d: &Decoder, shape: &Shape) -> Lengths {
         let rows = shape.n_batch.max(shape.n_logits);
         let widest = d.n_embd.max(d.n_head * d.head_dim).max(d.n_ff);
+        let (work, parts) = attention::buffer_lens(d, shape);
         Lengths {
             x: shape.n_batch * d.n_embd,
             normed: rows * d.n_embd,
@@ -171,7 +142,8 @@ impl Lengths {
             kv: shape.n_batch * d.n_head_kv * d.head_dim,
             ff: shape.n_batch * d.n_ff,
             angles: d.ropes.iter().map(|r| shape.n_batch * r.n_dims / 2).sum(),
-            scores: shape.n_ctx,
+            work,
+            parts,
             logits: shape.n_logits * d.n_vocab,
         }
     }
@@ -189,7 +161,8 @@ impl Lengths {
             + 2 * f32s(self.kv)
             + 2 * f32s(self.ff)
             + 2 * f32s(self.angles)
-            + n_threads as u64 * f32s(self.scores)
+            + n_threads as u64 * f32s(self.work)
+            + f32s(self.parts)
             + f32s(self.logits)
     }
 }
@@ -200,20 +173,14 @@ impl Cpu {
         Lengths::new(decoder, shape).bytes(shape.n_threads)
     }
 
-    /// Bytes of the keys and values of one layer.
-    pub fn kv_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
-        let n = (shape.n_ctx * decoder.n_head_kv * decoder.head_dim) as u64;
-        2 * (n * if shape.kv_f32 { 4 } else { 2 }).next_multiple_of(64)
-    }
-
     /// Makes a session's buffers and threads.
     pub fn scratch(&self, shape: &Shape) -> Result<Scratch> {
         let d = &self.decoder;
         let n = Lengths::new(d, shape);
-        let mut scores = Vec::new();
+        let mut work = Vec::new();
         let pool = Pool::new(shape.n_threads)?;
         for _ in 0..shape.n_threads {
-            scores.push(Mutex::new(Buffer::<f32>::zeroed(n.scores)?));
+            work.push(Mutex::new(Buffer::<f32>::zeroed(n.work)?));
         }
         Ok(Scratch {
             pool,
@@ -235,20 +202,20 @@ impl Cpu {
             cos: Buffer::<f32>::zeroed(n.angles)?,
             sin: Buffer::<f32>::zeroed(n.angles)?,
             frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
-            scores,
+            work,
+            parts: Buffer::<f32>::zeroed(n.parts)?,
             logits: Buffer::<f32>::zeroed(n.logits)?,
             n_batch: shape.n_batch,
         })
     }
-
-    /// Makes the cache of one layer.
-    pub fn kv(&self, shape: &Shape) -> Result<Kv> {
-        let n = shape.n_ctx * self.decoder.n_head_kv * self.decoder.head_dim;
-        Ok(Kv { k: Store::new(n, shape.kv_f32)?, v: Store::new(n, shape.kv_f32)? })
-    }
 }
 
 impl Scratch {
+    /// How often all threads have waited for all.
+    pub fn n_barriers(&self) -> u64 {
+        self.pool.n_shared_jobs()
+    }
+
     /// Sets how many threads evaluate one token, and how many evaluate several.
     pub fn set_threads(&mut self, decode: usize, prefill: usize) {
         let most = self.pool.n_threads();

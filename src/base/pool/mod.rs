@@ -17,13 +17,13 @@
 #![allow(unsafe_code, reason = "starts threads that borrow from a frame that outlives their work")]
 
 mod columns;
+mod split;
 mod thread;
 
 use std::cell::UnsafeCell;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use self::thread::{futex_wait, futex_wake, join, pid, start};
 use super::clock::now_ns;
@@ -76,6 +76,7 @@ pub struct Pool {
     threads: Vec<libc::pthread_t>,
     running: AtomicBool,
     n_active: AtomicUsize,
+    n_shared_jobs: AtomicU64,
     pid: libc::pid_t,
 }
 
@@ -109,6 +110,7 @@ impl Pool {
             threads: reserve(n_workers)?,
             running: AtomicBool::new(false),
             n_active: AtomicUsize::new(n_threads),
+            n_shared_jobs: AtomicU64::new(0),
             pid: pid(),
         };
         pool.shared.push(Shared { job: UnsafeCell::new(None), panic: Mutex::new(None), spin_ns });
@@ -133,32 +135,41 @@ impl Pool {
         self.n_active.load(Ordering::Relaxed)
     }
 
-    /// Lets the jobs from now on use only the first `n` threads (at least 1, at most all).
-    pub fn limit(&self, n: usize) {
+    /// Begins a row of jobs that use only the first `n` threads (at least 1, at most all). Asking
+    /// for the process once for all of them, and not for each, saves as many system calls.
+    ///
+    /// Fails with `Forked` in a child of the process that made the pool.
+    pub fn begin(&self, n: usize) -> Result<()> {
+        if pid() != self.pid {
+            return Err(err!(Forked, "the threads stayed in the process that made them"));
+        }
         self.n_active.store(n.clamp(1, self.n_threads()), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many jobs several threads have shared so far: what each costs is that all wait for all.
+    pub fn n_shared_jobs(&self) -> u64 {
+        self.n_shared_jobs.load(Ordering::Relaxed)
     }
 
     /// Calls `f(worker)` once for each worker below [`n_active`](Self::n_active), and returns when
     /// all calls have. Calls of two workers may follow each other on one thread, so `f` must not
     /// wait for another worker. Never allocates.
     ///
-    /// Fails with `Internal` if a call panicked, `Busy` if the pool is running a job already,
-    /// `Forked` in a child of the process that made the pool.
+    /// Fails with `Internal` if a call panicked, `Busy` if the pool is running a job already.
     pub fn run(&self, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
         self.run_first(self.n_active(), f)
     }
 
     /// As [`run`](Self::run), for the first `n` workers only.
     fn run_first(&self, n: usize, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
-        if pid() != self.pid {
-            return Err(err!(Forked, "the threads stayed in the process that made them"));
-        }
         if self.running.swap(true, Ordering::Acquire) {
             return Err(err!(Busy, "the threads are running another job"));
         }
         let shared = &self.shared[0];
         let active = &self.workers[..n.saturating_sub(1).min(self.workers.len())];
         if !active.is_empty() {
+            self.n_shared_jobs.fetch_add(1, Ordering::Relaxed);
             // SAFETY: only the lifetime changes. No worker uses the pointer after this call: below,
             // each is waited for, or its share is taken back before it has begun.
             let job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(f) };
@@ -185,81 +196,6 @@ impl Pool {
             None => Ok(()),
             Some(text) => Err(err!(Internal, "a worker panicked: {}", text.as_str())),
         }
-    }
-
-    /// Splits `out` into rows of `row_len` and hands them out in chunks of `grain` rows (0 is taken
-    /// as 1; the last chunk may be shorter): `f(worker, first_row, rows)`. Each row goes out once.
-    ///
-    /// Fails as [`run`](Self::run), and with `Internal` if `out` is not whole rows.
-    pub fn rows<T: Send>(
-        &self,
-        out: &mut [T],
-        row_len: usize,
-        grain: usize,
-        f: impl Fn(usize, usize, &mut [T]) + Sync,
-    ) -> Result<()> {
-        let n_rows = n_rows(out.len(), row_len)?;
-        let base = Base(out.as_mut_ptr());
-        self.chunks(n_rows, grain, |worker, rows| {
-            // SAFETY: the rows lie in `out`, since there are `n_rows` of them; `chunks` gives each
-            // to one call only, so the slices of two calls never overlap; `out` stays borrowed
-            // until all calls have returned. T: Send lets another thread write it.
-            let slice = unsafe {
-                std::slice::from_raw_parts_mut(
-                    base.get().add(rows.start * row_len),
-                    rows.len() * row_len,
-                )
-            };
-            f(worker, rows.start, slice);
-        })
-    }
-
-    /// Splits the columns of a row-major matrix with `n_cols` columns into chunks of `grain` (0 is
-    /// taken as 1; the last chunk may be narrower): `f(worker, columns)`. Each goes out once.
-    ///
-    /// Fails as [`run`](Self::run), and with `Internal` if `out` is not whole rows.
-    pub fn columns<T: Send>(
-        &self,
-        out: &mut [T],
-        n_cols: usize,
-        grain: usize,
-        f: impl Fn(usize, &mut Columns<'_, T>) + Sync,
-    ) -> Result<()> {
-        let n_rows = n_rows(out.len(), n_cols)?;
-        let base = Base(out.as_mut_ptr());
-        self.chunks(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
-            // SAFETY: the matrix is `out`, `n_rows` x `n_cols` and borrowed until all calls have
-            // returned; `chunks` gives each column to one call only. The columns cannot leave `f`,
-            // which must take them with any lifetime. T: Send lets another thread write them.
-            f(worker, &mut unsafe { Columns::of(base.get(), n_cols, n_rows, columns) });
-        })
-    }
-
-    /// Hands out 0..n in chunks of `grain`, first come first served: `f(worker, chunk)`. Each number
-    /// goes out once.
-    ///
-    /// Fails as [`run`](Self::run).
-    pub fn chunks(
-        &self,
-        n: usize,
-        grain: usize,
-        f: impl Fn(usize, Range<usize>) + Sync,
-    ) -> Result<()> {
-        let grain = grain.max(1);
-        let n_chunks = n.div_ceil(grain);
-        let next = AtomicUsize::new(0);
-        // Nobody is woken for whom there is no chunk.
-        self.run_first(self.n_active().min(n_chunks), &|worker| {
-            loop {
-                // Cannot wrap: each thread stops after its first number past the end.
-                let chunk = next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= n_chunks {
-                    break;
-                }
-                let start = chunk * grain; // below n
-                f(worker, start..start.saturating_add(grain).min(n));
-            }
-        })
     }
 }
 
@@ -366,27 +302,6 @@ impl Worker {
                 Err(_) => return,
             }
         }
-    }
-}
-
-/// The start of a slice that calls on several threads write disjoint parts of.
-struct Base<T>(*mut T);
-
-impl<T> Base<T> {
-    fn get(&self) -> *mut T {
-        self.0
-    }
-}
-
-// SAFETY: the pointer is only a number here; who makes slices of it answers for their disjointness,
-// and T: Send lets them be written on another thread.
-unsafe impl<T: Send> Sync for Base<T> {}
-
-fn n_rows(len: usize, row_len: usize) -> Result<usize> {
-    match len.checked_rem(row_len) {
-        Some(0) => Ok(len / row_len),
-        None if len == 0 => Ok(0),
-        _ => Err(err!(Internal, "{len} elements, expected whole rows of {row_len}")),
     }
 }
 
@@ -587,7 +502,7 @@ mod tests {
     fn a_limit_leaves_workers_out() {
         let pool = Pool::new(4).unwrap();
         let highest = |n| {
-            pool.limit(n);
+            pool.begin(n).unwrap();
             let highest = AtomicUsize::new(0);
             pool.run(&|worker| {
                 highest.fetch_max(worker, Ordering::Relaxed);
@@ -615,7 +530,7 @@ mod tests {
         let status = unsafe {
             let child = libc::fork();
             if child == 0 {
-                let forked = matches!(pool.run(&|_| {}), Err(Error::Forked(_)));
+                let forked = matches!(pool.begin(2), Err(Error::Forked(_)));
                 drop(pool);
                 libc::_exit(if forked { 0 } else { 1 });
             }

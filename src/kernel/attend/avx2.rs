@@ -1,133 +1,166 @@
-//! Scores and mixtures for AVX2.
-//!
-//! ```text
-//! scores   four cells at a time, eight lanes each; what is left of a row is filled up with zeros
-//! mix      64 columns at a time, in eight vectors that stay in registers over all cells
-//! ```
+//! Attention for AVX2: two vectors to a group of columns. Up to six rows by one group, or three by
+//! two, stay in registers over all rows of a panel.
 
 use std::arch::x86_64::*;
 
-use super::Attend;
+use super::{Attend, GROUP, Panel, Sums, rows_at_once};
+use crate::kernel::elem::avx2::{exp, lanes, load, store, sum};
+use crate::kernel::elem::exp as constants;
 
-pub(super) const ATTEND: Attend = Attend {
-    scores_f16: scores::<u16>,
-    mix_f16: mix::<u16>,
-    scores_f32: scores::<f32>,
-    mix_f32: mix::<f32>,
-    to_f16,
-};
+pub(super) const ATTEND: Attend =
+    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, to_f16 };
 
 /// Lanes of a vector.
 const LANES: usize = 8;
 
 /// An element of the cache.
-trait Element: Copy + Default {
-    /// Eight elements as floats. `unsafe`: the CPU must have AVX2 and F16C.
-    unsafe fn load(x: &[Self; LANES]) -> __m256;
+trait Element: Copy {
+    /// Eight elements as floats.
+    ///
+    /// # Safety
+    /// The CPU has this rung, and the elements are there.
+    unsafe fn eight(x: *const Self) -> __m256;
 }
 
 impl Element for u16 {
     #[inline(always)]
-    unsafe fn load(x: &[u16; LANES]) -> __m256 {
-        // SAFETY: the caller's promise; 16 bytes are read, of any alignment.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+    unsafe fn eight(x: *const u16) -> __m256 {
+        // SAFETY: the caller's promise; any alignment will do.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.cast())) }
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load(x: &[f32; LANES]) -> __m256 {
-        // SAFETY: the caller's promise; 32 bytes are read, of any alignment.
-        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    unsafe fn eight(x: *const f32) -> __m256 {
+        // SAFETY: the caller's promise; any alignment will do.
+        unsafe { _mm256_loadu_ps(x) }
     }
 }
 
-/// Up to eight elements from `at` on, and zeros.
-#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load<T: Element>(x: &[T], at: usize) -> __m256 {
-    let x = &x[at..];
-    let mut filled = [T::default(); LANES];
-    let eight = x.first_chunk().unwrap_or_else(|| {
-        filled[..x.len()].copy_from_slice(x);
-        &filled
-    });
-    // SAFETY: this function needs the same features.
-    unsafe { T::load(eight) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn sum(x: __m256) -> f32 {
-    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn scores<T: Element>(q: &[f32], k: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let (fours, rest) = cells.as_chunks::<4>();
-    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
-    for (cells, out) in fours.iter().zip(out_fours) {
-        *out = products(q, cells.map(|cell| &k[cell as usize * stride..][..q.len()]));
-    }
-    for (&cell, out) in rest.iter().zip(out_rest) {
-        [*out] = products(q, [&k[cell as usize * stride..][..q.len()]]);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn products<T: Element, const C: usize>(q: &[f32], k: [&[T]; C]) -> [f32; C] {
-    let mut acc = [_mm256_setzero_ps(); C];
-    for at in (0..q.len()).step_by(LANES) {
-        let q = load(q, at);
-        for (acc, k) in acc.iter_mut().zip(k) {
-            *acc = _mm256_fmadd_ps(q, load(k, at), *acc);
+fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
+    let most = if s.n <= 3 { 3 } else { 6 };
+    let at_once = rows_at_once(s.n, most);
+    let mut group = 0;
+    while group < b.n_groups {
+        let n_groups = if most == 3 && b.n_groups - group >= 2 { 2 } else { 1 };
+        let mut row = 0;
+        while row < s.n {
+            let n = at_once.min(s.n - row);
+            // SAFETY: the caller of a kernel has checked that rows and groups lie in the slices.
+            unsafe {
+                let a = s.a.as_ptr().add(row * s.a_stride);
+                let from = b.data.as_ptr().add(group * b.group);
+                let out = s.out.as_mut_ptr().add(row * s.out_stride + group * GROUP);
+                let tile = match (n, n_groups) {
+                    (1, 2) => tile::<T, 1, 2>,
+                    (2, 2) => tile::<T, 2, 2>,
+                    (3, 2) => tile::<T, 3, 2>,
+                    (1, _) => tile::<T, 1, 1>,
+                    (2, _) => tile::<T, 2, 1>,
+                    (3, _) => tile::<T, 3, 1>,
+                    (4, _) => tile::<T, 4, 1>,
+                    (5, _) => tile::<T, 5, 1>,
+                    _ => tile::<T, 6, 1>,
+                };
+                tile((a, s.a_stride), (from, b.row, b.group), b.n, (out, s.out_stride));
+            }
+            row += n;
         }
-    }
-    acc.map(|acc| sum(acc))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn mix<T: Element>(p: &[f32], v: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let width = out.len();
-    let mut at = 0;
-    while width - at >= 8 * LANES {
-        columns::<T, 8>(p, v, stride, cells, at, &mut out[at..at + 8 * LANES]);
-        at += 8 * LANES;
-    }
-    while at < width {
-        let end = width.min(at + LANES);
-        columns::<T, 1>(p, v, stride, cells, at, &mut out[at..end]);
-        at = end;
+        group += n_groups;
     }
 }
 
-/// The columns from `at` on, at most `V` vectors, as many as `out` has.
-#[inline]
+/// `R` rows of sums by `G` groups of columns, over `n` rows of the panel. Each place comes with its
+/// strides.
+///
+/// # Safety
+/// All of that lies where the pointers point.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn columns<T: Element, const V: usize>(
-    p: &[f32],
-    v: &[T],
-    stride: usize,
-    cells: &[u32],
-    at: usize,
-    out: &mut [f32],
+unsafe fn tile<T: Element, const R: usize, const G: usize>(
+    (a, a_stride): (*const f32, usize),
+    (b, b_row, b_group): (*const T, usize, usize),
+    n: usize,
+    (out, out_stride): (*mut f32, usize),
 ) {
-    let mut acc = [_mm256_setzero_ps(); V];
-    for (p, &cell) in p.iter().zip(cells) {
-        let row = &v[cell as usize * stride + at..][..out.len()];
-        let p = _mm256_set1_ps(*p);
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = _mm256_fmadd_ps(p, load(row, i * LANES), *acc);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[[_mm256_setzero_ps(); 2]; G]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (g, acc) in acc.iter_mut().enumerate() {
+                let out = out.add(r * out_stride + g * GROUP);
+                *acc = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(LANES))];
+            }
+        }
+        for i in 0..n {
+            for g in 0..G {
+                for half in 0..2 {
+                    let b = T::eight(b.add(i * b_row + g * b_group + half * LANES));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(r * a_stride + i));
+                        acc[g][half] = _mm256_fmadd_ps(a, b, acc[g][half]);
+                    }
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (g, acc) in acc.iter().enumerate() {
+                let out = out.add(r * out_stride + g * GROUP);
+                _mm256_storeu_ps(out, acc[0]);
+                _mm256_storeu_ps(out.add(LANES), acc[1]);
+            }
         }
     }
-    for (acc, out) in acc.iter().zip(out.chunks_mut(LANES)) {
-        let mut values = [0f32; LANES];
-        // SAFETY: 32 bytes are written, of any alignment.
-        unsafe { _mm256_storeu_ps(values.as_mut_ptr(), *acc) };
-        out.copy_from_slice(&values[..out.len()]);
+}
+
+/// See the scalar rung.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (cap, one, minus) = (_mm256_set1_ps(cap), _mm256_set1_ps(1.0), _mm256_set1_ps(-0.0));
+    for at in (0..x.len()).step_by(LANES) {
+        let y = load(x, at);
+        let sign = _mm256_and_ps(y, minus);
+        let y = _mm256_or_ps(_mm256_div_ps(y, cap), minus);
+        let power = exp(_mm256_add_ps(y, y));
+        let capped = _mm256_mul_ps(cap, _mm256_sub_ps(one, power));
+        let capped = _mm256_div_ps(capped, _mm256_add_ps(one, power));
+        store(x, at, _mm256_or_ps(capped, sign));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn powers(x: &mut [f32]) -> (f32, f32) {
+    // Of two operands, `max` gives the second if one is NaN: NaNs are met again in the sum.
+    let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
+    let mut max = lowest;
+    for at in (0..x.len()).step_by(LANES) {
+        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
+        max = _mm256_max_ps(_mm256_blendv_ps(lowest, load(x, at), there), max);
+    }
+    let half = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps::<1>(max));
+    let half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    let max = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+    let base = _mm256_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let least = _mm256_set1_ps(constants::MIN);
+    let mut total = _mm256_setzero_ps();
+    for at in (0..x.len()).step_by(LANES) {
+        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
+        let y = _mm256_sub_ps(load(x, at), base);
+        let wanted = _mm256_and_ps(there, _mm256_cmp_ps::<_CMP_NLT_UQ>(y, least));
+        let y = _mm256_and_ps(exp(y), wanted);
+        total = _mm256_add_ps(total, y);
+        store(x, at, y);
+    }
+    (max, sum(total))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (a, b) = (_mm256_set1_ps(a), _mm256_set1_ps(b));
+    for at in (0..x.len()).step_by(LANES) {
+        let blended = _mm256_fmadd_ps(load(x, at), a, _mm256_mul_ps(load(y, at), b));
+        store(x, at, blended);
     }
 }
 

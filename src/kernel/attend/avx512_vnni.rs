@@ -1,125 +1,172 @@
-//! Scores and mixtures for AVX-512.
-//!
-//! ```text
-//! scores   four cells at a time, sixteen lanes each, masked at the end of a row
-//! mix      64 columns at a time, in four vectors that stay in registers over all cells
-//! ```
+//! Attention for AVX-512: a vector is one group of columns. Up to six rows by four groups, or three
+//! by eight, stay in registers over all rows of a panel.
 
 use std::arch::x86_64::*;
 
-use super::Attend;
+use super::{Attend, GROUP, Panel, Sums, rows_at_once};
+use crate::kernel::elem::avx512_vnni::{exp, lanes, load, store};
+use crate::kernel::elem::exp as constants;
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Attend) -> Attend {
-    Attend {
-        scores_f16: scores::<u16>,
-        mix_f16: mix::<u16>,
-        scores_f32: scores::<f32>,
-        mix_f32: mix::<f32>,
-        ..below
-    }
+    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, ..below }
 }
-
-/// Lanes of a vector.
-const LANES: usize = 16;
 
 /// An element of the cache.
 trait Element: Copy {
-    /// The elements of `mask` at `x` as floats, and zeros.
+    /// Sixteen elements as floats.
     ///
     /// # Safety
     /// The CPU has this rung, and the elements are there.
-    unsafe fn load(x: *const Self, mask: __mmask16) -> __m512;
+    unsafe fn group(x: *const Self) -> __m512;
 }
 
 impl Element for u16 {
     #[inline(always)]
-    unsafe fn load(x: *const u16, mask: __mmask16) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x.cast())) }
+    unsafe fn group(x: *const u16) -> __m512 {
+        // SAFETY: the caller's promise; any alignment will do.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.cast())) }
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load(x: *const f32, mask: __mmask16) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_maskz_loadu_ps(mask, x) }
+    unsafe fn group(x: *const f32) -> __m512 {
+        // SAFETY: the caller's promise; any alignment will do.
+        unsafe { _mm512_loadu_ps(x) }
     }
 }
 
-/// Up to sixteen elements from `at` on, and zeros.
-#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load<T: Element>(x: &[T], at: usize) -> __m512 {
-    let x = &x[at..];
-    let mask = if x.len() >= LANES { 0xffff } else { (1 << x.len()) - 1 };
-    // SAFETY: this function needs the rung's features, and what is not there is masked.
-    unsafe { T::load(x.as_ptr(), mask) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn scores<T: Element>(q: &[f32], k: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let (fours, rest) = cells.as_chunks::<4>();
-    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
-    for (cells, out) in fours.iter().zip(out_fours) {
-        *out = products(q, cells.map(|cell| &k[cell as usize * stride..][..q.len()]));
-    }
-    for (&cell, out) in rest.iter().zip(out_rest) {
-        [*out] = products(q, [&k[cell as usize * stride..][..q.len()]]);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn products<T: Element, const C: usize>(q: &[f32], k: [&[T]; C]) -> [f32; C] {
-    let mut acc = [_mm512_setzero_ps(); C];
-    for at in (0..q.len()).step_by(LANES) {
-        let q = load(q, at);
-        for (acc, k) in acc.iter_mut().zip(k) {
-            *acc = _mm512_fmadd_ps(q, load(k, at), *acc);
+fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
+    let most = if s.n <= 3 { 3 } else { 6 };
+    let at_once = rows_at_once(s.n, most);
+    let mut group = 0;
+    while group < b.n_groups {
+        let left = b.n_groups - group;
+        let n_groups = match left {
+            8.. if most == 3 => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        let mut row = 0;
+        while row < s.n {
+            let n = at_once.min(s.n - row);
+            // SAFETY: the caller of a kernel has checked that rows and groups lie in the slices.
+            unsafe {
+                let a = s.a.as_ptr().add(row * s.a_stride);
+                let from = b.data.as_ptr().add(group * b.group);
+                let out = s.out.as_mut_ptr().add(row * s.out_stride + group * GROUP);
+                let tile = match (n, n_groups) {
+                    (1, 8) => tile::<T, 1, 8>,
+                    (2, 8) => tile::<T, 2, 8>,
+                    (3, 8) => tile::<T, 3, 8>,
+                    (1, 4) => tile::<T, 1, 4>,
+                    (2, 4) => tile::<T, 2, 4>,
+                    (3, 4) => tile::<T, 3, 4>,
+                    (4, 4) => tile::<T, 4, 4>,
+                    (5, 4) => tile::<T, 5, 4>,
+                    (6, 4) => tile::<T, 6, 4>,
+                    (1, 2) => tile::<T, 1, 2>,
+                    (2, 2) => tile::<T, 2, 2>,
+                    (3, 2) => tile::<T, 3, 2>,
+                    (4, 2) => tile::<T, 4, 2>,
+                    (5, 2) => tile::<T, 5, 2>,
+                    (6, 2) => tile::<T, 6, 2>,
+                    (1, _) => tile::<T, 1, 1>,
+                    (2, _) => tile::<T, 2, 1>,
+                    (3, _) => tile::<T, 3, 1>,
+                    (4, _) => tile::<T, 4, 1>,
+                    (5, _) => tile::<T, 5, 1>,
+                    _ => tile::<T, 6, 1>,
+                };
+                tile((a, s.a_stride), (from, b.row, b.group), b.n, (out, s.out_stride));
+            }
+            row += n;
         }
-    }
-    acc.map(|acc| _mm512_reduce_add_ps(acc))
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn mix<T: Element>(p: &[f32], v: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let width = out.len();
-    let mut at = 0;
-    while width - at >= 4 * LANES {
-        columns::<T, 4>(p, v, stride, cells, at, &mut out[at..at + 4 * LANES]);
-        at += 4 * LANES;
-    }
-    while at < width {
-        let end = width.min(at + LANES);
-        columns::<T, 1>(p, v, stride, cells, at, &mut out[at..end]);
-        at = end;
+        group += n_groups;
     }
 }
 
-/// The columns from `at` on, at most `V` vectors, as many as `out` has.
-#[inline]
+/// `R` rows of sums by `V` groups of columns, over `n` rows of the panel. Each place comes with its
+/// strides.
+///
+/// # Safety
+/// All of that lies where the pointers point.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn columns<T: Element, const V: usize>(
-    p: &[f32],
-    v: &[T],
-    stride: usize,
-    cells: &[u32],
-    at: usize,
-    out: &mut [f32],
+unsafe fn tile<T: Element, const R: usize, const V: usize>(
+    (a, a_stride): (*const f32, usize),
+    (b, b_row, b_group): (*const T, usize, usize),
+    n: usize,
+    (out, out_stride): (*mut f32, usize),
 ) {
-    let mut acc = [_mm512_setzero_ps(); V];
-    for (p, &cell) in p.iter().zip(cells) {
-        let row = &v[cell as usize * stride + at..][..out.len()];
-        let p = _mm512_set1_ps(*p);
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = _mm512_fmadd_ps(p, load(row, i * LANES), *acc);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); V]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.iter_mut().enumerate() {
+                *acc = _mm512_loadu_ps(out.add(r * out_stride + v * GROUP));
+            }
+        }
+        for i in 0..n {
+            let a: [__m512; R] = std::array::from_fn(|r| _mm512_set1_ps(*a.add(r * a_stride + i)));
+            for v in 0..V {
+                let b = T::group(b.add(i * b_row + v * b_group));
+                for (a, acc) in a.iter().zip(&mut acc) {
+                    acc[v] = _mm512_fmadd_ps(*a, b, acc[v]);
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                _mm512_storeu_ps(out.add(r * out_stride + v * GROUP), *acc);
+            }
         }
     }
-    for (acc, out) in acc.iter().zip(out.chunks_mut(LANES)) {
-        let mask = if out.len() >= LANES { 0xffff } else { (1 << out.len()) - 1 };
-        // SAFETY: what is not there is masked.
-        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, *acc) };
+}
+
+/// See the scalar rung.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (cap, one, minus) = (_mm512_set1_ps(cap), _mm512_set1_ps(1.0), _mm512_set1_ps(-0.0));
+    for at in (0..x.len()).step_by(GROUP) {
+        let y = load(x, at);
+        let sign = _mm512_and_ps(y, minus);
+        let y = _mm512_or_ps(_mm512_div_ps(y, cap), minus);
+        let power = exp(_mm512_add_ps(y, y));
+        let capped = _mm512_mul_ps(cap, _mm512_sub_ps(one, power));
+        let capped = _mm512_div_ps(capped, _mm512_add_ps(one, power));
+        store(x, at, _mm512_or_ps(capped, sign));
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn powers(x: &mut [f32]) -> (f32, f32) {
+    // Of two operands, `max` gives the second if one is NaN: NaNs are met again in the sum.
+    let mut max = _mm512_set1_ps(f32::NEG_INFINITY);
+    for at in (0..x.len()).step_by(GROUP) {
+        max = _mm512_mask_max_ps(max, lanes(x, at), load(x, at), max);
+    }
+    let max = _mm512_reduce_max_ps(max);
+    let base = _mm512_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let least = _mm512_set1_ps(constants::MIN);
+    let mut total = _mm512_setzero_ps();
+    for at in (0..x.len()).step_by(GROUP) {
+        let y = _mm512_sub_ps(load(x, at), base);
+        let wanted = lanes(x, at) & _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, least);
+        let y = _mm512_maskz_mov_ps(wanted, exp(y));
+        total = _mm512_add_ps(total, y);
+        store(x, at, y);
+    }
+    (max, _mm512_reduce_add_ps(total))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (a, b) = (_mm512_set1_ps(a), _mm512_set1_ps(b));
+    for at in (0..x.len()).step_by(GROUP) {
+        let blended = _mm512_fmadd_ps(load(x, at), a, _mm512_mul_ps(load(y, at), b));
+        store(x, at, blended);
     }
 }

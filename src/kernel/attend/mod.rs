@@ -1,4 +1,14 @@
-//! Scores of keys and mixtures of values, by cells of the KV cache.
+//! The inner loops of attention: sums over panels of the cache, and softmax of a tile.
+//!
+//! Scores and mixtures are the same sum, `out[r][c] += a[r][0] b[0][c] + a[r][1] b[1][c] + ..`:
+//! ```text
+//!            a                b, a panel                     out
+//! scores     queries [r][i]   keys   [i][c]: row i element i   scores  [r][c]: column c a cell
+//! mixtures   weights [r][i]   values [i][c]: row i a cell      outputs [r][c]
+//! ```
+//! so no sum ever runs across a vector. Each output is one chain of fused multiply-adds in the order
+//! of the rows (products and sums rounded apart in the scalar rung), which begins with what `out`
+//! holds: neither the other rows nor the place where a panel is cut change its bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -10,16 +20,56 @@ mod scalar;
 
 use crate::base::cpu::Isa;
 
-pub(crate) type ScoresFn<T> = unsafe fn(&[f32], &[T], usize, &[u32], &mut [f32]);
-pub(crate) type MixFn<T> = unsafe fn(&[f32], &[T], usize, &[u32], &mut [f32]);
+/// Columns of a group: of each, a row has that many elements side by side.
+pub const GROUP: usize = 16;
+
+/// A matrix in the cache, its columns in groups of [`GROUP`].
+#[derive(Clone, Copy)]
+pub struct Panel<'a, T> {
+    /// Element (0, 0) stands first; element (i, c) stands at
+    /// `i * row + c / GROUP * group + c % GROUP`.
+    pub data: &'a [T],
+    /// Rows: the terms of each sum.
+    pub n: usize,
+    /// Elements from one row to the next.
+    pub row: usize,
+    /// Groups of columns.
+    pub n_groups: usize,
+    /// Elements from one group to the next.
+    pub group: usize,
+}
+
+impl<T> Panel<'_, T> {
+    /// Elements up to the last one, or `None` if they cannot be counted.
+    pub(super) fn extent(&self) -> Option<usize> {
+        if self.n == 0 || self.n_groups == 0 {
+            return Some(0);
+        }
+        let last_row = (self.n - 1).checked_mul(self.row)?;
+        let last_group = (self.n_groups - 1).checked_mul(self.group)?;
+        last_row.checked_add(last_group)?.checked_add(GROUP)
+    }
+}
+
+/// Rows in and out of a sum: `n` rows of `a`, and as many of `out`, with their strides.
+pub(crate) struct Sums<'a> {
+    pub(crate) n: usize,
+    pub(crate) a: &'a [f32],
+    pub(crate) a_stride: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+}
+
+pub(crate) type PanelFn<T> = unsafe fn(Sums<'_>, &Panel<'_, T>);
 
 /// The kernels of attention; the methods of [`super::Kernels`] say what each does.
 #[derive(Clone, Copy)]
 pub(crate) struct Attend {
-    pub(crate) scores_f16: ScoresFn<u16>,
-    pub(crate) mix_f16: MixFn<u16>,
-    pub(crate) scores_f32: ScoresFn<f32>,
-    pub(crate) mix_f32: MixFn<f32>,
+    pub(crate) panel_f16: PanelFn<u16>,
+    pub(crate) panel_f32: PanelFn<f32>,
+    pub(crate) soft_cap: unsafe fn(&mut [f32], f32),
+    pub(crate) powers: unsafe fn(&mut [f32]) -> (f32, f32),
+    pub(crate) blend: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub(crate) to_f16: unsafe fn(&[f32], &mut [u16]),
 }
 
@@ -34,4 +84,10 @@ pub(super) fn for_isa(isa: Isa) -> Attend {
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ATTEND,
         _ => scalar::ATTEND,
     }
+}
+
+/// How `n` rows are shared out to calls of at most `most`: as evenly as can be.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn rows_at_once(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1))
 }

@@ -1,147 +1,183 @@
-//! Scores and mixtures for NEON.
-//!
-//! A score has 16 sums, element i to sum i % 16, and a mixture one for each output, in the order of
-//! the cells; 32 outputs are kept in registers while the cells go by.
+//! Attention for NEON: four vectors to a group of columns. Up to six rows by one group, or three by
+//! two, stay in registers over all rows of a panel.
 
 use core::arch::aarch64::*;
 
 use half::f16;
 
-use super::Attend;
+use super::{Attend, GROUP, Panel, Sums, rows_at_once};
+use crate::kernel::elem::exp as constants;
+use crate::kernel::elem::neon::{exp, load, load4, store, store4, sum};
 use crate::kernel::insn_aarch64::{f16_from_f32, f32_from_f16, f32_from_f16_high};
 
-pub(super) const ATTEND: Attend = Attend { scores_f16, mix_f16, scores_f32, mix_f32, to_f16 };
+pub(super) const ATTEND: Attend = Attend { panel_f16, panel_f32, soft_cap, powers, blend, to_f16 };
 
-/// What keys and values are stored as.
+/// An element of the cache.
 trait Element: Copy {
-    /// Eight of them.
-    fn eight(x: &[Self; 8]) -> [float32x4_t; 2];
-    /// One of them.
-    fn one(self) -> f32;
+    /// Eight elements as floats.
+    ///
+    /// # Safety
+    /// The elements are there.
+    unsafe fn eight(x: *const Self) -> [float32x4_t; 2];
 }
 
 impl Element for u16 {
     #[inline(always)]
-    fn eight(x: &[u16; 8]) -> [float32x4_t; 2] {
-        // SAFETY: `x` is 8 long, and NEON is part of every target that this file is compiled for.
+    unsafe fn eight(x: *const u16) -> [float32x4_t; 2] {
+        // SAFETY: the caller's promise, and NEON is part of every target that this file is compiled
+        // for.
         unsafe {
-            let x = vld1q_u16(x.as_ptr());
+            let x = vld1q_u16(x);
             [f32_from_f16(vget_low_u16(x)), f32_from_f16_high(x)]
         }
-    }
-
-    #[inline(always)]
-    fn one(self) -> f32 {
-        f16::from_bits(self).to_f32()
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    fn eight(x: &[f32; 8]) -> [float32x4_t; 2] {
-        // SAFETY: `x` is 8 long.
-        unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x[4..].as_ptr())] }
-    }
-
-    #[inline(always)]
-    fn one(self) -> f32 {
-        self
+    unsafe fn eight(x: *const f32) -> [float32x4_t; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [vld1q_f32(x), vld1q_f32(x.add(4))] }
     }
 }
 
 #[target_feature(enable = "neon")]
-fn scores_f16(q: &[f32], k: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
-    scores(q, k, stride, cells, out);
+fn panel_f16(s: Sums<'_>, b: &Panel<'_, u16>) {
+    panel(s, b);
 }
 
 #[target_feature(enable = "neon")]
-fn scores_f32(q: &[f32], k: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
-    scores(q, k, stride, cells, out);
-}
-
-#[target_feature(enable = "neon")]
-fn mix_f16(p: &[f32], v: &[u16], stride: usize, cells: &[u32], out: &mut [f32]) {
-    mix(p, v, stride, cells, out);
-}
-
-#[target_feature(enable = "neon")]
-fn mix_f32(p: &[f32], v: &[f32], stride: usize, cells: &[u32], out: &mut [f32]) {
-    mix(p, v, stride, cells, out);
+fn panel_f32(s: Sums<'_>, b: &Panel<'_, f32>) {
+    panel(s, b);
 }
 
 #[inline(always)]
-fn scores<T: Element>(q: &[f32], k: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let (q_eights, q_rest) = q.as_chunks::<8>();
-    let (q_pairs, q_last) = q_eights.as_chunks::<2>();
-    for (score, &cell) in out.iter_mut().zip(cells) {
-        let (k, k_rest) = k[cell as usize * stride..][..q.len()].as_chunks::<8>();
-        let (k_pairs, k_last) = k.as_chunks::<2>();
-        // SAFETY: NEON is part of every target that this file is compiled for.
-        let sum = unsafe {
-            let mut sums = [vdupq_n_f32(0.0); 4];
-            for (q, k) in q_pairs.iter().zip(k_pairs) {
-                for i in 0..2 {
-                    let (q, k) = (f32::eight(&q[i]), T::eight(&k[i]));
-                    sums[2 * i] = vfmaq_f32(sums[2 * i], q[0], k[0]);
-                    sums[2 * i + 1] = vfmaq_f32(sums[2 * i + 1], q[1], k[1]);
+fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
+    let most = if s.n <= 3 { 3 } else { 6 };
+    let at_once = rows_at_once(s.n, most);
+    let mut group = 0;
+    while group < b.n_groups {
+        let n_groups = if most == 3 && b.n_groups - group >= 2 { 2 } else { 1 };
+        let mut row = 0;
+        while row < s.n {
+            let n = at_once.min(s.n - row);
+            // SAFETY: the caller of a kernel has checked that rows and groups lie in the slices.
+            unsafe {
+                let a = s.a.as_ptr().add(row * s.a_stride);
+                let from = b.data.as_ptr().add(group * b.group);
+                let out = s.out.as_mut_ptr().add(row * s.out_stride + group * GROUP);
+                let tile = match (n, n_groups) {
+                    (1, 2) => tile::<T, 1, 2>,
+                    (2, 2) => tile::<T, 2, 2>,
+                    (3, 2) => tile::<T, 3, 2>,
+                    (1, _) => tile::<T, 1, 1>,
+                    (2, _) => tile::<T, 2, 1>,
+                    (3, _) => tile::<T, 3, 1>,
+                    (4, _) => tile::<T, 4, 1>,
+                    (5, _) => tile::<T, 5, 1>,
+                    _ => tile::<T, 6, 1>,
+                };
+                tile((a, s.a_stride), (from, b.row, b.group), b.n, (out, s.out_stride));
+            }
+            row += n;
+        }
+        group += n_groups;
+    }
+}
+
+/// `R` rows of sums by `G` groups of columns, over `n` rows of the panel. Each place comes with its
+/// strides.
+///
+/// # Safety
+/// All of that lies where the pointers point.
+#[target_feature(enable = "neon")]
+unsafe fn tile<T: Element, const R: usize, const G: usize>(
+    (a, a_stride): (*const f32, usize),
+    (b, b_row, b_group): (*const T, usize, usize),
+    n: usize,
+    (out, out_stride): (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[[vdupq_n_f32(0.0); 4]; G]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
+                *acc = vld1q_f32(out.add(r * out_stride + 4 * v));
+            }
+        }
+        for i in 0..n {
+            let a: [f32; R] = std::array::from_fn(|r| *a.add(r * a_stride + i));
+            for g in 0..G {
+                for half in 0..2 {
+                    let b = T::eight(b.add(i * b_row + g * b_group + 8 * half));
+                    for (a, acc) in a.iter().zip(&mut acc) {
+                        let acc = &mut acc[g][2 * half..][..2];
+                        acc[0] = vfmaq_n_f32(acc[0], b[0], *a);
+                        acc[1] = vfmaq_n_f32(acc[1], b[1], *a);
+                    }
                 }
             }
-            for (q, k) in q_last.iter().zip(k_last) {
-                let (q, k) = (f32::eight(q), T::eight(k));
-                sums[0] = vfmaq_f32(sums[0], q[0], k[0]);
-                sums[1] = vfmaq_f32(sums[1], q[1], k[1]);
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.as_flattened().iter().enumerate() {
+                vst1q_f32(out.add(r * out_stride + 4 * v), *acc);
             }
-            let [a, b, c, d] = sums;
-            vaddvq_f32(vaddq_f32(vaddq_f32(a, c), vaddq_f32(b, d)))
-        };
-        *score = q_rest.iter().zip(k_rest).fold(sum, |sum, (q, k)| q.mul_add(k.one(), sum));
+        }
     }
 }
 
-#[inline(always)]
-fn mix<T: Element>(p: &[f32], v: &[T], stride: usize, cells: &[u32], out: &mut [f32]) {
-    let (tiles, rest) = out.as_chunks_mut::<32>();
-    let from_rest = 32 * tiles.len();
-    for (i, out) in tiles.iter_mut().enumerate() {
-        mix_eights::<T, 4>(p, v, stride, cells, 32 * i, out.as_chunks_mut::<8>().0);
+/// See the scalar rung.
+#[target_feature(enable = "neon")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    let (caps, one, minus) = (vdupq_n_f32(cap), vdupq_n_f32(1.0), vdupq_n_u32(1 << 31));
+    let capped = |x| {
+        let power = exp(vmulq_n_f32(vabsq_f32(vdivq_f32(x, caps)), -2.0));
+        let y = vdivq_f32(vmulq_f32(caps, vsubq_f32(one, power)), vaddq_f32(one, power));
+        vbslq_f32(minus, x, y)
+    };
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    for x in fours {
+        store4(x, capped(load4(x)));
     }
-    let (eights, last) = rest.as_chunks_mut::<8>();
-    for (i, out) in eights.iter_mut().enumerate() {
-        mix_eights::<T, 1>(p, v, stride, cells, from_rest + 8 * i, std::slice::from_mut(out));
-    }
-    let from_last = from_rest + 8 * eights.len();
-    for (i, out) in last.iter_mut().enumerate() {
-        let value = |cell: &u32| v[*cell as usize * stride + from_last + i].one();
-        *out = p.iter().zip(cells).fold(0.0, |sum, (p, cell)| p.mul_add(value(cell), sum));
+    if !rest.is_empty() {
+        let y = capped(load(rest, 0.0));
+        store(rest, y);
     }
 }
 
-/// The `8 * N` outputs whose values stand `from` elements into a cell.
-#[inline(always)]
-fn mix_eights<T: Element, const N: usize>(
-    p: &[f32],
-    v: &[T],
-    stride: usize,
-    cells: &[u32],
-    from: usize,
-    out: &mut [[f32; 8]],
-) {
-    // SAFETY: NEON is part of every target that this file is compiled for, and stores are of eights
-    // to eights.
-    unsafe {
-        let mut sums = [[vdupq_n_f32(0.0); 2]; N];
-        for (&p, &cell) in p.iter().zip(cells) {
-            let (v, _) = v[cell as usize * stride + from..][..8 * N].as_chunks::<8>();
-            for (sums, v) in sums.iter_mut().zip(v) {
-                let v = T::eight(v);
-                sums[0] = vfmaq_n_f32(sums[0], v[0], p);
-                sums[1] = vfmaq_n_f32(sums[1], v[1], p);
-            }
-        }
-        for (out, sums) in out.iter_mut().zip(sums) {
-            vst1q_f32(out.as_mut_ptr(), sums[0]);
-            vst1q_f32(out[4..].as_mut_ptr(), sums[1]);
-        }
+#[target_feature(enable = "neon")]
+fn powers(x: &mut [f32]) -> (f32, f32) {
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    // `fmax` gives NaN if there is one.
+    let lowest = load(rest, f32::NEG_INFINITY);
+    let max = vmaxvq_f32(fours.iter().fold(lowest, |max, x| vmaxq_f32(max, load4(x))));
+    let base = vdupq_n_f32(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let least = vdupq_n_f32(constants::MIN);
+    let power = |x| {
+        let y = vsubq_f32(x, base);
+        let tiny = vcltq_f32(y, least);
+        vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(exp(y)), tiny))
+    };
+    for x in fours.iter_mut() {
+        store4(x, power(load4(x)));
+    }
+    if !rest.is_empty() {
+        let y = power(load(rest, f32::NEG_INFINITY));
+        store(rest, y);
+    }
+    (max, sum(x, |sum, x| vaddq_f32(sum, x)))
+}
+
+#[target_feature(enable = "neon")]
+fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    let (y_fours, y_rest) = y.as_chunks::<4>();
+    for (x, y) in fours.iter_mut().zip(y_fours) {
+        store4(x, vfmaq_n_f32(vmulq_n_f32(load4(y), b), load4(x), a));
+    }
+    if !rest.is_empty() {
+        let blended = vfmaq_n_f32(vmulq_n_f32(load(y_rest, 0.0), b), load(rest, 0.0), a);
+        store(rest, blended);
     }
 }
 

@@ -1,57 +1,61 @@
-//! Scores and mixtures in plain code.
+//! Attention in plain code.
 
 use half::f16;
 
-use super::Attend;
+use super::{Attend, GROUP, Panel, Sums};
+use crate::kernel::elem::{exp, scalar};
 
 pub(super) const ATTEND: Attend = Attend {
-    scores_f16: |q, k, stride, cells, out| scores(q, k, stride, cells, out, from_f16),
-    mix_f16: |p, v, stride, cells, out| mix(p, v, stride, cells, out, from_f16),
-    scores_f32: |q, k, stride, cells, out| scores(q, k, stride, cells, out, |x| x),
-    mix_f32: |p, v, stride, cells, out| mix(p, v, stride, cells, out, |x| x),
+    panel_f16: |sums, b| panel(sums, b, |x| f16::from_bits(x).to_f32()),
+    panel_f32: |sums, b| panel(sums, b, |x| x),
+    soft_cap,
+    powers,
+    blend,
     to_f16,
 };
 
-fn from_f16(x: u16) -> f32 {
-    f16::from_bits(x).to_f32()
-}
-
-/// Element `i` of each product goes to sum `i % 8`; the sums are added up at the end.
-fn scores<T: Copy>(
-    q: &[f32],
-    k: &[T],
-    stride: usize,
-    cells: &[u32],
-    out: &mut [f32],
-    value: impl Fn(T) -> f32,
-) {
-    for (score, &cell) in out.iter_mut().zip(cells) {
-        let k = &k[cell as usize * stride..][..q.len()];
-        let mut sums = [0f32; 8];
-        for (q, k) in q.chunks(8).zip(k.chunks(8)) {
-            for (sum, (q, k)) in sums.iter_mut().zip(q.iter().zip(k)) {
-                *sum += q * value(*k);
+fn panel<T: Copy>(s: Sums<'_>, b: &Panel<'_, T>, value: impl Fn(T) -> f32) {
+    for group in 0..b.n_groups {
+        for i in 0..b.n {
+            let b = &b.data[group * b.group + i * b.row..][..GROUP];
+            let b: [f32; GROUP] = std::array::from_fn(|c| value(b[c]));
+            for r in 0..s.n {
+                let a = s.a[r * s.a_stride + i];
+                let out = &mut s.out[r * s.out_stride + group * GROUP..][..GROUP];
+                for (out, b) in out.iter_mut().zip(b) {
+                    *out += a * b;
+                }
             }
         }
-        let [a, b, c, d, e, f, g, h] = sums;
-        *score = ((a + e) + (c + g)) + ((b + f) + (d + h));
     }
 }
 
-fn mix<T: Copy>(
-    p: &[f32],
-    v: &[T],
-    stride: usize,
-    cells: &[u32],
-    out: &mut [f32],
-    value: impl Fn(T) -> f32,
-) {
-    out.fill(0.0);
-    for (p, &cell) in p.iter().zip(cells) {
-        let v = &v[cell as usize * stride..][..out.len()];
-        for (out, v) in out.iter_mut().zip(v) {
-            *out += p * value(*v);
+/// `tanh(y) = (1 - exp(-2 |y|)) / (1 + exp(-2 |y|))`, with the sign of `y`.
+fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        let power = scalar::exp((*x / cap).abs() * -2.0);
+        *x = (cap * (1.0 - power) / (1.0 + power)).copysign(*x);
+    }
+}
+
+fn powers(x: &mut [f32]) -> (f32, f32) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    let mut sums = [0f32; 8];
+    for x in x.chunks_mut(8) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            let y = *x - base;
+            *x = if y < exp::MIN { 0.0 } else { scalar::exp(y) };
+            *sum += *x;
         }
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    (max, ((a + e) + (c + g)) + ((b + f) + (d + h)))
+}
+
+fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = *x * a + *y * b;
     }
 }
 

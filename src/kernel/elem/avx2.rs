@@ -4,8 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem =
-    Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// Lanes of a vector.
 const LANES: usize = 8;
@@ -13,14 +12,14 @@ const LANES: usize = 8;
 /// The lanes below `n`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn lanes(n: usize) -> __m256i {
+pub(in crate::kernel) fn lanes(n: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
 /// Up to eight elements from `at` on, and zeros.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(x: &[f32], at: usize) -> __m256 {
+pub(in crate::kernel) fn load(x: &[f32], at: usize) -> __m256 {
     let x = &x[at..];
     // SAFETY: all eight are there, or those that are not are masked.
     unsafe {
@@ -35,7 +34,7 @@ fn load(x: &[f32], at: usize) -> __m256 {
 /// Writes up to eight elements from `at` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn store(x: &mut [f32], at: usize, value: __m256) {
+pub(in crate::kernel) fn store(x: &mut [f32], at: usize, value: __m256) {
     let x = &mut x[at..];
     // SAFETY: all eight are there, or those that are not are masked.
     unsafe {
@@ -49,7 +48,7 @@ fn store(x: &mut [f32], at: usize, value: __m256) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum(x: __m256) -> f32 {
+pub(in crate::kernel) fn sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
@@ -58,7 +57,7 @@ fn sum(x: __m256) -> f32 {
 /// See [`super::exp`]. NaN stays NaN: it is the second operand of the clamps.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn exp(x: __m256) -> __m256 {
+pub(in crate::kernel) fn exp(x: __m256) -> __m256 {
     let x = _mm256_min_ps(_mm256_set1_ps(exp::MAX), x);
     let x = _mm256_max_ps(_mm256_set1_ps(exp::MIN), x);
     let n = _mm256_mul_ps(x, _mm256_set1_ps(exp::LOG2_E));
@@ -87,37 +86,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     for at in (0..x.len()).step_by(LANES) {
         let scaled = _mm256_mul_ps(load(x, at), scale);
         store(out, at, _mm256_mul_ps(scaled, load(weight, at)));
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn softmax(x: &mut [f32]) {
-    // Of two operands, `max` gives the second if one is NaN: NaNs are met again below.
-    let infinity = _mm256_set1_ps(f32::NEG_INFINITY);
-    let mut max = infinity;
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
-        max = _mm256_max_ps(_mm256_blendv_ps(infinity, part, there), max);
-    }
-    let high = _mm256_extractf128_ps::<1>(max);
-    let half = _mm_max_ps(_mm256_castps256_ps128(max), high);
-    let half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    let max = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
-    let mut total = _mm256_setzero_ps();
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let there = _mm256_castsi256_ps(lanes(LANES.min(x.len() - at)));
-        let powers = exp(_mm256_sub_ps(part, _mm256_set1_ps(max)));
-        let masked = _mm256_cmp_ps::<_CMP_EQ_OQ>(part, infinity);
-        let powers = _mm256_and_ps(_mm256_andnot_ps(masked, powers), there);
-        total = _mm256_add_ps(total, powers);
-        store(x, at, powers);
-    }
-    let scale = _mm256_set1_ps(1.0 / sum(total));
-    for at in (0..x.len()).step_by(LANES) {
-        let powers = load(x, at);
-        store(x, at, _mm256_mul_ps(powers, scale));
     }
 }
 

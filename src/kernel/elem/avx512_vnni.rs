@@ -7,7 +7,7 @@ use super::{Elem, GELU_A, GELU_B, exp};
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Elem) -> Elem {
-    Elem { softmax, silu_mul, gelu_mul, ..below }
+    Elem { silu_mul, gelu_mul, ..below }
 }
 
 /// Lanes of a vector.
@@ -15,7 +15,7 @@ const LANES: usize = 16;
 
 /// The elements from `at` on that there are, at most sixteen.
 #[inline]
-fn lanes(x: &[f32], at: usize) -> __mmask16 {
+pub(in crate::kernel) fn lanes(x: &[f32], at: usize) -> __mmask16 {
     let n = x.len() - at;
     if n >= LANES { 0xffff } else { (1 << n) - 1 }
 }
@@ -23,7 +23,7 @@ fn lanes(x: &[f32], at: usize) -> __mmask16 {
 /// Up to sixteen elements from `at` on, and zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load(x: &[f32], at: usize) -> __m512 {
+pub(in crate::kernel) fn load(x: &[f32], at: usize) -> __m512 {
     // SAFETY: `at` is below the length, and elements that are not there are masked.
     unsafe { _mm512_maskz_loadu_ps(lanes(x, at), x.as_ptr().add(at)) }
 }
@@ -31,7 +31,7 @@ fn load(x: &[f32], at: usize) -> __m512 {
 /// Writes up to sixteen elements from `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn store(x: &mut [f32], at: usize, value: __m512) {
+pub(in crate::kernel) fn store(x: &mut [f32], at: usize, value: __m512) {
     let mask = lanes(x, at);
     // SAFETY: `at` is below the length, and elements that are not there are masked.
     unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr().add(at), mask, value) }
@@ -40,7 +40,7 @@ fn store(x: &mut [f32], at: usize, value: __m512) {
 /// See [`super::exp`]. NaN stays NaN: it is the second operand of the clamps.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn exp(x: __m512) -> __m512 {
+pub(in crate::kernel) fn exp(x: __m512) -> __m512 {
     let x = _mm512_min_ps(_mm512_set1_ps(exp::MAX), x);
     let x = _mm512_max_ps(_mm512_set1_ps(exp::MIN), x);
     let n = _mm512_mul_ps(x, _mm512_set1_ps(exp::LOG2_E));
@@ -54,30 +54,6 @@ fn exp(x: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
     let p = _mm512_add_ps(p, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, n)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn softmax(x: &mut [f32]) {
-    // Of two operands, `max` gives the second if one is NaN: NaNs are met again below.
-    let infinity = _mm512_set1_ps(f32::NEG_INFINITY);
-    let mut max = infinity;
-    for at in (0..x.len()).step_by(LANES) {
-        max = _mm512_mask_max_ps(max, lanes(x, at), load(x, at), max);
-    }
-    let max = _mm512_set1_ps(_mm512_reduce_max_ps(max));
-    let mut total = _mm512_setzero_ps();
-    for at in (0..x.len()).step_by(LANES) {
-        let part = load(x, at);
-        let wanted = lanes(x, at) & _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(part, infinity);
-        let powers = _mm512_maskz_mov_ps(wanted, exp(_mm512_sub_ps(part, max)));
-        total = _mm512_add_ps(total, powers);
-        store(x, at, powers);
-    }
-    let scale = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(total));
-    for at in (0..x.len()).step_by(LANES) {
-        let powers = load(x, at);
-        store(x, at, _mm512_mul_ps(powers, scale));
-    }
 }
 
 /// `x / (1 + exp(-y)) * up`.

@@ -1,15 +1,15 @@
-//! Norms, activations, rotation, softmax: one token's row, or one head, at a time.
+//! Norms, activations, rotation: one token's row, or one head, at a time.
 //!
 //! Every rung computes the exponential in the same way, to about one unit in the last place: a power
 //! of two, and a polynomial for the rest; see [`exp`].
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512_vnni;
+pub(super) mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod scalar;
+pub(super) mod neon;
+pub(super) mod scalar;
 
 use crate::base::cpu::Isa;
 
@@ -17,7 +17,6 @@ use crate::base::cpu::Isa;
 #[derive(Clone, Copy)]
 pub(crate) struct Elem {
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(crate) softmax: unsafe fn(&mut [f32]),
     pub(crate) silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub(crate) gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),

@@ -5,13 +5,12 @@ use core::arch::aarch64::*;
 
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem =
-    Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// Up to four elements; the lanes past the end are `fill`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load(x: &[f32], fill: f32) -> float32x4_t {
+pub(in crate::kernel) fn load(x: &[f32], fill: f32) -> float32x4_t {
     let mut lanes = [fill; 4];
     for (lane, x) in lanes.iter_mut().zip(x) {
         *lane = *x;
@@ -23,7 +22,7 @@ fn load(x: &[f32], fill: f32) -> float32x4_t {
 /// Writes the first of four elements, as many as `out` takes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn store(out: &mut [f32], x: float32x4_t) {
+pub(in crate::kernel) fn store(out: &mut [f32], x: float32x4_t) {
     let mut lanes = [0.0; 4];
     // SAFETY: `lanes` is 4 long.
     unsafe { vst1q_f32(lanes.as_mut_ptr(), x) };
@@ -35,7 +34,7 @@ fn store(out: &mut [f32], x: float32x4_t) {
 /// Four elements.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load4(x: &[f32; 4]) -> float32x4_t {
+pub(in crate::kernel) fn load4(x: &[f32; 4]) -> float32x4_t {
     // SAFETY: `x` is 4 long.
     unsafe { vld1q_f32(x.as_ptr()) }
 }
@@ -43,7 +42,7 @@ fn load4(x: &[f32; 4]) -> float32x4_t {
 /// Writes four elements.
 #[inline]
 #[target_feature(enable = "neon")]
-fn store4(out: &mut [f32; 4], x: float32x4_t) {
+pub(in crate::kernel) fn store4(out: &mut [f32; 4], x: float32x4_t) {
     // SAFETY: `out` is 4 long.
     unsafe { vst1q_f32(out.as_mut_ptr(), x) };
 }
@@ -66,7 +65,10 @@ fn map(x: &mut [f32], y: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32
 /// The sum of `f(x)`, in 16 sums; `f(0)` is 0.
 #[inline]
 #[target_feature(enable = "neon")]
-fn sum(x: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> f32 {
+pub(in crate::kernel) fn sum(
+    x: &[f32],
+    f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t,
+) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 4];
     let (fours, rest) = x.as_chunks::<4>();
     for x in fours.chunks(4) {
@@ -82,7 +84,7 @@ fn sum(x: &[f32], f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> f32 {
 /// See [`super::exp`]. NaN stays NaN.
 #[inline]
 #[target_feature(enable = "neon")]
-fn exp(x: float32x4_t) -> float32x4_t {
+pub(in crate::kernel) fn exp(x: float32x4_t) -> float32x4_t {
     let x = vminq_f32(vmaxq_f32(x, vdupq_n_f32(exp::MIN)), vdupq_n_f32(exp::MAX));
     let n = vrndnq_f32(vmulq_n_f32(x, exp::LOG2_E));
     let r = vfmsq_f32(x, n, vdupq_n_f32(exp::LN2_HIGH));
@@ -103,33 +105,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (mean + eps).sqrt();
     out.copy_from_slice(x);
     map(out, weight, |x, w| vmulq_f32(vmulq_n_f32(x, scale), w));
-}
-
-#[target_feature(enable = "neon")]
-fn softmax(x: &mut [f32]) {
-    let lowest = vdupq_n_f32(f32::NEG_INFINITY);
-    let (fours, rest) = x.as_chunks_mut::<4>();
-    // `fmax` gives NaN if there is one.
-    let max = fours.iter().fold(load(rest, f32::NEG_INFINITY), |max, x| vmaxq_f32(max, load4(x)));
-    let max = vdupq_n_f32(vmaxvq_f32(max));
-    // Entries of -inf are to be 0, where the clamped exp is tiny; but not if there are no others.
-    let some = vcgtq_f32(max, lowest);
-    let entry = |x| {
-        let masked = vandq_u32(vceqq_f32(x, lowest), some);
-        let y = vreinterpretq_u32_f32(exp(vsubq_f32(x, max)));
-        vreinterpretq_f32_u32(vbicq_u32(y, masked))
-    };
-    for x in fours.iter_mut() {
-        store4(x, entry(load4(x)));
-    }
-    if !rest.is_empty() {
-        let y = entry(load(rest, 0.0));
-        store(rest, y);
-    }
-    let scale = 1.0 / sum(x, |sum, x| vaddq_f32(sum, x));
-    for x in x {
-        *x *= scale;
-    }
 }
 
 #[target_feature(enable = "neon")]

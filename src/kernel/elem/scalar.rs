@@ -2,11 +2,10 @@
 
 use super::{Elem, exp};
 
-pub(super) const ELEM: Elem =
-    Elem { rms_norm, softmax, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
 
 /// See [`super::exp`]. NaN stays NaN.
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::kernel) fn exp(x: f32) -> f32 {
     let x = x.clamp(exp::MIN, exp::MAX);
     let n = (x * exp::LOG2_E).round_ties_even();
     let r = x - n * exp::LN2_HIGH - n * exp::LN2_LOW;
@@ -33,19 +32,6 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (mean + eps).sqrt();
     for (out, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
         *out = x * scale * w;
-    }
-}
-
-fn softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in x.iter_mut() {
-        // The clamped exp of -inf is tiny; a masked entry is to be 0. If all are masked, so is their
-        // sum, and the scale infinite: 0 times that is NaN.
-        *x = if *x == f32::NEG_INFINITY { 0.0 } else { exp(*x - max) };
-    }
-    let scale = 1.0 / sum(x, |x| x);
-    for x in x {
-        *x *= scale;
     }
 }
 

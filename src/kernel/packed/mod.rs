@@ -13,6 +13,10 @@
 //! give the same bits.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_formats;
+#[cfg(target_arch = "x86_64")]
 mod avx512_formats;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
@@ -48,6 +52,8 @@ pub(crate) type PackedFn = unsafe fn(&Packed<'_>, &Activations<'_>, &mut Columns
 pub(super) fn for_isa(dtype: DType, isa: Isa) -> Option<PackedFn> {
     match isa {
         Isa::Scalar => Some(scalar::matmul(dtype)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
         _ => None,

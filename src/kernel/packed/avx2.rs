@@ -1,0 +1,500 @@
+//! Packed weights for AVX2: 16 rows are the lanes of two vectors.
+//!
+//! ```text
+//! one token     for each group: each block's codes straight from memory
+//! more          for each group, in pieces of 512 weights:
+//!                   unpack the piece into a panel             codes, scales, minima
+//!                   for each up to four tokens: multiply
+//! each 32 weights of 8 rows:
+//!     pairs = maddubs(w, q)      16 sums of two products, in 16 bits
+//!     pairs added up             as many as fit 16 bits, by the type
+//!     fours = madd(pairs, 1)     8 sums of four, in 32 bits: a row to a lane
+//! ```
+//! `maddubs` takes one factor unsigned. Signed codes give their sign to the other:
+//! `|w| * (sign(w) q)`. Where a code other than 0 stands for zero, the sum starts below it.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
+use std::arch::x86_64::*;
+
+use super::avx2_formats::{self as formats, Floats, Format, Ints};
+use super::{FLOAT_PIECE, Packed, PackedFn};
+use crate::base::dtype::DType;
+use crate::base::pool::Columns;
+use crate::kernel::Activations;
+use crate::quant::p16::{self, ROWS};
+
+/// Weights of a row of a panel.
+const PIECE: usize = 512;
+/// Blocks of 32 of a row of a panel.
+const BLOCKS: usize = PIECE / 32;
+/// Tokens multiplied together.
+const TOKENS: usize = 4;
+/// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
+const AHEAD: usize = 4096;
+
+/// The matmul of `dtype`.
+pub(super) fn matmul(dtype: DType) -> PackedFn {
+    match dtype {
+        DType::F32 => floats::<F32>,
+        DType::F16 => floats::<F16>,
+        DType::BF16 => floats::<Bf16>,
+        DType::Q4_0 => quantised::<formats::Q4_0>,
+        DType::Q4_1 => quantised::<formats::Q4_1>,
+        DType::Q5_0 => quantised::<formats::Q5_0>,
+        DType::Q5_1 => quantised::<formats::Q5_1>,
+        DType::Q8_0 => quantised::<formats::Q8_0>,
+        DType::Q2K => quantised::<formats::Q2K>,
+        DType::Q3K => quantised::<formats::Q3K>,
+        DType::Q4K => quantised::<formats::Q4K>,
+        DType::Q5K => quantised::<formats::Q5K>,
+        DType::Q6K => quantised::<formats::Q6K>,
+        DType::Iq4Nl => quantised::<formats::Iq4Nl>,
+        DType::Iq4Xs => quantised::<formats::Iq4Xs>,
+        DType::Mxfp4 => quantised::<formats::Mxfp4>,
+        DType::Tq1_0 => quantised::<formats::Tq1_0>,
+        DType::Tq2_0 => quantised::<formats::Tq2_0>,
+    }
+}
+
+/// A token's codes and what belongs to them, by blocks of 32.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    q: &'a [[i8; 32]],
+    d: &'a [f32],
+    sums: &'a [[i32; 2]],
+}
+
+impl<'a> Token<'a> {
+    /// Token `t`: `n` weights from `from` on, multiples of 32.
+    #[inline]
+    fn at(act: &Activations<'a>, t: usize, from: usize, n: usize) -> Token<'a> {
+        let at = t * act.k + from;
+        Token {
+            q: act.q[at..at + n].as_chunks().0,
+            d: &act.d[at / 32..(at + n) / 32],
+            sums: act.sum[at / 16..(at + n) / 16].as_chunks().0,
+        }
+    }
+}
+
+/// The `j`-th four of a block's codes, in every lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn four(q: &[i8; 32], j: usize) -> __m256i {
+    let [a, b, c, d] = [0, 1, 2, 3].map(|i| q[4 * j + i].cast_unsigned());
+    _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
+}
+
+/// Sums of two products.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pairs<F: Format>(w: __m256i, q: __m256i) -> __m256i {
+    if F::SIGNED {
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
+    } else {
+        _mm256_maddubs_epi16(w, q)
+    }
+}
+
+/// `acc` and sums of two products more.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_pairs(acc: Ints, pairs: Ints) -> Ints {
+    let ones = _mm256_set1_epi16(1);
+    [0, 1].map(|i| _mm256_add_epi32(acc[i], _mm256_madd_epi16(pairs[i], ones)))
+}
+
+/// What the sum of a group's products starts at, for activations that add up to `sum`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn start<F: Format>(sum: i32) -> Ints {
+    [_mm256_set1_epi32(sum.wrapping_mul(-F::PARTS.zero)); 2]
+}
+
+/// How many groups 32 weights have.
+const fn halves<F: Format>() -> usize {
+    if F::OF_16 { 2 } else { 1 }
+}
+
+/// How many fours of a group are added up in 16 bits.
+const fn fit<F: Format>() -> usize {
+    if F::OF_16 && F::FIT > 4 { 4 } else { F::FIT }
+}
+
+/// The sum of the activations of a group.
+#[inline]
+fn sum<F: Format>(sums: &[i32; 2], h: usize) -> i32 {
+    if F::OF_16 { sums[h] } else { sums[0] + sums[1] }
+}
+
+/// Adds a group's products and minima to `acc`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_group<F: Format>(
+    acc: Floats,
+    ints: Ints,
+    scales: Floats,
+    mins: Floats,
+    d: f32,
+    sum: i32,
+) -> Floats {
+    let (scale, min) = (_mm256_set1_ps(d), _mm256_set1_ps(d * sum as f32));
+    [0, 1].map(|i| {
+        let scale = _mm256_mul_ps(scales[i], scale);
+        let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[i]), scale, acc[i]);
+        if F::PARTS.min { _mm256_fmadd_ps(mins[i], min, acc) } else { acc }
+    })
+}
+
+/// `$do` with each `$b` of 0 to `$n`, 1 or 8, as a constant: shifts by constants are the faster ones.
+macro_rules! each_block {
+    ($n:expr, $b:ident => $do:expr) => {
+        each_block!($b $do, 0);
+        if $n == 8 {
+            each_block!($b $do, 1 2 3 4 5 6 7);
+        }
+    };
+    ($b:ident $do:expr, $($i:literal)*) => {
+        $({
+            const $b: usize = $i;
+            $do;
+        })*
+    };
+}
+
+/// Multiplies, with quantised weights.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    if act.n == 1 { gemv::<F>(w, act, out) } else { gemm::<F>(w, act, out) }
+}
+
+/// The heads and codes of a group.
+#[inline]
+fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
+    let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
+    w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
+}
+
+/// Adds the products of block `B` of a block's 32 weights and one token.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_block<F: Format, const B: usize>(
+    mut acc: Floats,
+    head: &[u8],
+    codes: &[u8],
+    token: &Token<'_>,
+    b: usize,
+) -> Floats {
+    let (q, d, sums) = (&token.q[b], token.d[b], &token.sums[b]);
+    for h in 0..halves::<F>() {
+        let sum = sum::<F>(sums, h);
+        let mut ints = start::<F>(sum);
+        let n = 8 / halves::<F>();
+        for first in 0..n / fit::<F>() {
+            let mut added = [_mm256_setzero_si256(); 2];
+            for j in 0..fit::<F>() {
+                let j = h * n + first * fit::<F>() + j;
+                // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
+                let w = unsafe { F::four::<B>(codes, j) };
+                let q = four(q, j);
+                added = [0, 1].map(|i| _mm256_add_epi16(added[i], pairs::<F>(w[i], q)));
+            }
+            ints = add_pairs(ints, added);
+        }
+        // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
+        let (scales, mins) = unsafe { (F::scales::<B>(head, h), F::mins::<B>(head, h)) };
+        acc = add_group::<F>(acc, ints, scales, mins, d, sum);
+    }
+    acc
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let inner = F::DTYPE.block_len() / 32;
+    let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let token = Token::at(act, 0, 0, w.k);
+    for r in (0..out.len()).step_by(ROWS) {
+        let (heads, codes) = group(w, (out.first() + r) / ROWS);
+        let mut acc = [_mm256_setzero_ps(); 2];
+        for block in 0..w.k / F::DTYPE.block_len() {
+            let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
+            for line in 0..code / 64 {
+                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            each_block!(inner, B => {
+                acc = add_block::<F, B>(acc, head, codes, &token, block * inner + B);
+            });
+        }
+        store(&mut out.row_mut(0)[r..], acc);
+    }
+}
+
+/// Writes the first 16 of `out`, or as many as there are.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(out: &mut [f32], x: Floats) {
+    let mut all = [0f32; ROWS];
+    for (x, part) in x.iter().zip(all.as_chunks_mut::<8>().0) {
+        // SAFETY: the part is eight numbers, of any alignment.
+        unsafe { _mm256_storeu_ps(part.as_mut_ptr(), *x) }
+    }
+    let n = out.len().min(ROWS);
+    out[..n].copy_from_slice(&all[..n]);
+}
+
+/// Reads the first 16 of `x`, or as many as there are.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(x: &[f32]) -> Floats {
+    let mut all = [0f32; ROWS];
+    let n = x.len().min(ROWS);
+    all[..n].copy_from_slice(&x[..n]);
+    // SAFETY: each half is eight numbers, of any alignment.
+    unsafe { [_mm256_loadu_ps(all.as_ptr()), _mm256_loadu_ps(all[8..].as_ptr())] }
+}
+
+/// A piece of a group, unpacked, by blocks of 32: their codes, and scales and minima of the halves.
+#[repr(C, align(64))]
+struct Panel {
+    codes: [[Ints; 8]; BLOCKS],
+    scales: [[Floats; 2]; BLOCKS],
+    mins: [[Floats; 2]; BLOCKS],
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let none = [_mm256_setzero_ps(); 2];
+    let mut panel = Panel {
+        codes: [[[_mm256_setzero_si256(); 2]; 8]; BLOCKS],
+        scales: [[none; 2]; BLOCKS],
+        mins: [[none; 2]; BLOCKS],
+    };
+    for r in (0..out.len()).step_by(ROWS) {
+        for from in (0..w.k).step_by(PIECE) {
+            let n = PIECE.min(w.k - from);
+            unpack::<F>(w, (out.first() + r) / ROWS, from, n, &mut panel);
+            let mut t = 0;
+            while t < act.n {
+                match act.n - t {
+                    1 => multiply::<F, 1>(&panel, act, t, from, n, r, out),
+                    2 => multiply::<F, 2>(&panel, act, t, from, n, r, out),
+                    3 => multiply::<F, 3>(&panel, act, t, from, n, r, out),
+                    _ => multiply::<F, TOKENS>(&panel, act, t, from, n, r, out),
+                }
+                t += TOKENS;
+            }
+        }
+    }
+}
+
+/// Unpacks `n` weights from `from` on of group `g`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack<F: Format>(w: &Packed<'_>, g: usize, from: usize, n: usize, panel: &mut Panel) {
+    let inner = F::DTYPE.block_len() / 32;
+    let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let (heads, codes) = group(w, g);
+    let first = from / F::DTYPE.block_len();
+    for block in 0..n / F::DTYPE.block_len() {
+        let head = &heads[(first + block) * head..][..head];
+        let codes = &codes[(first + block) * code..][..code];
+        each_block!(inner, B => {
+            let b = block * inner + B;
+            for j in 0..8 {
+                // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
+                panel.codes[b][j] = unsafe { F::four::<B>(codes, j) };
+            }
+            for h in 0..halves::<F>() {
+                // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
+                let (scales, mins) = unsafe { (F::scales::<B>(head, h), F::mins::<B>(head, h)) };
+                panel.scales[b][h] = scales;
+                if F::PARTS.min {
+                    panel.mins[b][h] = mins;
+                }
+            }
+        });
+    }
+}
+
+/// Multiplies a panel of `n` weights from `from` on with `T` tokens from `t` on; the columns are those
+/// from `r` on. The order is that of [`add_block`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply<F: Format, const T: usize>(
+    panel: &Panel,
+    act: &Activations<'_>,
+    t: usize,
+    from: usize,
+    n: usize,
+    r: usize,
+    out: &mut Columns<'_, f32>,
+) {
+    let tokens: [Token<'_>; T] = std::array::from_fn(|i| Token::at(act, t + i, from, n));
+    let mut acc = [[_mm256_setzero_ps(); 2]; T];
+    if from > 0 {
+        for i in 0..T {
+            acc[i] = load(&out.row_mut(t + i)[r..]);
+        }
+    }
+    let (codes, scales, mins) = (&panel.codes, &panel.scales, &panel.mins);
+    for b in 0..n / 32 {
+        let (codes, scales, mins) = (&codes[b], &scales[b], &mins[b]);
+        let q: [&[i8; 32]; T] = std::array::from_fn(|i| &tokens[i].q[b]);
+        for h in 0..halves::<F>() {
+            let mut ints = [[_mm256_setzero_si256(); 2]; T];
+            for i in 0..T {
+                ints[i] = start::<F>(sum::<F>(&tokens[i].sums[b], h));
+            }
+            let n = 8 / halves::<F>();
+            for first in 0..n / fit::<F>() {
+                let mut added = [[_mm256_setzero_si256(); 2]; T];
+                for j in 0..fit::<F>() {
+                    let j = h * n + first * fit::<F>() + j;
+                    for i in 0..T {
+                        let q = four(q[i], j);
+                        for side in 0..2 {
+                            let pairs = pairs::<F>(codes[j][side], q);
+                            added[i][side] = _mm256_add_epi16(added[i][side], pairs);
+                        }
+                    }
+                }
+                for i in 0..T {
+                    ints[i] = add_pairs(ints[i], added[i]);
+                }
+            }
+            for i in 0..T {
+                let (d, sum) = (tokens[i].d[b], sum::<F>(&tokens[i].sums[b], h));
+                acc[i] = add_group::<F>(acc[i], ints[i], scales[h], mins[h], d, sum);
+            }
+        }
+    }
+    for i in 0..T {
+        store(&mut out.row_mut(t + i)[r..], acc[i]);
+    }
+}
+
+/// A float type of weights.
+trait Float {
+    /// Bytes of a weight.
+    const BYTES: usize;
+    /// A weight of eight rows.
+    ///
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C, and the weights are there.
+    unsafe fn load(w: *const u8) -> __m256;
+}
+
+/// IEEE single precision.
+struct F32;
+/// IEEE half precision.
+struct F16;
+/// The upper half of a single.
+struct Bf16;
+
+impl Float for F32 {
+    const BYTES: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promise; any alignment.
+        unsafe { _mm256_loadu_ps(w.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promise; any alignment.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(w.cast()) })
+    }
+}
+
+impl Float for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(w: *const u8) -> __m256 {
+        // SAFETY: the caller's promise; any alignment.
+        let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(w.cast()) });
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+    }
+}
+
+/// Multiplies, with float weights: four groups with one token, or one with up to six.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    let last = (w.n_rows - 1) / ROWS;
+    let groups = if act.n == 1 { 4 } else { 1 };
+    for r in (0..out.len()).step_by(groups * ROWS) {
+        let first = (out.first() + r) / ROWS;
+        for from in (0..w.k).step_by(FLOAT_PIECE) {
+            let n = FLOAT_PIECE.min(w.k - from);
+            let size = ROWS * F::BYTES;
+            let piece =
+                |i: usize| &group(w, (first + i).min(last)).1[from * size..(from + n) * size];
+            if act.n == 1 {
+                multiply_floats::<F, 4, 1>(std::array::from_fn(piece), act, 0, from, n, r, out);
+                continue;
+            }
+            let w = [piece(0)];
+            let mut t = 0;
+            while t < act.n {
+                match act.n - t {
+                    1 => multiply_floats::<F, 1, 1>(w, act, t, from, n, r, out),
+                    2 => multiply_floats::<F, 1, 2>(w, act, t, from, n, r, out),
+                    3 => multiply_floats::<F, 1, 3>(w, act, t, from, n, r, out),
+                    4 => multiply_floats::<F, 1, 4>(w, act, t, from, n, r, out),
+                    5 => multiply_floats::<F, 1, 5>(w, act, t, from, n, r, out),
+                    _ => multiply_floats::<F, 1, 6>(w, act, t, from, n, r, out),
+                }
+                t += 6;
+            }
+        }
+    }
+}
+
+/// Multiplies `n` weights from `from` on of `G` groups with `T` tokens from `t` on; the columns are
+/// those from `r` on, as many of the groups' as there are.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_floats<F: Float, const G: usize, const T: usize>(
+    groups: [&[u8]; G],
+    act: &Activations<'_>,
+    t: usize,
+    from: usize,
+    n: usize,
+    r: usize,
+    out: &mut Columns<'_, f32>,
+) {
+    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
+    let size = ROWS * F::BYTES;
+    assert!(groups.iter().all(|group| group.len() == n * size), "pieces of groups");
+    let mut part = [[[_mm256_setzero_ps(); 2]; G]; T];
+    for at in 0..n {
+        for g in 0..G {
+            let w = groups[g].as_ptr().wrapping_add(at * size);
+            if T == 1 && at * size % 64 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
+            }
+            // SAFETY: the CPU has AVX2, FMA and F16C, as this function does, and the group n weights
+            // of 16 rows, as just checked.
+            let w = unsafe { [F::load(w), F::load(w.add(size / 2))] };
+            for i in 0..T {
+                let x = _mm256_set1_ps(tokens[i][at]);
+                part[i][g] = [0, 1].map(|side| _mm256_fmadd_ps(w[side], x, part[i][g][side]));
+            }
+        }
+    }
+    for i in 0..T {
+        let row = &mut out.row_mut(t + i)[r..];
+        for (out, part) in row.chunks_mut(ROWS).zip(part[i]) {
+            let acc = if from > 0 { load(out) } else { [_mm256_setzero_ps(); 2] };
+            let sum = [0, 1].map(|side| _mm256_add_ps(acc[side], part[side]));
+            store(out, if from > 0 { sum } else { part });
+        }
+    }
+}
