@@ -372,7 +372,7 @@ fn perplexity_scores_the_second_half_of_each_window() {
     assert!(stderr(&output).starts_with("error: TERN_ERROR_INVALID_ARGUMENT: "));
 }
 
-const BENCH_KEYS: [&str; 11] = [
+const BENCH_KEYS: [&str; 12] = [
     "gb_s",
     "gmac_s",
     "kept",
@@ -380,6 +380,7 @@ const BENCH_KEYS: [&str; 11] = [
     "p50_us",
     "p99_us",
     "roof_gb_s",
+    "roof_gmac_s",
     "share",
     "test",
     "threads",
@@ -429,13 +430,18 @@ fn bench_prints_what_scripts_read() {
 #[test]
 fn bench_measures_the_roof_and_company() {
     let Some(model) = model("bench_measures_the_roof_and_company", SMOLLM2) else { return };
-    let args = ["bench", "-m", &model, "-p", "0", "-n", "4", "-d", "0,64", "-t", "1", "-r", "1"];
+    let args = ["bench", "-m", &model, "-p", "8", "-n", "4", "-d", "0,64", "-t", "1", "-r", "1"];
     let (items, last) = bench(&[&args as &[&str], &["--roof", "--busy", "1"]].concat());
-    let tests = ["decode-4", "decode-4+1busy", "decode-4@64", "decode-4@64+1busy", "roof"];
+    let tests =
+        ["prefill-8", "decode-4", "decode-4+1busy", "decode-4@64", "decode-4@64+1busy", "roof"];
     assert_eq!(tests_of(&items), tests.map(|test| (test, 1)));
-    let roof = items[4]["gb_s"].as_f64().unwrap();
-    assert!(items[4]["median_gb_s"].as_f64().unwrap() <= roof);
-    for item in &items[..4] {
+    let roof = items[5]["gb_s"].as_f64().unwrap();
+    assert!(items[5]["median_gb_s"].as_f64().unwrap() <= roof);
+    // The scalar kernels have no instruction that could be a roof.
+    assert_eq!(items[5]["gmac_s"].is_null(), last["isa"] == "scalar");
+    assert_eq!(items[0]["roof_gmac_s"], items[5]["gmac_s"]);
+    assert_eq!(items[0]["share"].is_null(), last["isa"] == "scalar");
+    for item in &items[1..5] {
         let get = |key: &str| item[key].as_f64().unwrap();
         assert_eq!(get("roof_gb_s"), roof);
         assert!((get("share") - get("gb_s") / roof).abs() < 1e-9);

@@ -131,20 +131,21 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
   -d, --depth N,...     decode with so many tokens in the cache already; default: 0
   -t, --threads N,...   measure with each of these
   -r, --runs N          measure so often, after one run to warm up; default: 5
-      --roof            also measure how fast the machine reads memory that no cache holds, before
-                        the decoding and after it, and which part of that the decoding reaches
+      --roof            also measure how fast the machine reads memory that no cache holds and how
+                        fast it multiplies, and which part of that decoding and prefill reach
       --busy N          decode a second time, in alternation, beside N busy processes
       --json            print an array: one object for each test,
                         {\"test\", \"threads\", \"tok_s\": {\"min\", \"median\", \"max\"}, \"gb_s\",
-                        \"gmac_s\", \"roof_gb_s\", \"share\", \"kept\", \"p50_us\", \"p99_us\",
-                        \"max_us\"}, and as its last element
+                        \"gmac_s\", \"roof_gb_s\", \"roof_gmac_s\", \"share\", \"kept\", \"p50_us\",
+                        \"p99_us\", \"max_us\"}, and as its last element
                         {\"load_ms\", \"ttft_ms\", \"peak_rss_bytes\", \"isa\"}
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
                         it, or \"roof\" (without tok_s: null; with \"median_gb_s\" beside the best)
                         gb_s: weights read per second; gmac_s: of a prefill, billions of
-                        multiplications by weights per second; share: gb_s / roof_gb_s, of decoding;
-                        kept: the part of the speed that is left beside busy processes;
-                        p50_us, p99_us and max_us: of one eval; null: not measured
+                        multiplications by weights per second; share: of decoding
+                        gb_s / roof_gb_s, of a prefill gmac_s / roof_gmac_s; kept: the part of
+                        the speed that is left beside busy processes; p50_us, p99_us and max_us:
+                        of one eval; null: not measured
 
 With a peer, llama.cpp's llama-bench: each test as processes of their own, in turns, -r pairs:
       --compare         instead of all that; default: -d 0,4096; with --busy both beside N processes
@@ -152,9 +153,9 @@ With a peer, llama.cpp's llama-bench: each test as processes of their own, in tu
                         \"chroot DIR llama-bench\"
       --peer-model FILE where the peer finds the model; default: the same
       --json            print an array: one object for each test,
-                        {\"test\", \"threads\", \"unit\", \"tern\", \"peer\": {\"min\", \"median\", \"max\"},
-                        \"ratio\", \"ratio_min\", \"ratio_max\", \"tern_kept\", \"peer_kept\"}, and
-                        {\"runs\", \"isa\", \"peer\"}
+                        {\"test\", \"threads\", \"unit\", \"tern\", \"peer\": {\"min\", \"median\",
+                        \"max\"}, \"ratio\", \"ratio_min\", \"ratio_max\", \"tern_kept\",
+                        \"peer_kept\"}, and {\"runs\", \"isa\", \"peer\"}
                         ratio: how many times better tern is, by the medians; least and most: of
                         the pairs; unit: \"tok_s\", or \"ms\" for \"first-token-8\": whole processes,
                         `tern run --raw -n 1` with a prompt of 8 tokens, and the peer's

@@ -120,7 +120,7 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
             results.push(prefill.measured);
         }
         // The roof before the decoding and after it: on a machine that others use, too, it moves.
-        let mut roof = Roof::new(n_threads);
+        let mut roof = Roof::new(n_threads, model.isa());
         peak.without(plan.with_roof, || roof.measure(plan.n_runs))?;
         if plan.n_decode > 0 {
             for &depth in plan.depths() {
@@ -131,9 +131,7 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
         }
         peak.without(plan.with_roof, || roof.measure(plan.n_runs))?;
         if plan.with_roof {
-            for result in &mut results[first..] {
-                result.roof_gb_s = Some(roof.best());
-            }
+            results[first..].iter_mut().for_each(|result| roof.over(result));
             roofs.push(roof.measured());
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Measured {
     pub(crate) gmac_s: Option<f64>,
     /// What the machine reads from memory with these threads.
     pub(crate) roof_gb_s: Option<f64>,
+    /// What it multiplies with them and these kernels, if that is known.
+    pub(crate) roof_gmac_s: Option<f64>,
     /// Tokens per second as a part of what they are on a machine with nothing else to do.
     pub(crate) kept: Option<f64>,
     /// Nanoseconds of each call of eval, in ascending order.
@@ -36,15 +38,16 @@ impl Measured {
         Measured { test, n_threads, ..Measured::default() }
     }
 
-    /// Whether the roof is one: a prefill reads the weights from memory once for many tokens.
-    fn is_bounded_by_memory(&self) -> bool {
-        self.test.starts_with("decode")
-    }
-
-    /// The part of the machine's bandwidth that reading the weights takes.
+    /// The part of what the machine can do: of reading for decoding, of multiplying for a prefill.
     fn share(&self) -> Option<f64> {
-        let roof = self.roof_gb_s.filter(|&roof| roof > 0.0 && self.is_bounded_by_memory())?;
-        Some(self.gb_s / roof)
+        if self.tok_s.is_empty() {
+            return None; // the roof itself
+        }
+        let (done, roof) = match self.gmac_s {
+            Some(gmac_s) => (gmac_s, self.roof_gmac_s?),
+            None => (self.gb_s, self.roof_gb_s?),
+        };
+        (roof > 0.0).then(|| done / roof)
     }
 
     /// The object that `--json` prints.
@@ -61,6 +64,7 @@ impl Measured {
             "gb_s": self.gb_s,
             "gmac_s": self.gmac_s,
             "roof_gb_s": self.roof_gb_s,
+            "roof_gmac_s": self.roof_gmac_s,
             "share": self.share(),
             "kept": self.kept,
             "p50_us": self.percentile_us(50),
@@ -89,10 +93,11 @@ impl Measured {
             false => format!("{:.2} / {:.2} / {:.2}", ms(50), ms(99), ms(100)),
         };
         // A prefill reads little: what counts is how fast it multiplies.
-        let (gb_s, gmac_s) = match self.gmac_s {
-            Some(gmac_s) => (String::new(), format!("{gmac_s:.1}")),
-            None => (format!("{:.1}", self.gb_s), String::new()),
+        let gb_s = match self.gmac_s.is_some() && !self.tok_s.is_empty() {
+            true => String::new(),
+            false => format!("{:.1}", self.gb_s),
         };
+        let gmac_s = self.gmac_s.map_or_else(String::new, |gmac_s| format!("{gmac_s:.1}"));
         let line = format!(
             "{:21} {:7} {rate:>10}   {range:21} {gb_s:>7} {:>8} {gmac_s:>8} {:>5}  {calls}",
             self.test,
@@ -139,17 +144,22 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_the_roof_is_that_of_decoding() {
-        let measured = |test: &str, roof_gb_s| Measured {
+    fn each_test_has_its_own_roof() {
+        let decode = |roof_gb_s| Measured {
+            tok_s: vec![90.0],
             gb_s: 9.0,
             roof_gb_s,
-            ..Measured::new(test.into(), 1)
+            roof_gmac_s: Some(100.0),
+            ..Measured::new("decode-128".into(), 1)
         };
-        assert_eq!(measured("decode-128", Some(12.0)).share(), Some(0.75));
-        assert_eq!(measured("decode-128", Some(0.0)).share(), None);
-        assert_eq!(measured("decode-128", None).share(), None);
-        assert_eq!(measured("prefill-512", Some(12.0)).share(), None);
-        assert_eq!(measured("decode-128", Some(12.0)).json()["share"], 0.75);
-        assert!(measured("decode-128", Some(12.0)).line().contains("75 %"));
+        assert_eq!(decode(Some(12.0)).share(), Some(0.75));
+        assert_eq!(decode(Some(0.0)).share(), None);
+        assert_eq!(decode(None).share(), None);
+        assert_eq!(decode(Some(12.0)).json()["share"], 0.75);
+        assert!(decode(Some(12.0)).line().contains("75 %"));
+        let prefill = Measured { gmac_s: Some(40.0), ..decode(Some(12.0)) };
+        assert_eq!(prefill.share(), Some(0.4));
+        assert_eq!(Measured { roof_gmac_s: None, ..prefill.clone() }.share(), None);
+        assert_eq!(Measured { tok_s: vec![], ..prefill }.share(), None);
     }
 }

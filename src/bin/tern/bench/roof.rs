@@ -1,11 +1,14 @@
 //! How fast the machine reads memory: the roof over decoding, which reads all weights each token.
+//! And how fast it multiplies: the roof over prefill, which reads them once for many tokens.
 
 use std::fs;
 use std::time::Instant;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
+use tern::base::cpu::Isa;
 use tern::base::memory;
 use tern::base::pool::Pool;
+use tern::kernel::peak;
 
 use super::super::args::{Result, invalid, io_error};
 use super::report::{Measured, spread};
@@ -19,9 +22,15 @@ const CACHES: usize = 4;
 /// Bytes that one thread reads of one stream before it turns to the next: two cache lines.
 const BLOCK: usize = 128;
 
-/// The read bandwidth of the machine with a number of threads.
+/// Rounds of the multiply instruction in one pass: a few milliseconds.
+const ROUNDS: u32 = 1 << 22;
+
+/// What the machine can do with a number of threads.
 pub(crate) struct Roof {
     n_threads: u32,
+    isa: Isa,
+    /// The fastest pass of multiplying, in billions per second; `None` if the rung has no roof.
+    gmac_s: Option<f64>,
     /// Gigabytes per second of each pass, by how many streams each thread read at once: which
     /// number is the fastest is a matter of the machine's prefetchers.
     passes: [Vec<f64>; 4],
@@ -29,8 +38,8 @@ pub(crate) struct Roof {
 
 impl Roof {
     /// Nothing measured yet.
-    pub(crate) fn new(n_threads: u32) -> Roof {
-        Roof { n_threads, passes: Default::default() }
+    pub(crate) fn new(n_threads: u32, isa: Isa) -> Roof {
+        Roof { n_threads, isa, gmac_s: None, passes: Default::default() }
     }
 
     /// Reads a buffer so often with each number of streams, after one pass to warm up. The buffer is
@@ -38,6 +47,10 @@ impl Roof {
     pub(crate) fn measure(&mut self, n_runs: usize) -> Result<()> {
         let buffer = buffer()?;
         let pool = Pool::new(self.n_threads as usize)?;
+        for _ in 0..=n_runs {
+            let gmac_s = multiply(&pool, self.isa)?;
+            self.gmac_s = gmac_s.map(|gmac_s| gmac_s.max(self.gmac_s.unwrap_or(0.0)));
+        }
         for run in 0..=n_runs {
             for (streams, seconds) in self.passes.iter_mut().enumerate() {
                 let time = read(&buffer, &pool, 1 << streams)?;
@@ -49,8 +62,14 @@ impl Roof {
         Ok(())
     }
 
-    /// The fastest pass, in gigabytes per second.
-    pub(crate) fn best(&self) -> f64 {
+    /// Sets a result under this roof.
+    pub(crate) fn over(&self, result: &mut Measured) {
+        result.roof_gb_s = Some(self.best());
+        result.roof_gmac_s = self.gmac_s;
+    }
+
+    /// The fastest pass of reading, in gigabytes per second.
+    fn best(&self) -> f64 {
         self.passes.iter().flatten().copied().fold(0.0, f64::max)
     }
 
@@ -59,10 +78,23 @@ impl Roof {
         let medians = self.passes.iter().map(|passes| spread(&mut passes.clone()).1);
         Measured {
             gb_s: self.best(),
+            gmac_s: self.gmac_s,
             median_gb_s: Some(medians.fold(0.0, f64::max)),
             ..Measured::new("roof".into(), self.n_threads)
         }
     }
+}
+
+/// Multiplies on all threads at once; billions of multiplications per second.
+fn multiply(pool: &Pool, isa: Isa) -> Result<Option<f64>> {
+    let start = Instant::now();
+    pool.run(&|_| {
+        peak::multiply(isa, ROUNDS);
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    // A round more, which takes no time, says how many there are in each.
+    let macs = peak::multiply(isa, 1).map(|macs| macs as f64 * f64::from(ROUNDS));
+    Ok(macs.map(|macs| macs * pool.n_threads() as f64 / seconds / 1e9))
 }
 
 /// Reads all of the buffer once, each thread its own part; seconds.
