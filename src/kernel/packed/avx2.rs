@@ -16,8 +16,9 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2_floats::{Bf16, F16, F32, floats};
 use super::avx2_formats::{self as formats, Floats, Format, Ints};
-use super::{FLOAT_PIECE, Packed, PackedFn};
+use super::{Packed, PackedFn};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
@@ -30,7 +31,7 @@ const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 4;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
@@ -180,7 +181,7 @@ unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut 
 
 /// The heads and codes of a group.
 #[inline]
-fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
+pub(super) fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
     let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
     w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
 }
@@ -222,17 +223,18 @@ unsafe fn add_block<F: Format, const B: usize>(
 fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let inner = F::DTYPE.block_len() / 32;
     let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let lines = code / 64;
     let token = Token::at(act, 0, 0, w.k);
     for r in (0..out.len()).step_by(ROWS) {
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = [_mm256_setzero_ps(); 2];
         for block in 0..w.k / F::DTYPE.block_len() {
             let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
-            for line in 0..code / 64 {
-                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
             each_block!(inner, B => {
+                for line in B * lines / inner..(B + 1) * lines / inner {
+                    let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
                 // SAFETY: the token has k codes.
                 acc = unsafe { add_block::<F, B>(acc, head, codes, token, block * inner + B) };
             });
@@ -244,7 +246,7 @@ fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, 
 /// Writes the first 16 of `out`, or as many as there are.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn store(out: &mut [f32], x: Floats) {
+pub(super) fn store(out: &mut [f32], x: Floats) {
     let mut all = [0f32; ROWS];
     for (x, part) in x.iter().zip(all.as_chunks_mut::<8>().0) {
         // SAFETY: the part is eight numbers, of any alignment.
@@ -257,7 +259,7 @@ fn store(out: &mut [f32], x: Floats) {
 /// Reads the first 16 of `x`, or as many as there are.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(x: &[f32]) -> Floats {
+pub(super) fn load(x: &[f32]) -> Floats {
     let mut all = [0f32; ROWS];
     let n = x.len().min(ROWS);
     all[..n].copy_from_slice(&x[..n]);
@@ -407,131 +409,5 @@ fn multiply<F: Format, const T: usize>(
     }
     for i in 0..T {
         store(&mut out.row_mut(t + i)[r..], acc[i]);
-    }
-}
-
-/// A float type of weights.
-trait Float {
-    /// Bytes of a weight.
-    const BYTES: usize;
-    /// A weight of eight rows.
-    ///
-    /// # Safety
-    /// The CPU has AVX2, FMA and F16C, and the weights are there.
-    unsafe fn load(w: *const u8) -> __m256;
-}
-
-/// IEEE single precision.
-struct F32;
-/// IEEE half precision.
-struct F16;
-/// The upper half of a single.
-struct Bf16;
-
-impl Float for F32 {
-    const BYTES: usize = 4;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        unsafe { _mm256_loadu_ps(w.cast()) }
-    }
-}
-
-impl Float for F16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(w.cast()) })
-    }
-}
-
-impl Float for Bf16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(w.cast()) });
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-    }
-}
-
-/// Multiplies, with float weights: four groups with one token, or one with up to six.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    let last = (w.n_rows - 1) / ROWS;
-    let groups = if act.n == 1 { 4 } else { 1 };
-    for r in (0..out.len()).step_by(groups * ROWS) {
-        let first = (out.first() + r) / ROWS;
-        for from in (0..w.k).step_by(FLOAT_PIECE) {
-            let n = FLOAT_PIECE.min(w.k - from);
-            let size = ROWS * F::BYTES;
-            let piece =
-                |i: usize| &group(w, (first + i).min(last)).1[from * size..(from + n) * size];
-            if act.n == 1 {
-                multiply_floats::<F, 4, 1>(std::array::from_fn(piece), act, 0, from, n, r, out);
-                continue;
-            }
-            let w = [piece(0)];
-            let mut t = 0;
-            while t < act.n {
-                match act.n - t {
-                    1 => multiply_floats::<F, 1, 1>(w, act, t, from, n, r, out),
-                    2 => multiply_floats::<F, 1, 2>(w, act, t, from, n, r, out),
-                    3 => multiply_floats::<F, 1, 3>(w, act, t, from, n, r, out),
-                    4 => multiply_floats::<F, 1, 4>(w, act, t, from, n, r, out),
-                    5 => multiply_floats::<F, 1, 5>(w, act, t, from, n, r, out),
-                    _ => multiply_floats::<F, 1, 6>(w, act, t, from, n, r, out),
-                }
-                t += 6;
-            }
-        }
-    }
-}
-
-/// Multiplies `n` weights from `from` on of `G` groups with `T` tokens from `t` on; the columns are
-/// those from `r` on, as many of the groups' as there are.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_floats<F: Float, const G: usize, const T: usize>(
-    groups: [&[u8]; G],
-    act: &Activations<'_>,
-    t: usize,
-    from: usize,
-    n: usize,
-    r: usize,
-    out: &mut Columns<'_, f32>,
-) {
-    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
-    let size = ROWS * F::BYTES;
-    assert!(groups.iter().all(|group| group.len() == n * size), "pieces of groups");
-    let mut part = [[[_mm256_setzero_ps(); 2]; G]; T];
-    for at in 0..n {
-        for g in 0..G {
-            let w = groups[g].as_ptr().wrapping_add(at * size);
-            if T == 1 && at * size % 64 == 0 {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
-            }
-            // SAFETY: the CPU has AVX2, FMA and F16C, as this function does, and the group n weights
-            // of 16 rows, as just checked.
-            let w = unsafe { [F::load(w), F::load(w.add(size / 2))] };
-            for i in 0..T {
-                let x = _mm256_set1_ps(tokens[i][at]);
-                part[i][g] = [0, 1].map(|side| _mm256_fmadd_ps(w[side], x, part[i][g][side]));
-            }
-        }
-    }
-    for i in 0..T {
-        let row = &mut out.row_mut(t + i)[r..];
-        for (out, part) in row.chunks_mut(ROWS).zip(part[i]) {
-            let acc = if from > 0 { load(out) } else { [_mm256_setzero_ps(); 2] };
-            let sum = [0, 1].map(|side| _mm256_add_ps(acc[side], part[side]));
-            store(out, if from > 0 { sum } else { part });
-        }
     }
 }
