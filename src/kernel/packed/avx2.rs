@@ -16,8 +16,9 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2_floats::{Bf16, F16, F32, floats};
 use super::avx2_formats::{self as formats, Floats, Format, Ints};
-use super::{FLOAT_PIECE, Packed, PackedFn};
+use super::{Packed, PackedFn};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
@@ -30,7 +31,7 @@ const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 4;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
@@ -56,33 +57,49 @@ pub(super) fn matmul(dtype: DType) -> PackedFn {
     }
 }
 
-/// A token's codes and what belongs to them, by blocks of 32.
+/// A token's codes and what belongs to them, from some block on. `unsafe`: there must be a block `b`.
 #[derive(Clone, Copy)]
-struct Token<'a> {
-    q: &'a [[i8; 32]],
-    d: &'a [f32],
-    sums: &'a [[i32; 2]],
+struct Token {
+    q: *const i8,
+    d: *const f32,
+    sums: *const i32,
 }
 
-impl<'a> Token<'a> {
-    /// Token `t`: `n` weights from `from` on, multiples of 32.
+impl Token {
+    /// Token `t`, `n` weights from `from` on, multiples of 32: it has `n / 32` blocks.
     #[inline]
-    fn at(act: &Activations<'a>, t: usize, from: usize, n: usize) -> Token<'a> {
-        let at = t * act.k + from;
-        Token {
-            q: act.q[at..at + n].as_chunks().0,
-            d: &act.d[at / 32..(at + n) / 32],
-            sums: act.sum[at / 16..(at + n) / 16].as_chunks().0,
+    fn at(act: &Activations<'_>, t: usize, from: usize, n: usize) -> Token {
+        let (at, end) = (t * act.k + from, t * act.k + from + n);
+        let (d, sums) = (&act.d[at / 32..end / 32], &act.sum[at / 16..end / 16]);
+        Token { q: act.q[at..end].as_ptr(), d: d.as_ptr(), sums: sums.as_ptr() }
+    }
+
+    /// Four codes in every lane: the `j`-th four of block `b`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn four(self, b: usize, j: usize) -> __m256i {
+        // SAFETY: the caller's promise that the block is there, and j < 8; any alignment.
+        _mm256_set1_epi32(unsafe { self.q.add(32 * b + 4 * j).cast::<i32>().read_unaligned() })
+    }
+
+    /// The sum of the codes of the half `h` of block `b`, or of all of it.
+    #[inline]
+    unsafe fn sum<F: Format>(self, b: usize, h: usize) -> i32 {
+        // SAFETY: the caller's promise that the block is there.
+        let [low, high] = unsafe { [*self.sums.add(2 * b), *self.sums.add(2 * b + 1)] };
+        match (F::OF_16, h) {
+            (true, 0) => low,
+            (true, _) => high,
+            (false, _) => low.wrapping_add(high),
         }
     }
-}
 
-/// The `j`-th four of a block's codes, in every lane.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn four(q: &[i8; 32], j: usize) -> __m256i {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|i| q[4 * j + i].cast_unsigned());
-    _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
+    /// The scale of block `b`.
+    #[inline]
+    unsafe fn scale(self, b: usize) -> f32 {
+        // SAFETY: the caller's promise that the block is there.
+        unsafe { *self.d.add(b) }
+    }
 }
 
 /// Sums of two products.
@@ -119,12 +136,6 @@ const fn halves<F: Format>() -> usize {
 /// How many fours of a group are added up in 16 bits.
 const fn fit<F: Format>() -> usize {
     if F::OF_16 && F::FIT > 4 { 4 } else { F::FIT }
-}
-
-/// The sum of the activations of a group.
-#[inline]
-fn sum<F: Format>(sums: &[i32; 2], h: usize) -> i32 {
-    if F::OF_16 { sums[h] } else { sums[0] + sums[1] }
 }
 
 /// Adds a group's products and minima to `acc`.
@@ -170,40 +181,40 @@ unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut 
 
 /// The heads and codes of a group.
 #[inline]
-fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
+pub(super) fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
     let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
     w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
 }
 
-/// Adds the products of block `B` of a block's 32 weights and one token.
+/// Adds the products of 16 rows' 32 weights, block `B` of one of the format, and a token's block `b`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_block<F: Format, const B: usize>(
+unsafe fn add_block<F: Format, const B: usize>(
     mut acc: Floats,
     head: &[u8],
     codes: &[u8],
-    token: &Token<'_>,
+    token: Token,
     b: usize,
 ) -> Floats {
-    let (q, d, sums) = (&token.q[b], token.d[b], &token.sums[b]);
-    for h in 0..halves::<F>() {
-        let sum = sum::<F>(sums, h);
-        let mut ints = start::<F>(sum);
-        let n = 8 / halves::<F>();
-        for first in 0..n / fit::<F>() {
-            let mut added = [_mm256_setzero_si256(); 2];
-            for j in 0..fit::<F>() {
-                let j = h * n + first * fit::<F>() + j;
-                // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
-                let w = unsafe { F::four::<B>(codes, j) };
-                let q = four(q, j);
-                added = [0, 1].map(|i| _mm256_add_epi16(added[i], pairs::<F>(w[i], q)));
+    // SAFETY: the CPU has AVX2, FMA and F16C, as this function does, and the token a block `b`, by
+    // the caller's promise.
+    unsafe {
+        for h in 0..halves::<F>() {
+            let sum = token.sum::<F>(b, h);
+            let mut ints = start::<F>(sum);
+            let n = 8 / halves::<F>();
+            for first in 0..n / fit::<F>() {
+                let mut added = [_mm256_setzero_si256(); 2];
+                for j in 0..fit::<F>() {
+                    let j = h * n + first * fit::<F>() + j;
+                    let (w, q) = (F::four::<B>(codes, j), token.four(b, j));
+                    added = [0, 1].map(|i| _mm256_add_epi16(added[i], pairs::<F>(w[i], q)));
+                }
+                ints = add_pairs(ints, added);
             }
-            ints = add_pairs(ints, added);
+            let (scales, mins) = (F::scales::<B>(head, h), F::mins::<B>(head, h));
+            acc = add_group::<F>(acc, ints, scales, mins, token.scale(b), sum);
         }
-        // SAFETY: the CPU has AVX2, FMA and F16C, as this function does.
-        let (scales, mins) = unsafe { (F::scales::<B>(head, h), F::mins::<B>(head, h)) };
-        acc = add_group::<F>(acc, ints, scales, mins, d, sum);
     }
     acc
 }
@@ -212,18 +223,20 @@ fn add_block<F: Format, const B: usize>(
 fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let inner = F::DTYPE.block_len() / 32;
     let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let lines = code / 64;
     let token = Token::at(act, 0, 0, w.k);
     for r in (0..out.len()).step_by(ROWS) {
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = [_mm256_setzero_ps(); 2];
         for block in 0..w.k / F::DTYPE.block_len() {
             let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
-            for line in 0..code / 64 {
-                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
             each_block!(inner, B => {
-                acc = add_block::<F, B>(acc, head, codes, &token, block * inner + B);
+                for line in B * lines / inner..(B + 1) * lines / inner {
+                    let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
+                // SAFETY: the token has k codes.
+                acc = unsafe { add_block::<F, B>(acc, head, codes, token, block * inner + B) };
             });
         }
         store(&mut out.row_mut(0)[r..], acc);
@@ -233,7 +246,7 @@ fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, 
 /// Writes the first 16 of `out`, or as many as there are.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn store(out: &mut [f32], x: Floats) {
+pub(super) fn store(out: &mut [f32], x: Floats) {
     let mut all = [0f32; ROWS];
     for (x, part) in x.iter().zip(all.as_chunks_mut::<8>().0) {
         // SAFETY: the part is eight numbers, of any alignment.
@@ -246,7 +259,7 @@ fn store(out: &mut [f32], x: Floats) {
 /// Reads the first 16 of `x`, or as many as there are.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(x: &[f32]) -> Floats {
+pub(super) fn load(x: &[f32]) -> Floats {
     let mut all = [0f32; ROWS];
     let n = x.len().min(ROWS);
     all[..n].copy_from_slice(&x[..n]);
@@ -329,172 +342,72 @@ fn multiply<F: Format, const T: usize>(
     r: usize,
     out: &mut Columns<'_, f32>,
 ) {
-    let tokens: [Token<'_>; T] = std::array::from_fn(|i| Token::at(act, t + i, from, n));
+    let tokens: [Token; T] = std::array::from_fn(|i| Token::at(act, t + i, from, n));
     let mut acc = [[_mm256_setzero_ps(); 2]; T];
     if from > 0 {
         for i in 0..T {
             acc[i] = load(&out.row_mut(t + i)[r..]);
         }
     }
-    let (codes, scales, mins) = (&panel.codes, &panel.scales, &panel.mins);
-    for b in 0..n / 32 {
-        let (codes, scales, mins) = (&codes[b], &scales[b], &mins[b]);
-        let q: [&[i8; 32]; T] = std::array::from_fn(|i| &tokens[i].q[b]);
+    let fours = 8 / halves::<F>();
+    // Hidden from the compiler: loops that it unrolls need more registers than there are.
+    let many = std::hint::black_box(if F::FIT > 2 { fit::<F>() } else { fours });
+    let blocks = panel.codes.iter().zip(&panel.scales).zip(&panel.mins).take(n / 32);
+    for (b, ((codes, scales), mins)) in blocks.enumerate() {
         for h in 0..halves::<F>() {
+            // SAFETY: the tokens have n codes from `from` on.
+            let sums: [i32; T] = std::array::from_fn(|i| unsafe { tokens[i].sum::<F>(b, h) });
             let mut ints = [[_mm256_setzero_si256(); 2]; T];
             for i in 0..T {
-                ints[i] = start::<F>(sum::<F>(&tokens[i].sums[b], h));
+                ints[i] = start::<F>(sums[i]);
             }
-            let n = 8 / halves::<F>();
-            for first in 0..n / fit::<F>() {
-                let mut added = [[_mm256_setzero_si256(); 2]; T];
-                for j in 0..fit::<F>() {
-                    let j = h * n + first * fit::<F>() + j;
+            for first in
+                (h * fours..(h + 1) * fours).step_by(if F::FIT > 2 { fit::<F>() } else { fours })
+            {
+                let codes = &codes[first..first + many];
+                if F::FIT > 2 {
+                    let mut added = [[_mm256_setzero_si256(); 2]; T];
+                    for (j, w) in codes.iter().enumerate() {
+                        for i in 0..T {
+                            // SAFETY: as above; first + j < 8, as there are codes.
+                            let q = unsafe { tokens[i].four(b, first + j) };
+                            for side in 0..2 {
+                                let pairs = pairs::<F>(w[side], q);
+                                added[i][side] = _mm256_add_epi16(added[i][side], pairs);
+                            }
+                        }
+                    }
                     for i in 0..T {
-                        let q = four(q[i], j);
-                        for side in 0..2 {
-                            let pairs = pairs::<F>(codes[j][side], q);
-                            added[i][side] = _mm256_add_epi16(added[i][side], pairs);
+                        ints[i] = add_pairs(ints[i], added[i]);
+                    }
+                } else {
+                    for (j, w) in codes.chunks_exact(F::FIT).enumerate() {
+                        let j = first + j * F::FIT;
+                        for i in 0..T {
+                            // SAFETY: as above; the last four is that of the last codes.
+                            let q = unsafe {
+                                [tokens[i].four(b, j), tokens[i].four(b, j + F::FIT - 1)]
+                            };
+                            let two = [0, 1].map(|side| {
+                                let one = pairs::<F>(w[0][side], q[0]);
+                                match w.get(1) {
+                                    Some(w) => _mm256_add_epi16(one, pairs::<F>(w[side], q[1])),
+                                    None => one,
+                                }
+                            });
+                            ints[i] = add_pairs(ints[i], two);
                         }
                     }
                 }
-                for i in 0..T {
-                    ints[i] = add_pairs(ints[i], added[i]);
-                }
             }
             for i in 0..T {
-                let (d, sum) = (tokens[i].d[b], sum::<F>(&tokens[i].sums[b], h));
-                acc[i] = add_group::<F>(acc[i], ints[i], scales[h], mins[h], d, sum);
+                // SAFETY: the tokens have n / 32 scales from `from` on.
+                let d = unsafe { tokens[i].scale(b) };
+                acc[i] = add_group::<F>(acc[i], ints[i], scales[h], mins[h], d, sums[i]);
             }
         }
     }
     for i in 0..T {
         store(&mut out.row_mut(t + i)[r..], acc[i]);
-    }
-}
-
-/// A float type of weights.
-trait Float {
-    /// Bytes of a weight.
-    const BYTES: usize;
-    /// A weight of eight rows.
-    ///
-    /// # Safety
-    /// The CPU has AVX2, FMA and F16C, and the weights are there.
-    unsafe fn load(w: *const u8) -> __m256;
-}
-
-/// IEEE single precision.
-struct F32;
-/// IEEE half precision.
-struct F16;
-/// The upper half of a single.
-struct Bf16;
-
-impl Float for F32 {
-    const BYTES: usize = 4;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        unsafe { _mm256_loadu_ps(w.cast()) }
-    }
-}
-
-impl Float for F16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(w.cast()) })
-    }
-}
-
-impl Float for Bf16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m256 {
-        // SAFETY: the caller's promise; any alignment.
-        let bits = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(w.cast()) });
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-    }
-}
-
-/// Multiplies, with float weights: four groups with one token, or one with up to six.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    let last = (w.n_rows - 1) / ROWS;
-    let groups = if act.n == 1 { 4 } else { 1 };
-    for r in (0..out.len()).step_by(groups * ROWS) {
-        let first = (out.first() + r) / ROWS;
-        for from in (0..w.k).step_by(FLOAT_PIECE) {
-            let n = FLOAT_PIECE.min(w.k - from);
-            let size = ROWS * F::BYTES;
-            let piece =
-                |i: usize| &group(w, (first + i).min(last)).1[from * size..(from + n) * size];
-            if act.n == 1 {
-                multiply_floats::<F, 4, 1>(std::array::from_fn(piece), act, 0, from, n, r, out);
-                continue;
-            }
-            let w = [piece(0)];
-            let mut t = 0;
-            while t < act.n {
-                match act.n - t {
-                    1 => multiply_floats::<F, 1, 1>(w, act, t, from, n, r, out),
-                    2 => multiply_floats::<F, 1, 2>(w, act, t, from, n, r, out),
-                    3 => multiply_floats::<F, 1, 3>(w, act, t, from, n, r, out),
-                    4 => multiply_floats::<F, 1, 4>(w, act, t, from, n, r, out),
-                    5 => multiply_floats::<F, 1, 5>(w, act, t, from, n, r, out),
-                    _ => multiply_floats::<F, 1, 6>(w, act, t, from, n, r, out),
-                }
-                t += 6;
-            }
-        }
-    }
-}
-
-/// Multiplies `n` weights from `from` on of `G` groups with `T` tokens from `t` on; the columns are
-/// those from `r` on, as many of the groups' as there are.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_floats<F: Float, const G: usize, const T: usize>(
-    groups: [&[u8]; G],
-    act: &Activations<'_>,
-    t: usize,
-    from: usize,
-    n: usize,
-    r: usize,
-    out: &mut Columns<'_, f32>,
-) {
-    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
-    let size = ROWS * F::BYTES;
-    assert!(groups.iter().all(|group| group.len() == n * size), "pieces of groups");
-    let mut part = [[[_mm256_setzero_ps(); 2]; G]; T];
-    for at in 0..n {
-        for g in 0..G {
-            let w = groups[g].as_ptr().wrapping_add(at * size);
-            if T == 1 && at * size % 64 == 0 {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
-            }
-            // SAFETY: the CPU has AVX2, FMA and F16C, as this function does, and the group n weights
-            // of 16 rows, as just checked.
-            let w = unsafe { [F::load(w), F::load(w.add(size / 2))] };
-            for i in 0..T {
-                let x = _mm256_set1_ps(tokens[i][at]);
-                part[i][g] = [0, 1].map(|side| _mm256_fmadd_ps(w[side], x, part[i][g][side]));
-            }
-        }
-    }
-    for i in 0..T {
-        let row = &mut out.row_mut(t + i)[r..];
-        for (out, part) in row.chunks_mut(ROWS).zip(part[i]) {
-            let acc = if from > 0 { load(out) } else { [_mm256_setzero_ps(); 2] };
-            let sum = [0, 1].map(|side| _mm256_add_ps(acc[side], part[side]));
-            store(out, if from > 0 { sum } else { part });
-        }
     }
 }

@@ -15,6 +15,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_floats;
+#[cfg(target_arch = "x86_64")]
 mod avx2_formats;
 #[cfg(target_arch = "x86_64")]
 mod avx512_formats;
