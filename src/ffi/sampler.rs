@@ -111,11 +111,12 @@ pub unsafe extern "C" fn tern_session_generate(
             Control { abort: Some(session.abort_flag()), deadline_ns: params.deadline_ns };
         let (mut sampling, mut state) = (sampler.write()?, session.write()?);
         let mut chosen = [0; MOST_GENERATED];
-        let chosen = &mut chosen[..capacity.min(MOST_GENERATED)];
+        let (chosen, _) = chosen.split_at_mut(capacity.min(MOST_GENERATED));
         let n = state.generate(&mut sampling.sampler, params.n_draft, &control, chosen);
         sampling.update_logprobs();
+        let (chosen, _) = chosen.split_at(n?);
         // SAFETY: the header's contract for buffers.
-        unsafe { fill(tokens, capacity, "tokens", &chosen[..n?], n_tokens) }
+        unsafe { fill(tokens, capacity, "tokens", chosen, n_tokens) }
     })
 }
 
