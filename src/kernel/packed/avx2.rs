@@ -31,7 +31,7 @@ const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 4;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
-pub(super) const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 8192;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
@@ -223,17 +223,19 @@ unsafe fn add_block<F: Format, const B: usize>(
 fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let inner = F::DTYPE.block_len() / 32;
     let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
-    let lines = code / 64;
+    let lines = (head + code).div_ceil(64);
     let token = Token::at(act, 0, 0, w.k);
     for r in (0..out.len()).step_by(ROWS) {
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = [_mm256_setzero_ps(); 2];
+        // Heads and codes are used side by side, and asked for one after the other as they lie.
+        let ahead = heads.as_ptr().wrapping_add(heads.len() + AHEAD);
         for block in 0..w.k / F::DTYPE.block_len() {
             let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
+            let ahead = ahead.wrapping_add(block * (head.len() + code));
             each_block!(inner, B => {
                 for line in B * lines / inner..(B + 1) * lines / inner {
-                    let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
                 }
                 // SAFETY: the token has k codes.
                 acc = unsafe { add_block::<F, B>(acc, head, codes, token, block * inner + B) };
