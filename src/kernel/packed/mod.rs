@@ -27,6 +27,8 @@ mod neon_formats;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
 #[cfg(target_arch = "aarch64")]
+mod neon_rungs;
+#[cfg(target_arch = "aarch64")]
 mod neon_tiles;
 mod scalar;
 

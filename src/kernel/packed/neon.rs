@@ -5,7 +5,8 @@ use core::arch::aarch64::*;
 
 use super::Packed;
 use super::neon_formats::{Format, Line};
-use super::neon_tiles::{self, Dot, Ints, rung};
+use super::neon_rungs::rung;
+use super::neon_tiles::{self, Dot, Ints};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 

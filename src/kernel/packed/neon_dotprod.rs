@@ -1,14 +1,31 @@
 //! Packed weights for NEON with the dot product instructions: `sdot` multiplies 16 bytes by four of
 //! a token, and adds them by fours: each lane is a row.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use super::Packed;
 use super::neon_formats::{Format, Line};
-use super::neon_tiles::{self, Dot, Ints, rung};
+use super::neon_rungs::rung;
+use super::neon_tiles::{self, Dot, Ints};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::kernel::insn_aarch64::sdot_lane;
+
+/// `x` in every lane. Not `pure`, so that the compiler does not make one and copy it: copies would
+/// take turns from the products, this does not.
+#[inline(always)]
+fn splat(x: i32) -> int32x4_t {
+    let y: int32x4_t;
+    // SAFETY: registers in, register out; the instruction is part of NEON, which is part of every
+    // target that this file is compiled for.
+    unsafe {
+        asm!("dup {y:v}.4s, {x:w}", y = lateout(vreg) y, x = in(reg) x,
+            options(nomem, nostack, preserves_flags));
+    }
+    y
+}
 
 /// Products by `sdot`.
 struct Sdot;
@@ -24,7 +41,12 @@ impl Dot for Sdot {
         a: [[int8x16_t; 2]; T],
     ) -> [Ints; T] {
         // SAFETY: NEON is part of every target that this file is compiled for.
-        let mut ints = start.map(|start| unsafe { [vdupq_n_s32(start); 4] });
+        let mut ints = [[unsafe { vdupq_n_s32(0) }; 4]; T];
+        for t in 0..T {
+            for i in 0..4 {
+                ints[t][i] = splat(start[t]);
+            }
+        }
         macro_rules! add {
             ($half:expr, $lane:literal) => {
                 let w = line(4 * $half + $lane);

@@ -6,6 +6,7 @@
 //! them.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use crate::base::dtype::DType;
 use crate::kernel::insn_aarch64::{f32_from_f16, f32_from_f16_high};
@@ -84,11 +85,20 @@ fn masked(x: Bytes, mask: u8) -> Bytes {
     x.map(|x| unsafe { vandq_u8(x, vdupq_n_u8(mask)) })
 }
 
-/// `x` with the bits of `mask` from `bits`.
+/// `x` with the bits of `mask` from `bits`: one instruction, which the compiler takes apart.
 #[inline(always)]
 fn insert(x: Bytes, bits: Bytes, mask: u8) -> Bytes {
-    // SAFETY: NEON is part of every target that this file is compiled for.
-    std::array::from_fn(|i| unsafe { vbslq_u8(vdupq_n_u8(mask), bits[i], x[i]) })
+    let mut x = x;
+    for i in 0..4 {
+        // SAFETY: registers in, register out; the instruction is part of NEON, which is part of
+        // every target that this file is compiled for.
+        unsafe {
+            asm!("bit {x:v}.16b, {bits:v}.16b, {mask:v}.16b", x = inout(vreg) x[i],
+                bits = in(vreg) bits[i], mask = in(vreg) vdupq_n_u8(mask),
+                options(pure, nomem, nostack, preserves_flags));
+        }
+    }
+    x
 }
 
 /// Line `j` of the eight of 16 bytes of nibbles that begin with line `first`: low ones, then high
@@ -178,7 +188,8 @@ fn fields(x: Words, shift: usize, mask: u8) -> Words {
     // SAFETY: NEON is part of every target that this file is compiled for.
     x.map(|x| unsafe {
         let mask = vdupq_n_u32(u32::from_le_bytes([mask; 4]));
-        vandq_u32(vshlq_u32(x, vdupq_n_s32(-(shift as i32))), mask)
+        let x = if shift == 0 { x } else { vshlq_u32(x, vdupq_n_s32(-(shift as i32))) };
+        vandq_u32(x, mask)
     })
 }
 

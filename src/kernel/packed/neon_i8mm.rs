@@ -5,7 +5,8 @@
 use core::arch::aarch64::*;
 
 use super::neon_formats::{Format, Line};
-use super::neon_tiles::{self, Dot, Ints, rung};
+use super::neon_rungs::rung;
+use super::neon_tiles::{self, Dot, Ints};
 use super::{Packed, neon_dotprod};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
