@@ -22,6 +22,20 @@ mod avx2_formats;
 mod avx512_formats;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_float;
+#[cfg(target_arch = "aarch64")]
+mod neon_formats;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_rungs;
+#[cfg(target_arch = "aarch64")]
+mod neon_tiles;
 mod scalar;
 
 use super::Activations;
@@ -58,6 +72,12 @@ pub(super) fn for_isa(dtype: DType, isa: Isa) -> Option<PackedFn> {
         Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(neon::matmul(dtype)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => Some(neon_i8mm::matmul(dtype)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => Some(neon_dotprod::matmul(dtype)),
         _ => None,
     }
 }

@@ -1,0 +1,88 @@
+//! Packed weights for NEON with the dot product instructions: `sdot` multiplies 16 bytes by four of
+//! a token, and adds them by fours: each lane is a row.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::Packed;
+use super::neon_formats::{Format, Line};
+use super::neon_rungs::rung;
+use super::neon_tiles::{self, Dot, Ints};
+use crate::base::pool::Columns;
+use crate::kernel::Activations;
+use crate::kernel::insn_aarch64::sdot_lane;
+
+/// `x` in every lane. Not `pure`, so that the compiler does not make one and copy it: copies would
+/// take turns from the products, this does not.
+#[inline(always)]
+fn splat(x: i32) -> int32x4_t {
+    let y: int32x4_t;
+    // SAFETY: registers in, register out; the instruction is part of NEON, which is part of every
+    // target that this file is compiled for.
+    unsafe {
+        asm!("dup {y:v}.4s, {x:w}", y = lateout(vreg) y, x = in(reg) x,
+            options(nomem, nostack, preserves_flags));
+    }
+    y
+}
+
+/// Products by `sdot`.
+struct Sdot;
+
+impl Dot for Sdot {
+    const TOKENS: usize = 3;
+
+    #[inline(always)]
+    fn dots<const T: usize, const OF_16: bool, const LARGE: bool>(
+        h: usize,
+        start: [i32; T],
+        line: impl Fn(usize) -> Line,
+        a: [[int8x16_t; 2]; T],
+    ) -> [Ints; T] {
+        // SAFETY: NEON is part of every target that this file is compiled for.
+        let mut ints = [[unsafe { vdupq_n_s32(0) }; 4]; T];
+        for t in 0..T {
+            for i in 0..4 {
+                ints[t][i] = splat(start[t]);
+            }
+        }
+        macro_rules! add {
+            ($half:expr, $lane:literal) => {
+                let w = line(4 * $half + $lane);
+                for t in 0..T {
+                    for i in 0..4 {
+                        // SAFETY: this rung's functions have the instruction.
+                        ints[t][i] = unsafe { sdot_lane::<$lane>(ints[t][i], w[i], a[t][$half]) };
+                    }
+                }
+            };
+        }
+        if OF_16 {
+            add!(h, 0);
+            add!(h, 1);
+            add!(h, 2);
+            add!(h, 3);
+        } else {
+            // Four-bit codes of both halves come from the same bytes.
+            add!(0, 0);
+            add!(1, 0);
+            add!(0, 1);
+            add!(1, 1);
+            add!(0, 2);
+            add!(1, 2);
+            add!(0, 3);
+            add!(1, 3);
+        }
+        ints
+    }
+}
+
+/// Multiplies one token.
+#[target_feature(enable = "neon,dotprod")]
+#[inline(never)]
+pub(super) fn one<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    neon_tiles::gemv::<F, Sdot>(w, act, out);
+}
+
+rung!("neon,dotprod", Sdot, None);
