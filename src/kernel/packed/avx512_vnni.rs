@@ -26,7 +26,7 @@ const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 6;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 8192;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
@@ -144,7 +144,7 @@ unsafe fn add_block<F: Format>(
                 }
             }
         } else {
-            let (mut i, mut k) = (start(low + high), _mm512_setzero_si512());
+            let (mut i, mut k) = (start(low.wrapping_add(high)), _mm512_setzero_si512());
             for j in 0..4 {
                 i = _mm512_dpbusd_epi32(i, quads[j], token.four(b, j));
                 k = _mm512_dpbusd_epi32(k, quads[4 + j], token.four(b, 4 + j));
@@ -152,7 +152,7 @@ unsafe fn add_block<F: Format>(
             let i = _mm512_cvtepi32_ps(_mm512_add_epi32(i, k));
             acc = _mm512_fmadd_ps(i, _mm512_mul_ps(scales[0], _mm512_set1_ps(d)), acc);
             if F::PARTS.min {
-                let sum = d * (low + high) as f32;
+                let sum = d * low.wrapping_add(high) as f32;
                 acc = _mm512_fmadd_ps(F::mins(head, inner)[0], _mm512_set1_ps(sum), acc);
             }
         }
@@ -164,17 +164,20 @@ unsafe fn add_block<F: Format>(
 unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let inner = F::DTYPE.block_len() / 32;
     let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let lines = (head + code).div_ceil(64);
     let token = Token::at(act, 0, 0);
     for r in (0..out.len()).step_by(ROWS) {
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = _mm512_setzero_ps();
+        // Heads and codes are used side by side, and asked for one after the other as they lie.
+        let ahead = heads.as_ptr().wrapping_add(heads.len() + AHEAD);
         for block in 0..w.k / F::DTYPE.block_len() {
             let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
-            for line in 0..code / 64 {
-                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
+            let ahead = ahead.wrapping_add(block * (head.len() + code));
             for i in 0..inner {
+                for line in i * lines / inner..(i + 1) * lines / inner {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
+                }
                 // SAFETY: the CPU has this rung, and the token k codes.
                 acc = unsafe { add_block::<F>(acc, head, codes, i, token, block * inner + i) };
             }
@@ -310,7 +313,7 @@ unsafe fn multiply<F: Format, const T: usize>(
             unsafe {
                 let sums: [i32; T] = std::array::from_fn(|i| match F::OF_16 {
                     true => tokens[i].half(b, h),
-                    false => tokens[i].half(b, 0) + tokens[i].half(b, 1),
+                    false => tokens[i].half(b, 0).wrapping_add(tokens[i].half(b, 1)),
                 });
                 let mut ints = [[_mm512_setzero_si512(); 2]; T];
                 for i in 0..T {
@@ -447,7 +450,7 @@ unsafe fn multiply_floats<F: Float, const T: usize>(
             if T == 1 && at % (64 / F::BYTES).max(16) == 0 {
                 for g in groups {
                     for line in 0..8 {
-                        let ahead = g.as_ptr().wrapping_add(at * size + AHEAD / 2 + 64 * line);
+                        let ahead = g.as_ptr().wrapping_add(at * size + AHEAD / 4 + 64 * line);
                         _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                     }
                 }
