@@ -4,6 +4,7 @@
 //!
 //! Codes are as they lie where they can be: unsigned ones are below 64, so that signed bytes hold
 //! them.
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -202,24 +203,24 @@ fn join(low: Words, high: Words) -> Words {
 
 /// Byte `i` of every word, less `zero`, times `d`, for i from 0 to 3.
 #[inline(always)]
-fn scaled(x: Words, zero: f32, d: Rows, out: &mut [Rows]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        // SAFETY: NEON is part of every target that this file is compiled for.
-        unsafe {
-            // The byte is converted where it is, as a number of that many fractional bits.
-            let mask = vdupq_n_u32(255);
-            let place = x.map(|x| match i {
-                0 => vcvtq_f32_u32(vandq_u32(x, mask)),
-                1 => vcvtq_n_f32_u32::<8>(vandq_u32(x, vshlq_n_u32::<8>(mask))),
-                2 => vcvtq_n_f32_u32::<16>(vandq_u32(x, vshlq_n_u32::<16>(mask))),
-                _ => vcvtq_f32_u32(vshrq_n_u32::<24>(x)),
-            });
-            for r in 0..4 {
-                let field = match zero {
-                    0.0 => place[r],
-                    _ => vsubq_f32(place[r], vdupq_n_f32(zero)),
-                };
-                out[r] = vmulq_f32(field, d[r]);
+fn scaled(x: Words, zero: u8, d: Rows, out: &mut [Rows]) {
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe {
+        // Above a byte in the lower half of a word, this makes a float of 2^23 more.
+        let upper = vdupq_n_u16(0x4b00);
+        let less = vdupq_n_f32(8_388_608.0 + f32::from(zero));
+        for r in 0..4 {
+            let x = vreinterpretq_u16_u32(x[r]);
+            let (even, odd) = (vandq_u16(x, vdupq_n_u16(255)), vshrq_n_u16::<8>(x));
+            let bytes = [
+                vtrn1q_u16(even, upper),
+                vtrn1q_u16(odd, upper),
+                vtrn2q_u16(even, upper),
+                vtrn2q_u16(odd, upper),
+            ];
+            for i in 0..4 {
+                let field = vsubq_f32(vreinterpretq_f32_u16(bytes[i]), less);
+                out[i][r] = vmulq_f32(field, d[r]);
             }
         }
     }
@@ -230,10 +231,10 @@ fn scaled(x: Words, zero: f32, d: Rows, out: &mut [Rows]) {
 fn scales_of_6_bits(head: &[u8], scales: &mut [Rows], mins: &mut [Rows]) {
     let (d, m) = (half(head, 0), negative(half(head, 1)));
     let (own, least, low) = (words(head, 4), words(head, 8), words(head, 12));
-    scaled(fields(own, 0, 63), 0.0, d, &mut scales[..4]);
-    scaled(join(fields(low, 0, 15), fields(own, 6, 3)), 0.0, d, &mut scales[4..8]);
-    scaled(fields(least, 0, 63), 0.0, m, &mut mins[..4]);
-    scaled(join(fields(low, 4, 15), fields(least, 6, 3)), 0.0, m, &mut mins[4..8]);
+    scaled(fields(own, 0, 63), 0, d, &mut scales[..4]);
+    scaled(join(fields(low, 0, 15), fields(own, 6, 3)), 0, d, &mut scales[4..8]);
+    scaled(fields(least, 0, 63), 0, m, &mut mins[..4]);
+    scaled(join(fields(low, 4, 15), fields(least, 6, 3)), 0, m, &mut mins[4..8]);
 }
 
 // ----------------------------------------------------------------------------------- formats
@@ -334,8 +335,8 @@ formats! {
             let (d, m) = (half(head, 0), negative(half(head, 1)));
             for i in 0..4 {
                 let x = words(head, 4 + 4 * i);
-                scaled(fields(x, 0, 15), 0.0, d, &mut scales[4 * i..4 * i + 4]);
-                scaled(fields(x, 4, 15), 0.0, m, &mut mins[4 * i..4 * i + 4]);
+                scaled(fields(x, 0, 15), 0, d, &mut scales[4 * i..4 * i + 4]);
+                scaled(fields(x, 4, 15), 0, m, &mut mins[4 * i..4 * i + 4]);
             }
         }
     }
@@ -351,7 +352,7 @@ formats! {
             for i in 0..4 {
                 let low = fields(words(head, 2 + i % 2 * 4), 4 * (i / 2), 15);
                 let scale = join(low, fields(high, 2 * i, 3));
-                scaled(scale, 32.0, d, &mut scales[4 * i..4 * i + 4]);
+                scaled(scale, 32, d, &mut scales[4 * i..4 * i + 4]);
             }
         }
     }
@@ -390,7 +391,7 @@ formats! {
                 // SAFETY: NEON is part of every target that this file is compiled for.
                 let x = words(head, 2 + 4 * i)
                     .map(|x| unsafe { veorq_u32(x, vdupq_n_u32(0x8080_8080)) });
-                scaled(x, 128.0, d, &mut scales[4 * i..4 * i + 4]);
+                scaled(x, 128, d, &mut scales[4 * i..4 * i + 4]);
             }
         }
     }
