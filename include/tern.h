@@ -488,7 +488,7 @@ typedef struct {
 #define TERN_LOAD_MAP_GUARDED 2
 
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at about half the speed of a copy.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
 #define TERN_LOAD_MAP_FAST 3
 
 /// Half precision: 2 bytes.

@@ -1,4 +1,5 @@
-//! Nothing is allocated after a session is made: not in eval, not in sample, not in eviction.
+//! Nothing is allocated after a session is made: not in eval, sample,
+//! generate or eviction.
 #![allow(unsafe_code, reason = "a counting allocator")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -49,7 +50,7 @@ fn count(work: impl FnOnce()) -> usize {
 
 // One test only: a second one would allocate while this one counts.
 #[test]
-fn eval_sample_and_evict_allocate_nothing() {
+fn eval_sample_generate_and_evict_allocate_nothing() {
     assert!(count(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
     for arch in ["llama", "gemma2", "gemma3", "phi3"] {
         let mut tiny = Tiny::new(arch);
@@ -91,6 +92,10 @@ fn eval_sample_and_evict_allocate_nothing() {
             session.kv_evict_range(40, 50).expect("evicts");
             session.truncate(session.info().pos - 3).expect("truncates");
             session.eval(&prompt[..20], Logits::Last, &control).expect("evaluates");
+            let mut tokens = [0; 4];
+            for _ in 0..30 {
+                session.generate(&mut sampler, 3, &control, &mut tokens).expect("generates");
+            }
         });
         assert_eq!(n, 0, "{arch}: {n} allocations");
     }

@@ -37,17 +37,36 @@ pub struct tern_sampler(());
 /// 256 at a time.
 pub struct tern_decoder(());
 
-pub(super) static MODELS: Table<Loaded, 64> = Table::new("model");
-pub(super) static SESSIONS: Table<RwLock<Session>, 256> = Table::new("session");
-pub(super) static SAMPLERS: Table<RwLock<Sampling>, 256> = Table::new("sampler");
-pub(super) static DECODERS: Table<RwLock<Decoder>, 256> = Table::new("decoder");
+pub(super) static MODELS: Table<Loaded, 64> = Table::new();
+pub(super) static SESSIONS: Table<RwLock<Session>, 256> = Table::new();
+pub(super) static SAMPLERS: Table<RwLock<Sampling>, 256> = Table::new();
+pub(super) static DECODERS: Table<RwLock<Decoder>, 256> = Table::new();
 
 /// How many handles in a row a slot tells apart; at most the size of a slot in bytes.
 const GENERATIONS: u32 = 128;
 
-/// Slots for the values of one type of handle.
+/// What a handle stands for.
+pub(super) trait Kind {
+    /// What errors call it.
+    const NAME: &'static str;
+}
+
+impl Kind for Loaded {
+    const NAME: &'static str = "model";
+}
+impl Kind for RwLock<Session> {
+    const NAME: &'static str = "session";
+}
+impl Kind for RwLock<Sampling> {
+    const NAME: &'static str = "sampler";
+}
+impl Kind for RwLock<Decoder> {
+    const NAME: &'static str = "decoder";
+}
+
+/// Slots for the values of one type of handle. Empty, it is all zeros: so the tables, 400 KB, take no
+/// room in the library's file, and no memory until they are used.
 pub(super) struct Table<T, const N: usize> {
-    name: &'static str,
     slots: [Slot<T>; N],
     /// Where the search for a free slot starts, so that slots are refilled in turn.
     next: AtomicUsize,
@@ -98,8 +117,8 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T, const N: usize> Table<T, N> {
-    const fn new(name: &'static str) -> Self {
+impl<T: Kind, const N: usize> Table<T, N> {
+    const fn new() -> Self {
         assert!(size_of::<Slot<T>>() >= GENERATIONS as usize);
         let slots = [const {
             Slot {
@@ -110,7 +129,7 @@ impl<T, const N: usize> Table<T, N> {
                 value: UnsafeCell::new(MaybeUninit::uninit()),
             }
         }; N];
-        Table { name, slots, next: AtomicUsize::new(0) }
+        Table { slots, next: AtomicUsize::new(0) }
     }
 
     /// Puts a value in a free slot, and makes the handle to it.
@@ -134,12 +153,12 @@ impl<T, const N: usize> Table<T, N> {
             let address = std::ptr::from_ref(slot).cast::<u8>().wrapping_add(generation as usize);
             return Ok(address.cast::<H>().cast_mut());
         }
-        Err(err!(Limit, "there are {N} {}s already; free one first", self.name))
+        Err(err!(Limit, "there are {N} {}s already; free one first", T::NAME))
     }
 
     /// The value behind a handle; it lives until the caller lets go of it, even if it is freed.
     pub(super) fn get<H>(&'static self, handle: *const H) -> Result<Held<T>> {
-        let name = self.name;
+        let name = T::NAME;
         if handle.is_null() {
             return Err(err!(InvalidHandle, "{name} is NULL"));
         }
@@ -252,7 +271,7 @@ fn lock_error<G>(error: &TryLockError<G>) -> crate::Error {
 }
 
 /// Makes a handle for a value and gives it to the caller.
-pub(super) fn give<T: 'static, H, const N: usize>(
+pub(super) fn give<T: Kind + 'static, H, const N: usize>(
     table: &'static Table<T, N>,
     value: T,
     to: pointer::Out<'_, *mut H>,
@@ -263,12 +282,23 @@ pub(super) fn give<T: 'static, H, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
+
+    use super::*;
+
+    impl Kind for u32 {
+        const NAME: &'static str = "thing";
+    }
+    impl Kind for RwLock<u32> {
+        const NAME: &'static str = "thing";
+    }
+    impl Kind for Arc<()> {
+        const NAME: &'static str = "thing";
+    }
 
     #[test]
     fn a_stale_handle_is_known_after_its_slot_is_used_again() {
-        static TABLE: Table<u32, 2> = Table::new("thing");
+        static TABLE: Table<u32, 2> = Table::new();
         let first: *mut u8 = TABLE.insert(1).unwrap();
         TABLE.remove(first);
         let handles: Vec<*mut u8> = (0..2).map(|i| TABLE.insert(i).unwrap()).collect();
@@ -280,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_value_freed_in_use_is_dropped_by_its_last_user_and_its_slot_waits() {
-        static TABLE: Table<Arc<()>, 1> = Table::new("thing");
+        static TABLE: Table<Arc<()>, 1> = Table::new();
         let value = Arc::new(());
         let handle: *mut u8 = TABLE.insert(Arc::clone(&value)).unwrap();
         let held = TABLE.get(handle).unwrap();
@@ -297,7 +327,7 @@ mod tests {
 
     #[test]
     fn only_the_address_that_was_given_is_a_handle() {
-        static TABLE: Table<u32, 4> = Table::new("thing");
+        static TABLE: Table<u32, 4> = Table::new();
         let handle: *mut u8 = TABLE.insert(7).unwrap();
         let size = size_of::<Slot<u32>>();
         let valid = (0..4 * size + 64)
@@ -312,7 +342,7 @@ mod tests {
 
     #[test]
     fn one_writer_or_many_readers_and_a_panic_poisons() {
-        static TABLE: Table<RwLock<u32>, 4> = Table::new("thing");
+        static TABLE: Table<RwLock<u32>, 4> = Table::new();
         let handle: *mut u8 = TABLE.insert(RwLock::new(7)).unwrap();
         let held = TABLE.get(handle).unwrap();
         {

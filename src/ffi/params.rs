@@ -22,7 +22,7 @@ pub const TERN_LOAD_COPY: tern_load_mode = 1;
 /// SIGBUS: replace model files by rename, never in place.
 pub const TERN_LOAD_MAP_GUARDED: tern_load_mode = 2;
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at about half the speed of a copy.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
 pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 
 /// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the

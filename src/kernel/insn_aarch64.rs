@@ -8,19 +8,6 @@
 use core::arch::aarch64::{float32x4_t, int8x16_t, int32x4_t, uint16x4_t, uint16x8_t};
 use core::arch::asm;
 
-/// `acc[i] += w[4i] * a[4i] + .. + w[4i+3] * a[4i+3]`, for 4 lanes i.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-pub(super) fn sdot(acc: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
-    let mut acc = acc;
-    // SAFETY: registers in, register out; the function's feature is the instruction's.
-    unsafe {
-        asm!("sdot {acc:v}.4s, {w:v}.16b, {a:v}.16b", acc = inout(vreg) acc, w = in(vreg) w,
-            a = in(vreg) a, options(pure, nomem, nostack, preserves_flags));
-    }
-    acc
-}
-
 /// `acc[i] += w[4i] * a[4L] + .. + w[4i+3] * a[4L+3]`, for 4 lanes i: the four bytes of `a` in
 /// lane L meet those in every lane of `w`.
 #[inline]

@@ -6,7 +6,8 @@
 //! are the ones in this file, and the methods around them check every length.
 //!
 //! Kinds of kernels, each a folder with one file for each rung:
-//! - [`matmul`]: weights times activations. A quantised weight is multiplied as integers: the
+//! - [`packed`]: weights of the layout [`p16`] times activations; what a copied model runs on.
+//! - [`matmul`]: the same with the file's blocks, for mapped models. A quantised weight is multiplied as integers: the
 //!   activations are rounded to 8 bits in blocks of 32 ([`Kernels::quantize`]), and
 //!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
 //! - [`quantize`]: activations to those blocks.
@@ -14,8 +15,9 @@
 //! - [`elem`]: norms, activations, rotation.
 //!
 //! A result depends on the operands of that result alone: `out[t][r]` has the same bits with one
-//! token or many, in any range of columns, on any number of threads. Between rungs bits may differ,
-//! as they add in different orders. `tests/kernels.rs` holds both.
+//! token or many, in any range of columns, on any number of threads. A product of packed weights has
+//! the same bits on every rung; else bits may differ between rungs, as they add in different orders.
+//! `tests/kernels.rs` holds that.
 #![allow(unsafe_code, reason = "vector instructions, and calls of functions that need them")]
 
 mod attend;

@@ -1,4 +1,4 @@
-//! Weights times activations; one file for each rung, and what the rungs of a family share.
+//! Weights as they lie in a mapped file, times activations; one file for each rung, and what the rungs of a family share.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -9,11 +9,7 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_blocks;
 #[cfg(target_arch = "aarch64")]
-mod neon_dotprod;
-#[cfg(target_arch = "aarch64")]
 mod neon_float;
-#[cfg(target_arch = "aarch64")]
-mod neon_i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon_superblocks;
 #[cfg(target_arch = "aarch64")]
@@ -37,12 +33,10 @@ pub(super) fn for_isa(dtype: DType, isa: Isa) -> MatmulFn {
         Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
+        // One for all rungs: mapped models alone are multiplied by these, and each rung's would add
+        // a hundred kilobytes to the library.
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => neon::matmul(dtype),
-        #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod => neon_dotprod::matmul(dtype),
-        #[cfg(target_arch = "aarch64")]
-        Isa::NeonI8mm => neon_i8mm::matmul(dtype),
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::matmul(dtype),
         _ => None,
     }
     .unwrap_or(scalar::matmul(dtype))
