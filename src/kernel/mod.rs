@@ -66,6 +66,19 @@ pub struct Activations<'a> {
     pub sum: &'a [i32],
 }
 
+impl Activations<'_> {
+    /// Asserts the lengths of what a matmul with weights of `dtype` reads.
+    fn check(&self, dtype: DType) {
+        if dtype.is_quantised() {
+            assert_eq!(self.q.len(), self.n * self.k, "codes of activations");
+            assert_eq!(self.d.len(), self.n * self.k / ACTIVATION_BLOCK, "scales of activations");
+            assert_eq!(self.sum.len(), self.n * self.k / ACTIVATION_SUM, "sums of activations");
+        } else {
+            assert_eq!(self.x.len(), self.n * self.k, "activations");
+        }
+    }
+}
+
 /// A matrix of weights: rows as they are in the file.
 #[derive(Clone, Copy)]
 pub struct Weight<'a> {
@@ -139,13 +152,7 @@ impl Kernels {
         assert!(w.k > 0, "a row has weights");
         assert_eq!(out.n_rows(), act.n, "tokens");
         assert!(out.first() + out.len() <= w.n_rows, "columns of out are rows of weights");
-        if w.dtype.is_quantised() {
-            assert_eq!(act.q.len(), act.n * act.k, "codes of activations");
-            assert_eq!(act.d.len(), act.n * act.k / ACTIVATION_BLOCK, "scales of activations");
-            assert_eq!(act.sum.len(), act.n * act.k / ACTIVATION_SUM, "sums of activations");
-        } else {
-            assert_eq!(act.x.len(), act.n * act.k, "activations");
-        }
+        act.check(w.dtype);
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.matmul[w.dtype as usize])(w, act, out) }
     }
@@ -168,13 +175,7 @@ impl Kernels {
         assert!(end <= w.n_rows, "columns of out are rows of weights");
         assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
         assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
-        if w.dtype.is_quantised() {
-            assert_eq!(act.q.len(), act.n * act.k, "codes of activations");
-            assert_eq!(act.d.len(), act.n * act.k / ACTIVATION_BLOCK, "scales of activations");
-            assert_eq!(act.sum.len(), act.n * act.k / ACTIVATION_SUM, "sums of activations");
-        } else {
-            assert_eq!(act.x.len(), act.n * act.k, "activations");
-        }
+        act.check(w.dtype);
         let matmul = self.packed[w.dtype as usize].expect("kernels that pack");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { matmul(w, act, out) }
