@@ -157,6 +157,8 @@ enum tern_status
     TERN_ERROR_LIMIT = -26,
     /// The logits are not finite numbers; there is nothing to choose from.
     TERN_ERROR_NOT_FINITE = -27,
+    /// The file was packed for another version of tern: pack the original again with this one.
+    TERN_ERROR_UNSUPPORTED_PACKING = -28,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -82,9 +82,9 @@ pub struct Model {
 }
 
 /// A model's file, parsed and checked, before its weights are brought into memory.
-struct Parsed {
-    gguf: Gguf,
-    plan: weights::Plan,
+pub(super) struct Parsed {
+    pub(super) gguf: Gguf,
+    pub(super) plan: weights::Plan,
     tokenizer: Tokenizer,
     info: ModelInfo,
 }
@@ -102,7 +102,12 @@ impl Model {
         let len = parsed.gguf.data_len();
         let isa = params.isa.unwrap_or_else(Isa::best);
         let (plan, gguf) = (parsed.plan, &parsed.gguf);
-        let backend = if mode == LoadMode::Copy && Cpu::packs(isa) {
+        let is_packed = gguf.is_packed();
+        if is_packed && !Cpu::packs(isa) {
+            let isa = isa.name();
+            return Err(err!(Unsupported, "the file is packed; the kernels for {isa} are not"));
+        }
+        let backend = if mode == LoadMode::Copy && !is_packed && Cpu::packs(isa) {
             check_memory("weights", Cpu::packed_bytes(&plan.layers, &plan.ends)?)?;
             let mut done = 0;
             report(progress, 0, len)?;
@@ -123,7 +128,8 @@ impl Model {
             }
             let bytes = Bytes::load(&source, gguf.data_offset(), len, mode, progress)?;
             let backend = Cpu::new(plan.decoder, Arc::new(bytes), isa);
-            if mode != LoadMode::MapFast {
+            // Those of a packed file were checked when it was packed.
+            if mode != LoadMode::MapFast && !is_packed {
                 check_weights(gguf, &backend)?;
             }
             backend
@@ -157,7 +163,7 @@ impl Model {
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let vocab_bytes = parsed.gguf.heap_bytes() as u64 + parsed.tokenizer.heap_bytes() as u64;
-        let packs = Cpu::packs(params.isa.unwrap_or_else(Isa::best));
+        let packs = !parsed.gguf.is_packed() && Cpu::packs(params.isa.unwrap_or_else(Isa::best));
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
             true => data,
@@ -234,7 +240,7 @@ fn open(input: Input<'_>) -> Result<Source<'_>> {
     }
 }
 
-fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
+pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
     if params.device != 0 {
         return Err(err!(InvalidArgument, "device: found {}, expected 0, the CPU", params.device));
     }
@@ -283,20 +289,28 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
     Ok(Parsed { gguf, plan, tokenizer, info })
 }
 
-/// The mode asked for; else a copy where it takes at most half of the memory that is free, and a
-/// guarded mapping where it takes more. Memory can only be copied.
+/// The mode asked for; else a guarded mapping of packed files, of which a copy would be no faster,
+/// and of those whose copy would take more than half of the memory that is free. Memory can only be
+/// copied.
 fn load_mode(params: &ModelParams, source: &Source<'_>, gguf: &Gguf) -> LoadMode {
     if !source.is_file() {
         return LoadMode::Copy;
     }
-    params.load_mode.unwrap_or_else(|| match gguf.data_len() <= memory::available() / 2 {
-        true => LoadMode::Copy,
-        false => LoadMode::MapGuarded,
+    params.load_mode.unwrap_or_else(|| {
+        match !gguf.is_packed() && gguf.data_len() <= memory::available() / 2 {
+            true => LoadMode::Copy,
+            false => LoadMode::MapGuarded,
+        }
     })
 }
 
 /// Every weight of the whole blocks in `bytes`, from `offset` in the data on, is a finite number.
-fn check_finite(gguf: &Gguf, tensor: &TensorRef, offset: u64, bytes: &[u8]) -> Result<()> {
+pub(super) fn check_finite(
+    gguf: &Gguf,
+    tensor: &TensorRef,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<()> {
     let Some(block) = cpu::bad_block(tensor.dtype, bytes) else { return Ok(()) };
     // The tensor may be a part of what the file calls one.
     let whole = gguf.tensors().iter().find(|t| (t.offset..t.offset + t.bytes).contains(&offset));

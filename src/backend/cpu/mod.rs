@@ -21,7 +21,7 @@ use crate::kernel::Kernels;
 
 use arena::Arena;
 
-pub use arena::Read;
+pub use arena::{Read, grow, pack, tensors};
 pub use cache::Kv;
 pub use scratch::Scratch;
 pub use weights::{CpuEnds, CpuLayer, bad_block};
