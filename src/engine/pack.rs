@@ -12,7 +12,7 @@ use crate::gguf::write::{NewTensor, header};
 use crate::gguf::{Gguf, Value};
 use crate::model::weights::{self, part_name, reference};
 
-use super::load::{Model, check_finite, parse};
+use super::load::{Model, parse, read_checked, tokenizer};
 use super::params::ModelParams;
 
 /// Bytes of a tensor that is not packed, which are copied at once: of its types, whole elements.
@@ -46,6 +46,7 @@ impl Model {
         if gguf.is_packed() {
             return Err(err!(Unsupported, "{}: packed already", from.display()));
         }
+        tokenizer(gguf, parsed.plan.decoder.n_vocab)?;
         let (tensors, parts) = layout(gguf, &parsed.plan)?;
         // The alignment of a file has been checked to fit 16 bits or so.
         let alignment = gguf.alignment().max(ALIGNMENT);
@@ -56,33 +57,34 @@ impl Model {
         ];
         let header = header(gguf.metadata(), &set, &tensors, alignment)?;
 
-        let (mut done, total) = (0, parts.iter().map(|part| part.from.bytes as u64).sum());
+        let (mut done, total) = (0, header.places.iter().map(|(_, bytes)| bytes).sum());
         report(progress, 0, total)?;
-        let mut read = |tensor: &TensorRef, at: usize, buf: &mut [u8]| {
-            let offset = (tensor.offset + at) as u64;
-            source.read_at(gguf.data_offset() + offset, buf)?;
-            check_finite(gguf, tensor, offset, buf)?;
-            done += buf.len() as u64;
-            report(progress, done, total)
+        let read = |tensor: &TensorRef, at: usize, buf: &mut [u8]| {
+            read_checked(&source, gguf, tensor, at, buf)
         };
         let mut output = Output::create(to)?;
         output.write(&header.bytes)?;
         let start = header.bytes.len() as u64;
         let mut len = start;
         let mut chunk = Vec::new();
+        let padding = [0u8; 1 << 16]; // the greatest alignment
         for (part, (offset, bytes)) in parts.iter().zip(&header.places) {
-            let padding = [0u8; 1 << 16]; // the greatest alignment
             output.write(&padding[..(start + offset - len) as usize])?;
+            let mut write = |bytes: &[u8]| {
+                output.write(bytes)?;
+                done += bytes.len() as u64;
+                report(progress, done, total)
+            };
             let t = &part.from;
             if part.packed {
-                cpu::pack(t, &mut read, &mut |bytes| output.write(bytes))?;
+                cpu::pack(t, &read, &mut write)?;
             } else {
                 let n = CHUNK.min(t.bytes).next_multiple_of(t.dtype.block_bytes());
                 cpu::grow(&mut chunk, n)?;
                 for at in (0..t.bytes).step_by(n) {
                     let chunk = &mut chunk[..n.min(t.bytes - at)];
                     read(t, at, chunk)?;
-                    output.write(chunk)?;
+                    write(chunk)?;
                 }
             }
             len = start + offset + bytes;

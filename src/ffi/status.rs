@@ -225,7 +225,7 @@ mod tests {
             let name = unsafe { CStr::from_ptr(tern_status_name(code)) };
             assert_eq!(name.to_str(), Ok(error.name()));
         }
-        for code in [1, -28, i32::MIN, i32::MAX] {
+        for code in [1, -29, i32::MIN, i32::MAX] {
             // SAFETY: as above.
             assert_eq!(unsafe { CStr::from_ptr(tern_status_name(code)) }, c"unknown");
         }

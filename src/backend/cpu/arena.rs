@@ -1,16 +1,23 @@
 //! Weights in memory of our own: matrices packed for the kernels, all else as in the file.
 
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::backend::{Ends, Layer, TensorRef};
-use crate::base::error::{Result, err};
+use crate::base::error::{Error, Result, err};
+use crate::base::pool::Pool;
 use crate::quant::p16;
 
-/// Bytes of a tensor that are read at once, about.
-const SLAB: usize = 1 << 20;
+/// Bytes of a tensor that are read at once, about: what fits a cache together with its packed form.
+const SLAB: usize = 128 << 10;
+/// Bytes that are read between two reports of progress, about.
+const ROUND: usize = 4 << 20;
 /// What a tensor's place is a multiple of.
 const ALIGNMENT: usize = 64;
 
-/// Reads bytes of a tensor, whole rows from an offset in it on.
-pub type Read<'a> = &'a mut dyn FnMut(&TensorRef, usize, &mut [u8]) -> Result<()>;
+/// Reads bytes of a tensor, whole rows from an offset in it on. Several threads do at a time.
+pub type Read<'a> = &'a (dyn Fn(&TensorRef, usize, &mut [u8]) -> Result<()> + Sync);
 
 /// Where one tensor lies.
 #[derive(Clone, Copy, Debug)]
@@ -98,24 +105,144 @@ impl Arena {
         i.ok().map(|i| &self.places[i])
     }
 
-    /// Reads and packs all tensors, in the file's order, by way of a small buffer.
-    pub(super) fn fill(&self, bytes: &mut [u8], read: Read<'_>) -> Result<()> {
-        let mut slab = Vec::new();
-        for place in &self.places {
-            let (t, mut to) = (&place.tensor, &mut bytes[place.range()]);
-            if !place.packed {
-                read(t, 0, to)?;
-                continue;
+    /// Reads and packs all tensors, in about the file's order, by way of a small buffer for each
+    /// thread of `pool`. Meanwhile one thread runs `beside`, before its share.
+    ///
+    /// `progress` is told now and then, by the calling thread, how many bytes of the file are done.
+    /// Of several errors, that which is first in the file comes back.
+    pub(super) fn fill(
+        &self,
+        bytes: &mut [u8],
+        pool: &Pool,
+        read: Read<'_>,
+        beside: &(dyn Fn() + Sync),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let n_threads = pool.n_threads();
+        let mut slabs = Vec::new();
+        slabs
+            .try_reserve_exact(n_threads)
+            .map_err(|_| err!(OutOfMemory, "no memory for the buffers of {n_threads} threads"))?;
+        slabs.resize_with(n_threads, || Mutex::new(Vec::new()));
+        let pieces = Pieces { places: self.places.iter(), row: 0, rest: bytes, at: 0, n: 0 };
+        let round = Mutex::new(Round { pieces, n_bytes: 0, failed: None });
+        // Rounds are short, so that there is progress, but the first goes on until `beside` is
+        // through: nobody waits.
+        let (has_begun, is_busy) = (AtomicBool::new(false), AtomicBool::new(false));
+        let mut done = 0;
+        loop {
+            pool.run(&|worker| {
+                if worker + 1 == n_threads && !has_begun.swap(true, Ordering::Relaxed) {
+                    is_busy.store(true, Ordering::Relaxed);
+                    beside();
+                    is_busy.store(false, Ordering::Relaxed);
+                }
+                let mut slab = lock(&slabs[worker]);
+                loop {
+                    let is_short = !is_busy.load(Ordering::Relaxed);
+                    let Some(piece) = lock(&round).next(is_short) else { break };
+                    let index = piece.index;
+                    if let Err(error) = piece.read(&mut slab, read) {
+                        lock(&round).fail(index, error);
+                    }
+                }
+            })?;
+            let mut round = lock(&round);
+            if let Some((_, error)) = round.failed.take() {
+                return Err(error);
             }
-            let rows = slab_rows(t);
-            for first in (0..t.n_rows).step_by(rows) {
-                let part = t.rows(first, rows.min(t.n_rows - first));
-                let packed = to.split_off_mut(..packed_len(&part)).unwrap_or_default();
-                pack_rows(t, &part, &mut slab, packed, read)?;
+            if round.n_bytes == 0 {
+                return Ok(());
             }
+            done += std::mem::take(&mut round.n_bytes);
+            drop(round);
+            progress(done)?;
         }
-        Ok(())
     }
+}
+
+/// What threads take pieces from, for a while.
+struct Round<'a> {
+    pieces: Pieces<'a>,
+    /// Bytes of the file that were taken in this round.
+    n_bytes: usize,
+    /// The error of the first piece that failed, and which that was.
+    failed: Option<(usize, Error)>,
+}
+
+impl<'a> Round<'a> {
+    /// The next piece; none after an error, or at the end of a short round.
+    fn next(&mut self, is_short: bool) -> Option<Piece<'a>> {
+        if self.failed.is_some() || (is_short && self.n_bytes >= ROUND) {
+            return None;
+        }
+        let piece = self.pieces.next()?;
+        self.n_bytes += piece.part.bytes;
+        Some(piece)
+    }
+
+    /// Notes an error. All pieces before it were taken before, so that the first will be known.
+    fn fail(&mut self, index: usize, error: Error) {
+        if self.failed.is_none_or(|(first, _)| index < first) {
+            self.failed = Some((index, error));
+        }
+    }
+}
+
+/// All tensors in pieces, in the file's order, each with the bytes that it fills.
+struct Pieces<'a> {
+    places: slice::Iter<'a, Place>,
+    /// The row of the first of `places` that comes next.
+    row: usize,
+    /// The bytes from `at` on.
+    rest: &'a mut [u8],
+    at: usize,
+    n: usize,
+}
+
+/// Some rows of a tensor.
+struct Piece<'a> {
+    index: usize,
+    place: &'a Place,
+    part: TensorRef,
+    to: &'a mut [u8],
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let place = self.places.as_slice().first()?;
+        let t = &place.tensor;
+        let part = t.rows(self.row, slab_rows(t).min(t.n_rows - self.row));
+        if self.row == 0 {
+            self.rest.split_off_mut(..place.at - self.at)?; // between two places
+            self.at = place.at;
+        }
+        let len = if place.packed { packed_len(&part) } else { part.bytes };
+        let to = self.rest.split_off_mut(..len)?;
+        (self.at, self.row, self.n) = (self.at + len, self.row + part.n_rows, self.n + 1);
+        if self.row == t.n_rows {
+            self.places.next();
+            self.row = 0;
+        }
+        Some(Piece { index: self.n, place, part, to })
+    }
+}
+
+impl Piece<'_> {
+    fn read(self, slab: &mut Vec<u8>, read: Read<'_>) -> Result<()> {
+        let t = &self.place.tensor;
+        match self.place.packed {
+            true => pack_rows(t, &self.part, slab, self.to, read),
+            false => read(t, self.part.offset - t.offset, self.to),
+        }
+    }
+}
+
+/// Locks; what a thread that panicked left behind is never used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Packs a tensor piece by piece, by way of small buffers: `write` is given all of it in order.

@@ -17,6 +17,7 @@ use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
+use crate::base::pool::Pool;
 use crate::kernel::Kernels;
 
 use arena::Arena;
@@ -51,17 +52,22 @@ impl Cpu {
         Ok(Arena::new(layers, ends)?.len() as u64)
     }
 
-    /// A device with weights of its own, packed for the kernels of `isa`. `read` gives a tensor's
-    /// bytes; it is asked for each byte once, in the file's order.
+    /// A device with weights of its own, packed for the kernels of `isa` by the threads of `pool`.
+    /// `read` gives a tensor's bytes; it is asked for each byte once, and roughly in the file's order.
+    /// One of the threads first runs `beside`. `progress` is told, by the calling thread, how many
+    /// bytes have been read. Of several errors the first in the file comes back.
     pub fn packed(
         decoder: Decoder,
-        layers: &[Layer],
-        ends: &Ends,
+        (layers, ends): (&[Layer], &Ends),
         isa: Isa,
+        pool: &Pool,
         read: Read<'_>,
+        beside: &(dyn Fn() + Sync),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
-        let bytes = Bytes::build(arena.len(), |bytes| arena.fill(bytes, read))?;
+        let fill = |bytes: &mut [u8]| arena.fill(bytes, pool, read, beside, progress);
+        let bytes = Bytes::build(arena.len(), fill)?;
         let kernels = Kernels::for_isa(isa);
         Ok(Cpu { decoder, bytes: Arc::new(bytes), arena: Some(arena), kernels })
     }
