@@ -152,7 +152,10 @@ impl Arena {
                 return Err(error);
             }
             if round.n_bytes == 0 {
-                return Ok(());
+                return match round.pieces.places.as_slice() {
+                    [] => Ok(()),
+                    left => Err(err!(Internal, "{} tensors were not read", left.len())),
+                };
             }
             done += std::mem::take(&mut round.n_bytes);
             drop(round);
