@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
-use crate::base::cpu::Isa;
+use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::file::{Bytes, LoadMode, Source, report};
@@ -71,6 +71,8 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Bytes of weights read for each token evaluated.
     pub weight_bytes: u64,
+    /// The head is screened ([`ModelParams::screened_head`]).
+    pub screened_head: bool,
 }
 
 /// A loaded model: weights, vocabulary, hyperparameters. Immutable.
@@ -129,7 +131,11 @@ impl Model {
             backend
         };
         let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
-        let ends = backend.ends(&plan.ends)?;
+        let mut ends = backend.ends(&plan.ends)?;
+        if parsed.info.screened_head {
+            check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
+            backend.screen(&mut ends, performance_cores().max(1))?;
+        }
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
             Info,
@@ -163,6 +169,11 @@ impl Model {
             true => data,
             false => 0,
         };
+        let screen_bytes = match parsed.info.screened_head {
+            true => Cpu::screen_bytes(&parsed.plan.decoder, &parsed.plan.ends),
+            false => 0,
+        };
+        let weights_bytes = weights_bytes + screen_bytes;
         Ok(Plan {
             weights_bytes,
             mapped_bytes: if copied { 0 } else { data },
@@ -279,6 +290,7 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
         n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
+        screened_head: params.screened_head && Cpu::screen_bytes(&plan.decoder, &plan.ends) > 0,
     };
     Ok(Parsed { gguf, plan, tokenizer, info })
 }

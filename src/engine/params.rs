@@ -27,6 +27,9 @@ pub struct ModelParams {
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,
+    /// Keep what screens the head beside it, where the head allows: [`Logits::Best`] then reads
+    /// about half of it. Takes about 5 bits for each weight of the head, and time to load.
+    pub screened_head: bool,
 }
 
 /// How to make a session.
@@ -62,6 +65,7 @@ pub(super) struct Resolved {
     pub(super) n_logits: usize,
     pub(super) kv_f32: bool,
     pub(super) auto_evict: Option<(usize, usize)>,
+    pub(super) screened: bool,
 }
 
 impl SessionParams {
@@ -96,6 +100,7 @@ impl SessionParams {
             n_logits,
             kv_f32: self.kv_dtype == 1,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
+            screened: model.screened_head,
         })
     }
 }
@@ -105,6 +110,9 @@ impl SessionParams {
 pub enum Logits<'a> {
     /// The last one.
     Last,
+    /// Of the last one only the greatest, so that a greedy sampler can choose. Cheaper than
+    /// [`Logits::Last`] where the model screens its head ([`ModelParams::screened_head`]).
+    Best,
     /// Those at these places in the span, ascending; row `i` is then that of the `i`-th.
     Positions(&'a [u32]),
     /// All.

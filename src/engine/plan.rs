@@ -33,6 +33,7 @@ impl Resolved {
             n_logits: self.n_logits,
             kv_f32: self.kv_f32,
             n_threads: self.n_threads.max(self.n_threads_batch),
+            screened: self.screened,
         }
     }
 }

@@ -101,6 +101,7 @@ impl Session {
             auto_evict: params.auto_evict,
             pos_limit: params.n_ctx.max(model.info().n_ctx_train as usize) as u32,
             n_logits: 0,
+            only_best: false,
             max_logits: params.n_logits,
             n_evicted: 0,
             outputs,
@@ -174,6 +175,13 @@ impl Session {
 
     /// Row `i` of the logits that the last eval left.
     pub fn logits_row(&self, i: usize) -> Result<&[f32]> {
+        if self.runner.only_best {
+            return Err(err!(NotReady, "the last eval kept the best token only, and no logits"));
+        }
+        self.row(i)
+    }
+
+    fn row(&self, i: usize) -> Result<&[f32]> {
         match self.n_logits() {
             0 => Err(err!(NotReady, "there are no logits; eval first")),
             n if i >= n => Err(err!(InvalidArgument, "logits: found row {i}, expected below {n}")),
@@ -193,7 +201,14 @@ impl Session {
 
     /// Samples from row `i` of the logits.
     pub(super) fn sample_row(&self, sampler: &mut Sampler, i: usize) -> Result<i32> {
-        let logits = self.logits_row(i)?;
+        if self.runner.only_best && !sampler.wants_only_best() {
+            return Err(err!(
+                NotReady,
+                "the last eval kept the best token only: greedy sampling without penalties, biases \
+                 and log-probabilities can choose it, no other"
+            ));
+        }
+        let logits = self.row(i)?;
         let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.sample(logits, &mut scratch)
     }
@@ -246,6 +261,11 @@ impl Session {
     /// How often all threads have waited for all so far: what a token costs beside its arithmetic.
     pub fn n_barriers(&self) -> u64 {
         self.runner.scratch.n_barriers()
+    }
+
+    /// How many best tokens were found without reading the whole head ([`Logits::Best`]).
+    pub fn n_screened(&self) -> u64 {
+        self.runner.scratch.n_screened()
     }
 
     /// The state of the session.

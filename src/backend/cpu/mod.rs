@@ -9,6 +9,7 @@ mod attention;
 mod cache;
 mod phases;
 mod scratch;
+mod screen;
 mod weights;
 
 use std::sync::Arc;

@@ -118,6 +118,11 @@ impl Backend for Cpu {
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
         let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
         let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
+        if let Some(screening) = s.screening.as_mut().filter(|_| batch.best && n == 1)
+            && self.best_logits(&s.pool, ends, screening, &act, logits)?
+        {
+            return Ok(());
+        }
         s.pool.columns(logits, n_vocab, grain(&s.pool, n_vocab), |_, part| {
             self.project_part(&ends.head, &act, part);
             if cap != 0.0 {

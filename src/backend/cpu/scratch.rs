@@ -9,6 +9,7 @@ use crate::base::error::Result;
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
+use super::screen::Screening;
 use super::weights::Matrix;
 use super::{Cpu, attention};
 
@@ -113,6 +114,8 @@ pub struct Scratch {
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
     pub(super) n_batch: usize,
+    /// Where the head can be screened.
+    pub(super) screening: Option<Screening>,
 }
 
 /// The lengths of a session's buffers, in elements.
@@ -127,6 +130,8 @@ struct Lengths {
     work: usize,
     parts: usize,
     logits: usize,
+    /// Of [`Screening`].
+    screening: [usize; 4],
 }
 
 impl Lengths {
@@ -145,6 +150,10 @@ impl Lengths {
             work,
             parts,
             logits: shape.n_logits * d.n_vocab,
+            screening: match shape.screened {
+                true => Screening::lens(d.n_embd, d.n_vocab),
+                false => [0; 4],
+            },
         }
     }
 
@@ -164,6 +173,8 @@ impl Lengths {
             + n_threads as u64 * f32s(self.work)
             + f32s(self.parts)
             + f32s(self.logits)
+            + line(self.screening[0])
+            + self.screening[1..].iter().map(|&n| f32s(n)).sum::<u64>()
     }
 }
 
@@ -206,6 +217,10 @@ impl Cpu {
             parts: Buffer::<f32>::zeroed(n.parts)?,
             logits: Buffer::<f32>::zeroed(n.logits)?,
             n_batch: shape.n_batch,
+            screening: match shape.screened {
+                true => Some(Screening::new(d.n_embd, d.n_vocab)?),
+                false => None,
+            },
         })
     }
 }
@@ -214,6 +229,11 @@ impl Scratch {
     /// How often all threads have waited for all.
     pub fn n_barriers(&self) -> u64 {
         self.pool.n_shared_jobs()
+    }
+
+    /// How many tokens were found without the whole head.
+    pub fn n_screened(&self) -> u64 {
+        self.screening.as_ref().map_or(0, |screening| screening.n_screened)
     }
 
     /// Sets how many threads evaluate one token, and how many evaluate several.
