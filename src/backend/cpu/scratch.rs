@@ -5,10 +5,12 @@ use std::sync::Mutex;
 use crate::backend::rope::Frequencies;
 use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
+use crate::base::cpu::Cores;
 use crate::base::error::Result;
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
+use super::threads::Threads;
 use super::weights::Matrix;
 use super::{Cpu, attention};
 
@@ -84,8 +86,7 @@ fn quantise_rows(
 /// Activations of one session.
 pub struct Scratch {
     pub(super) pool: Pool,
-    /// Threads for one token, and for many.
-    pub(super) n_threads: (usize, usize),
+    pub(super) threads: Threads,
     /// The residual stream, `[n_batch][n_embd]`.
     pub(super) x: Buffer<f32>,
     /// The normed residual stream, `[n_batch][n_embd]`.
@@ -184,7 +185,7 @@ impl Cpu {
         }
         Ok(Scratch {
             pool,
-            n_threads: (shape.n_threads, shape.n_threads),
+            threads: Threads::new(shape, Cores::count(), &self.found),
             x: Buffer::<f32>::zeroed(n.x)?,
             normed: Buffer::<f32>::zeroed(n.normed)?,
             codes: Codes {
@@ -219,6 +220,16 @@ impl Scratch {
     /// Sets how many threads evaluate one token, and how many evaluate several.
     pub fn set_threads(&mut self, decode: usize, prefill: usize) {
         let most = self.pool.n_threads();
-        self.n_threads = (decode.clamp(1, most), prefill.clamp(1, most));
+        self.threads.fix(decode.clamp(1, most), prefill.clamp(1, most));
+    }
+
+    /// How many threads evaluate one token, and how many evaluate several.
+    pub fn n_threads(&self) -> (usize, usize) {
+        self.threads.now()
+    }
+
+    /// Takes over what another session of the same parameters was told or has found about threads.
+    pub fn copy_threads(&mut self, other: &Scratch) {
+        self.threads = other.threads.clone();
     }
 }
