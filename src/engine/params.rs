@@ -6,6 +6,7 @@ use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
 use crate::base::file::LoadMode;
+use crate::base::memory::{HugePages, Lock};
 use crate::kv::policy;
 
 use super::load::ModelInfo;
@@ -27,6 +28,10 @@ pub struct ModelParams {
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,
+    /// Whether the weights must stay in RAM.
+    pub lock: Lock,
+    /// Whether a copy of the weights is made of huge pages.
+    pub huge: HugePages,
 }
 
 /// How to make a session.
@@ -51,6 +56,10 @@ pub struct SessionParams {
     pub n_sink: u32,
     /// Tokens that automatic eviction keeps in all; 0 = half of `n_ctx`.
     pub n_keep: u32,
+    /// Whether keys and values, activations and logits must stay in RAM.
+    pub lock: Lock,
+    /// Whether they are made of huge pages.
+    pub huge: HugePages,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -64,6 +73,8 @@ pub(super) struct Resolved {
     pub(super) n_threads_batch: usize,
     pub(super) n_logits: usize,
     pub(super) kv_f32: bool,
+    pub(super) lock: Lock,
+    pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
 }
 
@@ -98,6 +109,8 @@ impl SessionParams {
             n_threads_batch: or(self.n_threads_batch, self.n_threads as usize),
             n_logits,
             kv_f32: self.kv_dtype == 1,
+            lock: self.lock,
+            huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
         })
     }

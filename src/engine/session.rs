@@ -6,6 +6,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::base::clock;
 use crate::base::error::{Result, err};
+use crate::base::memory::Memory;
 use crate::kv::cells::Cells;
 use crate::sampler::{Sampler, Scratch};
 
@@ -23,6 +24,7 @@ pub struct Session {
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
     pub(super) times: Times,
+    locked_bytes: u64,
     pub(super) generation: Generation,
 }
 
@@ -76,6 +78,8 @@ pub struct SessionInfo {
     pub n_threads: u32,
     /// Threads that the next prompt will be evaluated with.
     pub n_threads_batch: u32,
+    /// Bytes that are locked in RAM: all of the buffers, or as many as the system allowed.
+    pub locked_bytes: u64,
 }
 
 impl Session {
@@ -90,12 +94,14 @@ impl Session {
         let shape = params.shape();
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
-        let scratch = weights.backend.scratch(&shape)?;
-        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape));
+        let memory = Memory::new(params.lock, params.huge);
+        let scratch = weights.backend.scratch(&shape, &memory)?;
+        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape, &memory));
         let mut outputs = Vec::new();
         outputs
             .try_reserve_exact(params.n_batch)
             .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
+        outputs.resize(params.n_batch, 0); // takes the pages now
         let runner = Runner {
             kv: kv.collect::<Result<_>>()?,
             scratch,
@@ -116,6 +122,7 @@ impl Session {
             runner,
             sampling,
             times: Times::default(),
+            locked_bytes: memory.locked_bytes(),
             generation: Generation::default(),
         })
     }
@@ -274,6 +281,7 @@ impl Session {
             n_accepted: self.generation.n_accepted,
             n_threads: n_threads as u32,
             n_threads_batch: n_threads_batch as u32,
+            locked_bytes: self.locked_bytes,
         }
     }
 }

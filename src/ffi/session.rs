@@ -318,5 +318,6 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,
+        ..SessionParams::default()
     })
 }

@@ -18,6 +18,7 @@ use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
+use crate::base::memory::HugePages;
 use crate::kernel::Kernels;
 
 use arena::Arena;
@@ -62,10 +63,11 @@ impl Cpu {
         layers: &[Layer],
         ends: &Ends,
         isa: Isa,
+        huge: HugePages,
         read: Read<'_>,
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
-        let bytes = Bytes::build(arena.len(), |bytes| arena.fill(bytes, read))?;
+        let bytes = Bytes::build(arena.len(), huge, |bytes| arena.fill(bytes, read))?;
         let bytes = Arc::new(bytes);
         Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa) })
     }
