@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::guard::{guard, quietly};
 use super::handle::{Held, MODELS, SESSIONS, give, tern_model, tern_session};
+use super::model::{huge_pages_of, lock_of};
 use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
 use super::status::tern_status;
@@ -253,6 +254,9 @@ pub unsafe extern "C" fn tern_session_describe(
             n_evicted: now.n_evicted,
             n_drafted: now.n_drafted,
             n_accepted: now.n_accepted,
+            n_threads: now.n_threads,
+            n_threads_prefill: now.n_threads_batch,
+            locked_bytes: now.locked_bytes,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }
@@ -318,6 +322,7 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,
-        ..SessionParams::default()
+        lock: lock_of(params.lock_memory)?,
+        huge: huge_pages_of(params.huge_pages)?,
     })
 }
