@@ -173,7 +173,7 @@ impl Batch<'_> {
 }
 
 /// How a session wants its buffers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
     /// Cells of the KV cache.
     pub n_ctx: usize,
@@ -187,6 +187,10 @@ pub struct Shape {
     pub n_threads: usize,
     /// The head is screened where only the best token is wanted.
     pub screened: bool,
+    /// How many of them evaluate one token, and how many several; 0 = as measured.
+    pub n_decode: usize,
+    /// See `n_decode`.
+    pub n_prefill: usize,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are

@@ -6,6 +6,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::base::clock;
 use crate::base::error::{Result, err};
+use crate::base::memory::Memory;
 use crate::kv::cells::Cells;
 use crate::sampler::{Sampler, Scratch};
 
@@ -23,6 +24,7 @@ pub struct Session {
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
     pub(super) times: Times,
+    locked_bytes: u64,
     pub(super) generation: Generation,
 }
 
@@ -72,6 +74,12 @@ pub struct SessionInfo {
     pub n_drafted: u64,
     /// See `n_drafted`.
     pub n_accepted: u64,
+    /// Threads that the next token will be evaluated with.
+    pub n_threads: u32,
+    /// Threads that the next prompt will be evaluated with.
+    pub n_threads_batch: u32,
+    /// Bytes that are locked in RAM: all of the buffers, or as many as the system allowed.
+    pub locked_bytes: u64,
 }
 
 impl Session {
@@ -86,13 +94,14 @@ impl Session {
         let shape = params.shape();
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
-        let mut scratch = weights.backend.scratch(&shape)?;
-        scratch.set_threads(params.n_threads, params.n_threads_batch);
-        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape));
+        let memory = Memory::new(params.lock, params.huge);
+        let scratch = weights.backend.scratch(&shape, &memory)?;
+        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape, &memory));
         let mut outputs = Vec::new();
         outputs
             .try_reserve_exact(params.n_batch)
             .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
+        outputs.resize(params.n_batch, 0); // takes the pages now
         let runner = Runner {
             kv: kv.collect::<Result<_>>()?,
             scratch,
@@ -114,6 +123,7 @@ impl Session {
             runner,
             sampling,
             times: Times::default(),
+            locked_bytes: memory.locked_bytes(),
             generation: Generation::default(),
         })
     }
@@ -239,16 +249,17 @@ impl Session {
         self.runner.truncate(pos)
     }
 
-    /// A session of the same parameters that holds the same tokens, and no logits.
+    /// A session of the same parameters and threads that holds the same tokens, and no logits.
     pub fn fork(&self) -> Result<Session> {
         let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
+        fork.runner.scratch.copy_threads(&self.runner.scratch);
         fork.runner.copy_from(&self.runner)?;
         Ok(fork)
     }
 
     /// Changes how many threads evaluate one token, and many; at most those it was made with.
     pub fn set_threads(&mut self, decode: u32, batch: u32) -> Result<()> {
-        let most = self.params.shape().n_threads;
+        let most = self.params.most_threads;
         for n in [decode, batch] {
             if n == 0 || n as usize > most {
                 return Err(err!(InvalidArgument, "threads: found {n}, expected 1 to {most}"));
@@ -273,6 +284,7 @@ impl Session {
         let decoder = self.runner.weights.backend.decoder();
         let n_layer = self.runner.weights.layers.len();
         let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,
             n_batch: self.params.n_batch as u32,
@@ -287,6 +299,9 @@ impl Session {
             n_evicted: self.runner.n_evicted,
             n_drafted: self.generation.n_drafted,
             n_accepted: self.generation.n_accepted,
+            n_threads: n_threads as u32,
+            n_threads_batch: n_threads_batch as u32,
+            locked_bytes: self.locked_bytes,
         }
     }
 }

@@ -56,6 +56,7 @@ VALUE(TERN_WHEN_FULL_EVICT, 1);
 VALUE(TERN_LOGITS_LAST, 0);
 VALUE(TERN_LOGITS_POSITIONS, 1);
 VALUE(TERN_LOGITS_NONE, 2);
+VALUE(TERN_LOGITS_BEST, 3);
 VALUE(TERN_KV_POLICY_WINDOW, 0);
 VALUE(TERN_TOKENIZE_ADD_SPECIAL, 1);
 VALUE(TERN_TOKENIZE_PARSE_SPECIAL, 2);
@@ -67,6 +68,8 @@ IS(tern_device_kind, uint32_t);
 IS(tern_load_mode, uint32_t);
 IS(tern_kv_dtype, uint32_t);
 IS(tern_when_full, uint32_t);
+IS(tern_lock, uint32_t);
+IS(tern_huge_pages, uint32_t);
 IS(tern_logits, uint32_t);
 IS(tern_kv_policy, uint32_t);
 IS(tern_log_fn, void (*)(void *, tern_log_level, const char *));
@@ -80,15 +83,17 @@ AT(tern_device_info, kind, 4, tern_device_kind);
 AT(tern_device_info, name, 8, const char *);
 AT(tern_device_info, memory_bytes, 16, uint64_t);
 
-SIZE(tern_model_params, 32);
+SIZE(tern_model_params, 40);
 AT(tern_model_params, struct_size, 0, uint32_t);
 AT(tern_model_params, device, 4, uint32_t);
 AT(tern_model_params, load_mode, 8, tern_load_mode);
-AT(tern_model_params, reserved, 12, uint32_t);
+AT(tern_model_params, screened_head, 12, uint32_t);
 AT(tern_model_params, progress, 16, tern_progress_fn);
 AT(tern_model_params, user_data, 24, void *);
+AT(tern_model_params, lock_memory, 32, tern_lock);
+AT(tern_model_params, huge_pages, 36, tern_huge_pages);
 
-SIZE(tern_model_info, 80);
+SIZE(tern_model_info, 88);
 AT(tern_model_info, struct_size, 0, uint32_t);
 AT(tern_model_info, n_vocab, 4, uint32_t);
 AT(tern_model_info, n_ctx_train, 8, uint32_t);
@@ -105,6 +110,7 @@ AT(tern_model_info, eos, 64, int32_t);
 AT(tern_model_info, head_dim, 68, uint32_t);
 AT(tern_model_info, n_ff, 72, uint32_t);
 AT(tern_model_info, n_metadata, 76, uint32_t);
+AT(tern_model_info, locked_bytes, 80, uint64_t);
 
 SIZE(tern_plan_info, 56);
 AT(tern_plan_info, struct_size, 0, uint32_t);
@@ -151,7 +157,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 40);
+SIZE(tern_session_params, 48);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -162,8 +168,10 @@ AT(tern_session_params, kv_dtype, 24, tern_kv_dtype);
 AT(tern_session_params, when_full, 28, tern_when_full);
 AT(tern_session_params, n_sink, 32, uint32_t);
 AT(tern_session_params, n_keep, 36, uint32_t);
+AT(tern_session_params, lock_memory, 40, tern_lock);
+AT(tern_session_params, huge_pages, 44, tern_huge_pages);
 
-SIZE(tern_session_info, 80);
+SIZE(tern_session_info, 96);
 AT(tern_session_info, struct_size, 0, uint32_t);
 AT(tern_session_info, n_ctx, 4, uint32_t);
 AT(tern_session_info, n_kv, 8, uint32_t);
@@ -176,6 +184,9 @@ AT(tern_session_info, decode_ns, 48, uint64_t);
 AT(tern_session_info, n_evicted, 56, uint64_t);
 AT(tern_session_info, n_drafted, 64, uint64_t);
 AT(tern_session_info, n_accepted, 72, uint64_t);
+AT(tern_session_info, n_threads, 80, uint32_t);
+AT(tern_session_info, n_threads_prefill, 84, uint32_t);
+AT(tern_session_info, locked_bytes, 88, uint64_t);
 
 SIZE(tern_kv_evict_params, 16);
 AT(tern_kv_evict_params, struct_size, 0, uint32_t);

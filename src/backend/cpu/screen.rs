@@ -23,6 +23,7 @@ use crate::backend::{Decoder, Ends, TensorRef};
 use crate::base::aligned::Buffer;
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
+use crate::base::memory::Memory;
 use crate::base::pool::{Columns, Pool};
 use crate::kernel::{ACTIVATION_BLOCK, Activations, Packed};
 use crate::quant::p16::{self, ROWS};
@@ -62,13 +63,13 @@ pub(super) struct Screening {
 }
 
 impl Screening {
-    pub(super) fn new(k: usize, n_vocab: usize) -> Result<Screening> {
+    pub(super) fn new(k: usize, n_vocab: usize, memory: &Memory) -> Result<Screening> {
         let n = n_bounds(k);
         Ok(Screening {
-            codes: Buffer::<i8>::zeroed(n)?,
-            scales: Buffer::<f32>::zeroed(n / BLOCK)?,
-            sums: Buffer::<i32>::zeroed(n / ROWS)?,
-            bound: Buffer::<f32>::zeroed(n_vocab)?,
+            codes: memory.buffer(n)?,
+            scales: memory.buffer(n / BLOCK)?,
+            sums: memory.buffer(n / ROWS)?,
+            bound: memory.buffer(n_vocab)?,
             wait: 0,
             next_wait: 1,
             n_screened: 0,
@@ -156,24 +157,20 @@ impl Cpu {
 
     /// Makes what screening the head takes, on `n_threads`. Does nothing for a head that cannot be
     /// screened, of which [`Cpu::screen_bytes`] is 0.
-    pub fn screen(&self, ends: &mut CpuEnds, n_threads: usize) -> Result<()> {
+    pub fn screen(&self, ends: &mut CpuEnds, n_threads: usize, memory: &Memory) -> Result<()> {
         if !suits(&self.decoder, &ends.head.tensor, ends.head.bias.is_some()) {
             return Ok(());
         }
-        ends.screen = Some(self.sketch(&ends.head, &Pool::new(n_threads)?)?);
+        ends.screen = Some(self.sketch(&ends.head, &Pool::new(n_threads)?, memory)?);
         Ok(())
     }
 
-    fn sketch(&self, head: &Matrix, pool: &Pool) -> Result<Screen> {
+    fn sketch(&self, head: &Matrix, pool: &Pool, memory: &Memory) -> Result<Screen> {
         let too_long = || err!(OutOfMemory, "the sketch of the head exceeds the address space");
         let (n_rows, k) = (head.tensor.n_rows, head.tensor.n_cols);
         let [sketch, bounds] = lens(&head.tensor).ok_or_else(too_long)?;
-        let mut screen = Screen {
-            n_rows,
-            k,
-            sketch: Buffer::<u8>::zeroed(sketch)?,
-            bounds: Buffer::<u8>::zeroed(bounds)?,
-        };
+        let mut screen =
+            Screen { n_rows, k, sketch: memory.buffer(sketch)?, bounds: memory.buffer(bounds)? };
         let n_groups = n_rows.div_ceil(ROWS);
         let row_bytes = |dtype: DType, k| dtype.row_bytes(k).ok_or_else(too_long);
         let (sketch_row, bounds_row) =
@@ -420,7 +417,7 @@ mod tests {
         let matrix = || cpu.table(&head, None).expect("a matrix");
         let norm = Buffer::<f32>::zeroed(K).expect("memory");
         let mut ends = CpuEnds { embd: matrix(), norm, head: matrix(), screen: None };
-        cpu.screen(&mut ends, 2).expect("screened");
+        cpu.screen(&mut ends, 2, &Memory::default()).expect("screened");
         assert!(ends.screen.is_some());
         (cpu, ends)
     }
@@ -434,7 +431,7 @@ mod tests {
         let mut whole = vec![0.0; n];
         cpu.matmul(&ends.head, &act, &mut Columns::new(&mut whole, n, 0..n));
         let mut some = vec![0.0; n];
-        let mut screening = Screening::new(K, n).expect("memory");
+        let mut screening = Screening::new(K, n, &Memory::default()).expect("memory");
         let pool = Pool::new(2).expect("threads");
         let worth_it = cpu.best_logits(&pool, ends, &mut screening, &act, &mut some);
         (whole, some, worth_it.expect("no panic"))
@@ -490,7 +487,7 @@ mod tests {
                 let (mut q, mut d, mut sum) = (vec![0; K], vec![0.0; K / 32], vec![0; K / 16]);
                 cpu.kernels.quantize(&x, &mut q, &mut d, &mut sum);
                 let act = Activations { n: 1, k: K, x: &x, q: &q, d: &d, sum: &sum };
-                let mut made = Screening::new(K, n).expect("memory");
+                let mut made = Screening::new(K, n, &Memory::default()).expect("memory");
                 let Screening { codes, scales, sums, .. } = &mut made;
                 let norms = Screening::norms(codes, scales, sums, &act);
                 let [mut whole, mut upper, mut bound] = [const { Vec::new() }; 3].map(|mut v| {
@@ -527,7 +524,7 @@ mod tests {
         let (whole, some, worth_it) = both(&cpu, &ends, &x);
         assert!(!worth_it || first_best(&whole) == first_best(&some));
 
-        let mut screening = Screening::new(K, 640).expect("memory");
+        let mut screening = Screening::new(K, 640, &Memory::default()).expect("memory");
         let mut waited = Vec::new();
         for _ in 0..9 {
             assert!(screening.may_try());

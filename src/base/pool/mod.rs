@@ -19,6 +19,7 @@
 mod columns;
 mod split;
 mod thread;
+mod tune;
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,10 +28,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use self::thread::{futex_wait, futex_wake, join, pid, start};
 use super::clock::now_ns;
+use super::cpu::Cores;
 use super::error::{Result, Sentence, err};
 
 pub use self::columns::Columns;
 pub use self::thread::{CpuSet, allowed_cpus};
+pub use self::tune::Tuner;
 
 /// More than any machine with one memory profits from.
 pub const MAX_THREADS: usize = 256;
@@ -102,7 +105,7 @@ impl Pool {
         }
         let n_workers = n_threads - 1;
         // Who shares a core with the thread it waits for must not spin.
-        let fits = n_threads <= allowed_cpus().iter().count();
+        let fits = n_threads <= Cores::count().all;
         let spin_ns = if fits { SPIN_NS } else { 0 };
         let mut pool = Pool {
             shared: reserve(1)?,
