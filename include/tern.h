@@ -228,8 +228,11 @@ typedef struct {
     uint32_t device;
     /// How the weights get into memory; one of TERN_LOAD_*.
     tern_load_mode load_mode;
-    /// Zero.
-    uint32_t reserved;
+    /// Not 0: keep what screens the head beside it, if the head allows that, about 5 bits for each
+    /// of its weights. TERN_LOGITS_BEST then reads about half of the head, in a model whose best
+    /// tokens stand out; and so does tern_session_generate() with a greedy sampler, which then
+    /// leaves no logits.
+    uint32_t screened_head;
     /// Called while the model loads; NULL = not.
     tern_progress_fn progress;
     /// Handed to `progress`.
@@ -560,6 +563,11 @@ typedef struct {
 
 /// None: a prompt's part that is not its end. Saves the work.
 #define TERN_LOGITS_NONE 2
+
+/// Of the last token, and only for a greedy sampler without penalties, biases and log-probabilities:
+/// it chooses the same token as with TERN_LOGITS_LAST. tern_session_logits() and all other samplers
+/// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
+#define TERN_LOGITS_BEST 3
 
 /// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
 #define TERN_KV_POLICY_WINDOW 0

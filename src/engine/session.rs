@@ -279,6 +279,12 @@ impl Session {
         self.runner.scratch.n_screened()
     }
 
+    /// How often a thread of the session has gone to sleep so far: nothing else in a token can make
+    /// one wait.
+    pub fn n_sleeps(&self) -> u64 {
+        self.runner.scratch.n_sleeps()
+    }
+
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
         let decoder = self.runner.weights.backend.decoder();

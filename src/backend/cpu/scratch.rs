@@ -238,6 +238,11 @@ impl Scratch {
         self.screening.as_ref().map_or(0, |screening| screening.n_screened)
     }
 
+    /// How often a thread has gone to sleep for want of work, or to wait for another.
+    pub fn n_sleeps(&self) -> u64 {
+        self.pool.n_sleeps()
+    }
+
     /// Sets how many threads evaluate one token, and how many evaluate several.
     pub fn set_threads(&mut self, decode: usize, prefill: usize) {
         let most = self.pool.n_threads();

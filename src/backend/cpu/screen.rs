@@ -367,6 +367,7 @@ mod tests {
     use crate::backend::{Activation, rope};
     use crate::base::cpu::Isa;
     use crate::base::file::Bytes;
+    use crate::base::memory::HugePages;
     use crate::quant;
 
     const K: usize = 160;
@@ -408,7 +409,7 @@ mod tests {
             assert!(quant::encode_row(dtype, row, out), "{dtype} has an encoder");
         }
         let bytes = file.len();
-        let built = Bytes::build(bytes, |to| {
+        let built = Bytes::build(bytes, HugePages::Never, |to| {
             to.copy_from_slice(&file);
             Ok(())
         });
