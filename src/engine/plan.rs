@@ -31,7 +31,8 @@ impl Resolved {
             n_ctx: self.n_ctx,
             n_batch: self.n_batch,
             n_logits: self.n_logits,
-            kv_f32: self.kv_f32,
+            k_type: self.k_type,
+            v_type: self.v_type,
             n_threads: self.n_threads.max(self.n_threads_batch),
         }
     }

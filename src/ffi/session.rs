@@ -315,6 +315,8 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         n_threads_batch: params.n_threads_prefill,
         n_logits: params.n_logits,
         kv_dtype: params.kv_dtype,
+        k_dtype: 0,
+        v_dtype: 0,
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,

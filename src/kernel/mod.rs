@@ -273,7 +273,8 @@ impl Kernels {
         let (width, cells) = (v.n_groups * GROUP, v.n_quads.saturating_mul(KV_QUAD));
         assert!(matches!(v.n_groups, 1 | 2), "groups of a block");
         assert!(cells <= MOST_MIXED && cells <= plane, "cells");
-        assert!(n.saturating_mul(plane).saturating_mul(2) <= weights.len(), "weights");
+        let planes = n.saturating_mul(2);
+        assert!(extent(planes, plane, if n == 0 { 0 } else { cells }) <= weights.len(), "weights");
         assert_eq!(v.codes.len(), cells * width, "codes of values");
         assert!(n < 2 || out_stride >= width, "rows of sums do not overlap");
         assert!(extent(n, out_stride, width) <= out.len(), "sums");

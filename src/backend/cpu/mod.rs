@@ -6,9 +6,12 @@
 
 mod arena;
 mod attention;
+mod attention_q8;
 mod cache;
+mod cache_q8;
 mod phases;
 mod scratch;
+mod tiles;
 mod weights;
 
 use std::sync::Arc;
