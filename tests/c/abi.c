@@ -51,6 +51,7 @@ VALUE(TERN_LOAD_MAP_GUARDED, 2);
 VALUE(TERN_LOAD_MAP_FAST, 3);
 VALUE(TERN_KV_F16, 0);
 VALUE(TERN_KV_F32, 1);
+VALUE(TERN_KV_Q8_0, 2);
 VALUE(TERN_WHEN_FULL_FAIL, 0);
 VALUE(TERN_WHEN_FULL_EVICT, 1);
 VALUE(TERN_LOGITS_LAST, 0);
@@ -151,7 +152,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 40);
+SIZE(tern_session_params, 48);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -162,6 +163,8 @@ AT(tern_session_params, kv_dtype, 24, tern_kv_dtype);
 AT(tern_session_params, when_full, 28, tern_when_full);
 AT(tern_session_params, n_sink, 32, uint32_t);
 AT(tern_session_params, n_keep, 36, uint32_t);
+AT(tern_session_params, k_dtype, 40, tern_kv_dtype);
+AT(tern_session_params, v_dtype, 44, tern_kv_dtype);
 
 SIZE(tern_session_info, 80);
 AT(tern_session_info, struct_size, 0, uint32_t);
