@@ -266,7 +266,7 @@ typedef struct {
     uint32_t n_threads_prefill;
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     uint32_t n_logits;
-    /// The element type of the KV cache; one of TERN_KV_*.
+    /// The element type of the KV cache, keys and values; one of TERN_KV_*.
     tern_kv_dtype kv_dtype;
     /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
     tern_when_full when_full;
@@ -278,6 +278,10 @@ typedef struct {
     tern_lock lock_memory;
     /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
     tern_huge_pages huge_pages;
+    /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    tern_kv_dtype k_dtype;
+    /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    tern_kv_dtype v_dtype;
 } tern_session_params;
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -547,6 +551,10 @@ typedef struct {
 
 /// Single precision: 4 bytes.
 #define TERN_KV_F32 1
+
+/// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
+/// TERN_KV_F16, and of what a long context makes a token read.
+#define TERN_KV_Q8_0 2
 
 /// It fails with TERN_ERROR_KV_FULL, and the caller evicts, or gives up.
 #define TERN_WHEN_FULL_FAIL 0

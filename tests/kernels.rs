@@ -9,6 +9,7 @@ use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
 use tern::kernel::{Activations, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
 
 /// Half a unit in the last place of 1.
@@ -542,6 +543,185 @@ fn a_panel_outside_the_cache_is_refused() {
 fn sums_that_overlap_are_refused() {
     let b = Panel { data: &[0; 64], n: 2, row: 32, n_groups: 2, group: 16 };
     Kernels::for_isa(Isa::best()).panel_f16(2, (&[0.0; 4], 2), &b, (&mut [0.0; 64], 31));
+}
+
+impl Random {
+    /// -127 to 127.
+    fn code(&mut self) -> i8 {
+        (self.below(255) as i32 - 127) as i8
+    }
+
+    fn codes(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.code()).collect()
+    }
+
+    /// Scales in half precision: most between 0.001 and 1, some zero, some subnormal.
+    fn scales(&mut self, n: usize) -> Vec<u16> {
+        let scale = |random: &mut Random| match random.below(16) {
+            0 => 0,
+            1 => random.below(1024) as u16,
+            _ => f16::from_f32(0.001 + random.float().abs()).to_bits(),
+        };
+        (0..n).map(|_| scale(self)).collect()
+    }
+}
+
+#[test]
+fn scores_of_8_bits_have_the_same_bits_on_every_rung() {
+    let mut random = Random(53);
+    for n in [1, 2, 3, 4, 5, 6, 7, 9, 24] {
+        for head_dim in [4usize, 12, 32, 40, 64, 80, 96, 128, 256] {
+            for n_groups in [0, 1, 2, 3, 4, 5, 8] {
+                let (n_quads, n_blocks) = (head_dim / 4, head_dim.div_ceil(32));
+                let scale_stride = 16 * n_groups + random.below(9);
+                let scales = random.scales(n_blocks * scale_stride + 16);
+                let codes = random.codes(n_groups * n_quads * 64);
+                let k = Keys8 { n_groups, n_quads, codes: &codes, scales: &scales, scale_stride };
+                let padded = 32 * n_blocks;
+                let mut q = random.codes(n * padded);
+                for (i, q) in q.iter_mut().enumerate() {
+                    *q = if i % padded < head_dim { *q } else { 0 };
+                }
+                let d = random.floats(n * n_blocks);
+                let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum();
+                let sums: Vec<i32> = q.chunks(16).map(sum).collect();
+                let q = Queries8 { n, n_blocks, codes: &q, scales: &d, sums: &sums };
+                let out_stride = 16 * n_groups + random.below(5);
+                let before = random.floats(n * out_stride + 1);
+                let mut scalar = None;
+                each_isa(|kernels, isa| {
+                    let what = format!("{isa}: {n} rows of {head_dim}, {n_groups} groups");
+                    let mut out = before.clone();
+                    kernels.scores_q8(&q, &k, (&mut out, out_stride));
+                    for (at, (out, before)) in out.iter().zip(&before).enumerate() {
+                        let (r, c) = (at / out_stride.max(1), at % out_stride.max(1));
+                        if r >= n || c >= 16 * n_groups {
+                            assert_eq!(out.to_bits(), before.to_bits(), "{what}: a gap");
+                            continue;
+                        }
+                        let (mut sum, mut magnitude) = (0.0, 0.0);
+                        for b in 0..n_blocks {
+                            let product = |i: usize| {
+                                let key = ((c / 16 * n_quads + i / 4) * 16 + c % 16) * 4 + i % 4;
+                                i32::from(codes[key]) * i32::from(q.codes[r * padded + i])
+                            };
+                            let dot: i32 = (32 * b..head_dim.min(32 * b + 32)).map(product).sum();
+                            let scale = f16::from_bits(scales[b * scale_stride + c]).to_f64();
+                            let term = f64::from(dot) * scale * f64::from(d[r * n_blocks + b]);
+                            (sum, magnitude) = (sum + term, magnitude + term.abs());
+                        }
+                        let bound = U * (n_blocks as f64 + 1.0) * magnitude;
+                        assert_close(*out, sum, bound, &what);
+                    }
+                    let scalar = scalar.get_or_insert_with(|| out.clone());
+                    assert_same_bits(&out, scalar, &what);
+                });
+            }
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested scores_q8_{isa}"));
+}
+
+#[test]
+fn weights_of_14_bits_have_the_same_bits_on_every_rung() {
+    let mut random = Random(59);
+    for n in 0..150 {
+        for special in [None, Some(f32::NAN), Some(f32::INFINITY), Some(0.0), Some(1e-38)] {
+            let mut p: Vec<f32> = random.floats(n).iter().map(|p| p.abs()).collect();
+            let mut d = random.scales(n);
+            match special {
+                Some(x) if x.is_finite() => p.iter_mut().for_each(|p| *p *= x),
+                Some(x) if n > 0 => d[random.below(n)] = f16::from_f32(x).to_bits(),
+                _ => {}
+            }
+            let products = p.iter().zip(&d).map(|(p, d)| p * f16::from_bits(*d).to_f32());
+            let products: Vec<f32> = products.collect();
+            let mut scalar = None;
+            each_isa(|kernels, isa| {
+                let what = format!("{isa}: {n} weights, {special:?}");
+                let (mut high, mut low) = (vec![255; n], vec![255; n]);
+                let scale = kernels.weigh_q8(&p, &d, &mut high, &mut low);
+                let max = products.iter().copied().fold(0f32, f32::max);
+                if products.iter().all(|p| p.is_finite()) {
+                    let exact = f64::from(max) / 16383.0;
+                    let tiny = 5e-35; // what is below may be taken as nothing
+                    assert_close(scale, exact, U * exact + tiny, &what);
+                    for (i, product) in products.iter().enumerate() {
+                        assert!(high[i] < 128 && low[i] < 128, "{what}: planes of 7 bits");
+                        let code = i32::from(high[i]) * 128 + i32::from(low[i]);
+                        let exact = f64::from(*product);
+                        let bound = f64::from(scale) * (0.5 + 0.005) + tiny;
+                        assert_close(code as f32 * scale, exact, bound, &what);
+                        assert!(*product < max || scale == 0.0 || code == 16383, "{what}: {code}");
+                    }
+                    let scalar = scalar.get_or_insert_with(|| (scale, high.clone(), low.clone()));
+                    assert_eq!((scale, high, low), *scalar, "{what}");
+                } else {
+                    assert!(!scale.is_finite(), "{what}: {scale}");
+                    assert!(high.iter().chain(&low).all(|x| *x < 128), "{what}: planes");
+                }
+            });
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested weigh_q8_{isa}"));
+}
+
+#[test]
+fn mixtures_of_8_bits_are_exact() {
+    let mut random = Random(61);
+    for n in [1, 2, 3, 4, 5, 6, 7, 9, 24] {
+        for n_quads in [0, 1, 2, 5, 32, MOST_MIXED / 4] {
+            for n_groups in [1, 2] {
+                let (width, cells) = (16 * n_groups, 4 * n_quads);
+                let plane = cells + random.below(9);
+                // The greatest of all, for what fits; and the rest.
+                let most = random.below(2) == 0;
+                let weight = |random: &mut Random| if most { 127 } else { random.below(128) as u8 };
+                let weights: Vec<u8> = (0..2 * n * plane).map(|_| weight(&mut random)).collect();
+                let code = |random: &mut Random| if most { -127 } else { random.code() };
+                let codes: Vec<i8> = (0..cells * width).map(|_| code(&mut random)).collect();
+                let v = Values8 { n_quads, n_groups, codes: &codes };
+                let out_stride = width + random.below(5);
+                let before: Vec<i32> =
+                    (0..n * out_stride + 1).map(|_| random.below(2000) as i32 - 1000).collect();
+                each_isa(|kernels, isa| {
+                    let mut out = before.clone();
+                    kernels.mix_q8(n, (&weights, plane), &v, (&mut out, out_stride));
+                    for (at, (out, before)) in out.iter().zip(&before).enumerate() {
+                        let (r, c) = (at / out_stride, at % out_stride);
+                        let mut sum = i64::from(*before);
+                        if r < n && c < width {
+                            let planes = &weights[2 * r * plane..][..2 * plane];
+                            for i in 0..cells {
+                                let weight =
+                                    i64::from(planes[i]) * 128 + i64::from(planes[plane + i]);
+                                let code = codes[(i / 4 * width + c) * 4 + i % 4];
+                                sum += weight * i64::from(code);
+                            }
+                        }
+                        assert_eq!(i64::from(*out), sum, "{isa}: {n} rows, {n_quads} quads");
+                    }
+                });
+            }
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested mix_q8_{isa}"));
+}
+
+#[test]
+#[should_panic(expected = "codes of keys")]
+fn keys_outside_the_cache_are_refused() {
+    let (q, k) = ([0; 32], [0; 511]);
+    let q = Queries8 { n: 1, n_blocks: 1, codes: &q, scales: &[0.0], sums: &[0; 2] };
+    let k = Keys8 { n_groups: 1, n_quads: 8, codes: &k, scales: &[0; 16], scale_stride: 16 };
+    Kernels::for_isa(Isa::best()).scores_q8(&q, &k, (&mut [0.0; 16], 16));
+}
+
+#[test]
+#[should_panic(expected = "codes of values")]
+fn values_outside_the_cache_are_refused() {
+    let v = Values8 { n_quads: 2, n_groups: 1, codes: &[0; 127] };
+    Kernels::for_isa(Isa::best()).mix_q8(1, (&[0; 16], 8), &v, (&mut [0; 16], 16));
 }
 
 #[test]

@@ -172,6 +172,18 @@ impl Batch<'_> {
     }
 }
 
+/// What keys or values are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Single precision.
+    F32,
+    /// Codes of 8 bits; up to 32 elements of a head share a scale in half precision.
+    Q8_0,
+}
+
 /// How a session wants its buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
@@ -181,8 +193,10 @@ pub struct Shape {
     pub n_batch: usize,
     /// Rows of logits kept.
     pub n_logits: usize,
-    /// Keys and values as F32 instead of F16.
-    pub kv_f32: bool,
+    /// What keys are stored as.
+    pub k_type: KvType,
+    /// What values are stored as.
+    pub v_type: KvType,
     /// Threads, the caller's included.
     pub n_threads: usize,
     /// The head is screened where only the best token is wanted.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::backend::KvType;
 use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
@@ -51,8 +52,12 @@ pub struct SessionParams {
     pub n_threads_batch: u32,
     /// Rows of logits that one eval can ask for; 0 = 1.
     pub n_logits: u32,
-    /// Type of keys and values; 0 = F16, 1 = F32.
+    /// Type of keys and values; 0 = F16, 1 = F32, 2 = Q8_0.
     pub kv_dtype: u32,
+    /// Type of keys, where it is another; 0 = as `kv_dtype`.
+    pub k_dtype: u32,
+    /// Type of values, where it is another; 0 = as `kv_dtype`.
+    pub v_dtype: u32,
     /// Evict by the window policy when the cache is full, instead of failing.
     pub auto_evict: bool,
     /// First tokens that automatic eviction keeps; 0 = 4.
@@ -75,7 +80,8 @@ pub(super) struct Resolved {
     pub(super) n_threads: usize,
     pub(super) n_threads_batch: usize,
     pub(super) n_logits: usize,
-    pub(super) kv_f32: bool,
+    pub(super) k_type: KvType,
+    pub(super) v_type: KvType,
     pub(super) lock: Lock,
     pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
@@ -92,7 +98,10 @@ impl SessionParams {
         at_most("n_ctx", self.n_ctx, MOST_CELLS)?;
         at_most("n_threads", self.n_threads, MOST_THREADS)?;
         at_most("n_threads_batch", self.n_threads_batch, MOST_THREADS)?;
-        at_most("kv_dtype", self.kv_dtype, 1)?;
+        let both = kv_type("kv_dtype", self.kv_dtype)?;
+        let or_both = |name: &str, n: u32| if n == 0 { Ok(both) } else { kv_type(name, n) };
+        let (k_type, v_type) =
+            (or_both("k_dtype", self.k_dtype)?, or_both("v_dtype", self.v_dtype)?);
         let n_ctx = or(self.n_ctx, model.n_ctx_train as usize);
         let n_batch = or(self.n_batch, DEFAULT_BATCH as usize).min(n_ctx);
         let n_logits = or(self.n_logits, 1).min(n_ctx);
@@ -112,7 +121,8 @@ impl SessionParams {
             n_threads: self.n_threads as usize,
             n_threads_batch: or(self.n_threads_batch, self.n_threads as usize),
             n_logits,
-            kv_f32: self.kv_dtype == 1,
+            k_type,
+            v_type,
             lock: self.lock,
             huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
@@ -131,6 +141,18 @@ impl SessionParams {
             (decode, batch) => decode.max(batch),
         };
         n.min(MOST_THREADS as usize)
+    }
+}
+
+fn kv_type(name: &str, number: u32) -> Result<KvType> {
+    match number {
+        0 => Ok(KvType::F16),
+        1 => Ok(KvType::F32),
+        2 => Ok(KvType::Q8_0),
+        _ => Err(err!(
+            InvalidArgument,
+            "{name}: found {number}, expected 0 (F16), 1 (F32) or 2 (Q8_0)"
+        )),
     }
 }
 

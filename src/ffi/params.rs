@@ -146,6 +146,9 @@ pub type tern_kv_dtype = u32;
 pub const TERN_KV_F16: tern_kv_dtype = 0;
 /// Single precision: 4 bytes.
 pub const TERN_KV_F32: tern_kv_dtype = 1;
+/// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
+/// TERN_KV_F16, and of what a long context makes a token read.
+pub const TERN_KV_Q8_0: tern_kv_dtype = 2;
 
 /// What eval does when the KV cache is full.
 pub type tern_when_full = u32;
@@ -174,7 +177,7 @@ pub struct tern_session_params {
     pub n_threads_prefill: u32,
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     pub n_logits: u32,
-    /// The element type of the KV cache; one of TERN_KV_*.
+    /// The element type of the KV cache, keys and values; one of TERN_KV_*.
     pub kv_dtype: tern_kv_dtype,
     /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
     pub when_full: tern_when_full,
@@ -186,6 +189,10 @@ pub struct tern_session_params {
     pub lock_memory: tern_lock,
     /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
     pub huge_pages: tern_huge_pages,
+    /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    pub k_dtype: tern_kv_dtype,
+    /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    pub v_dtype: tern_kv_dtype,
 }
 
 /// What tern_session_describe() says.
@@ -395,7 +402,7 @@ no_padding! {
     tern_session_params {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
         n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
-        lock_memory: u32, huge_pages: u32,
+        lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,

@@ -301,12 +301,12 @@ fn eval(
 
 /// The engine's view of C's parameters.
 pub(super) fn session_params(params: &tern_session_params) -> Result<SessionParams> {
-    if !matches!(params.kv_dtype, TERN_KV_F16 | TERN_KV_F32) {
-        return Err(err!(
-            InvalidArgument,
-            "params: kv_dtype: {}, expected 0 or 1",
-            params.kv_dtype
-        ));
+    let dtypes =
+        [("kv_dtype", params.kv_dtype), ("k_dtype", params.k_dtype), ("v_dtype", params.v_dtype)];
+    for (name, dtype) in dtypes {
+        if !matches!(dtype, TERN_KV_F16 | TERN_KV_F32 | TERN_KV_Q8_0) {
+            return Err(err!(InvalidArgument, "params: {name}: {dtype}, expected 0 to 2"));
+        }
     }
     let auto_evict = match params.when_full {
         TERN_WHEN_FULL_FAIL => false,
@@ -320,6 +320,8 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         n_threads_batch: params.n_threads_prefill,
         n_logits: params.n_logits,
         kv_dtype: params.kv_dtype,
+        k_dtype: params.k_dtype,
+        v_dtype: params.v_dtype,
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,

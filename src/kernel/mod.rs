@@ -39,6 +39,7 @@ use crate::base::pool::Columns;
 use crate::quant::p16;
 
 use attend::Sums;
+pub use attend::q8::{KV_BLOCK, KV_QUAD, Keys8, MOST_MIXED, Queries8, Values8};
 pub use attend::{GROUP, Panel};
 
 /// Weights that share a scale in quantised activations.
@@ -104,6 +105,7 @@ pub struct Kernels {
     packed: [Option<packed::PackedFn>; DType::COUNT],
     quantize: QuantizeFn,
     attend: attend::Attend,
+    attend8: attend::q8::Attend8,
     elem: elem::Elem,
 }
 
@@ -120,6 +122,7 @@ impl Kernels {
             packed: std::array::from_fn(|i| packed::for_isa(DType::ALL[i], isa)),
             quantize: quantize::for_isa(isa),
             attend: attend::for_isa(isa),
+            attend8: attend::for_isa_q8(isa),
             elem: elem::for_isa(isa),
         })
     }
@@ -213,6 +216,72 @@ impl Kernels {
         unsafe { (self.attend.panel_f32)(sums, b) }
     }
 
+    /// Products of queries and keys in 8 bits, over all elements of a head:
+    /// `out[r][c] = sum over blocks b of d_q[r][b] * d_k[b][c] * (q . k)`.
+    ///
+    /// Blocks are added in their order, `(float(q . k) * d_k) * d_q` with one rounding for the last
+    /// product and the sum. Rows of `out` have 16 elements for each group, and begin `out_stride` apart.
+    /// Same bits on every rung.
+    pub fn scores_q8(
+        &self,
+        q: &Queries8<'_>,
+        k: &Keys8<'_>,
+        (out, out_stride): (&mut [f32], usize),
+    ) {
+        let (n, blocks, cells) = (q.n, q.n_blocks, k.n_groups.saturating_mul(GROUP));
+        assert_eq!(k.n_quads.div_ceil(KV_BLOCK / KV_QUAD), blocks, "blocks of a key");
+        assert_eq!(
+            q.codes.len(),
+            n.saturating_mul(blocks).saturating_mul(KV_BLOCK),
+            "codes of queries"
+        );
+        assert_eq!(q.scales.len(), n * blocks, "scales of queries");
+        assert_eq!(q.sums.len(), 2 * n * blocks, "sums of queries");
+        let codes = cells.saturating_mul(KV_QUAD).saturating_mul(k.n_quads);
+        assert_eq!(k.codes.len(), codes, "codes of keys");
+        assert!(extent(blocks, k.scale_stride, cells) <= k.scales.len(), "scales of keys");
+        assert!(n < 2 || out_stride >= cells, "rows of sums do not overlap");
+        assert!(extent(n, out_stride, cells) <= out.len(), "sums");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.scores)(q, k, (out, out_stride)) }
+    }
+
+    /// Rounds weights of cells, `p[i] * d[i]` with `d` in half precision and neither below 0, to
+    /// codes of 14 bits: `high` has the upper 7 of each, `low` the lower. Gives what a code of 1 is
+    /// worth: the largest product / 16383 (0 where that product is below 5e-35), and a NaN or an infinity if one is among the products.
+    /// Same bits on every rung.
+    pub fn weigh_q8(&self, p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
+        let n = p.len();
+        assert!(d.len() == n && high.len() == n && low.len() == n, "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.weigh)(p, d, high, low) }
+    }
+
+    /// Adds values in 8 bits, times the codes of weights, to `n` rows of sums:
+    /// `out[r][c] += sum over cells i of weight[r][i] * v[i][c]`, exact.
+    ///
+    /// Weights are `[n][2][plane]`: of each row the upper plane, then the lower, 4 for each quad of
+    /// `v`. Rows of `out` have 16 elements for each group, and begin `out_stride` apart. For at most
+    /// [`MOST_MIXED`] cells into the same sums.
+    pub fn mix_q8(
+        &self,
+        n: usize,
+        (weights, plane): (&[u8], usize),
+        v: &Values8<'_>,
+        (out, out_stride): (&mut [i32], usize),
+    ) {
+        let (width, cells) = (v.n_groups * GROUP, v.n_quads.saturating_mul(KV_QUAD));
+        assert!(matches!(v.n_groups, 1 | 2), "groups of a block");
+        assert!(cells <= MOST_MIXED && cells <= plane, "cells");
+        let planes = n.saturating_mul(2);
+        assert!(extent(planes, plane, if n == 0 { 0 } else { cells }) <= weights.len(), "weights");
+        assert_eq!(v.codes.len(), cells * width, "codes of values");
+        assert!(n < 2 || out_stride >= width, "rows of sums do not overlap");
+        assert!(extent(n, out_stride, width) <= out.len(), "sums");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.mix)(n, (weights, plane), v, (out, out_stride)) }
+    }
+
     /// `x = cap * tanh(x / cap)`, with an absolute error of at most `3e-7 * cap`; `cap` is above 0.
     pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
         // SAFETY: the CPU has this table's rung.
@@ -290,15 +359,20 @@ impl Kernels {
     }
 }
 
-/// Checks that all that a panel is multiplied with lies where it should.
-fn check_panel<T>(sums: &Sums<'_>, b: &Panel<'_, T>) {
-    let rows = |n: usize, stride: usize, len: usize| match n.checked_sub(1) {
+/// Elements up to the end of the last of `n` rows of `len`.
+fn extent(n: usize, stride: usize, len: usize) -> usize {
+    match n.checked_sub(1) {
         None => Some(0),
         Some(last) => last.checked_mul(stride).and_then(|at| at.checked_add(len)),
-    };
+    }
+    .expect("elements can be counted")
+}
+
+/// Checks that all that a panel is multiplied with lies where it should.
+fn check_panel<T>(sums: &Sums<'_>, b: &Panel<'_, T>) {
     let width = b.n_groups.checked_mul(GROUP).expect("columns can be counted");
     assert!(sums.n < 2 || sums.out_stride >= width, "rows of sums do not overlap");
     assert!(b.extent().is_some_and(|n| n <= b.data.len()), "the panel lies in the cache");
-    assert!(rows(sums.n, sums.a_stride, b.n).is_some_and(|n| n <= sums.a.len()), "factors");
-    assert!(rows(sums.n, sums.out_stride, width).is_some_and(|n| n <= sums.out.len()), "sums");
+    assert!(extent(sums.n, sums.a_stride, b.n) <= sums.a.len(), "factors");
+    assert!(extent(sums.n, sums.out_stride, width) <= sums.out.len(), "sums");
 }

@@ -57,6 +57,7 @@ VALUE(TERN_HUGE_PAGES_NEVER, 1);
 VALUE(TERN_HUGE_PAGES_TRANSPARENT, 2);
 VALUE(TERN_KV_F16, 0);
 VALUE(TERN_KV_F32, 1);
+VALUE(TERN_KV_Q8_0, 2);
 VALUE(TERN_WHEN_FULL_FAIL, 0);
 VALUE(TERN_WHEN_FULL_EVICT, 1);
 VALUE(TERN_LOGITS_LAST, 0);
@@ -163,7 +164,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 48);
+SIZE(tern_session_params, 56);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -176,6 +177,8 @@ AT(tern_session_params, n_sink, 32, uint32_t);
 AT(tern_session_params, n_keep, 36, uint32_t);
 AT(tern_session_params, lock_memory, 40, tern_lock);
 AT(tern_session_params, huge_pages, 44, tern_huge_pages);
+AT(tern_session_params, k_dtype, 48, tern_kv_dtype);
+AT(tern_session_params, v_dtype, 52, tern_kv_dtype);
 
 SIZE(tern_session_info, 96);
 AT(tern_session_info, struct_size, 0, uint32_t);

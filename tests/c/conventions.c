@@ -340,8 +340,30 @@ static void evaluating(const tern_model *model) {
     params.when_full = 2;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
     params.when_full = 0;
-    params.kv_dtype = 2;
+    params.kv_dtype = 3;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+    params.kv_dtype = TERN_KV_F16;
+    params.v_dtype = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+
+    /* Keys and values in types of their own: smaller in that order. */
+    const tern_kv_dtype types[][3] = {{TERN_KV_F32, 0, 0},
+                                      {TERN_KV_F32, 0, TERN_KV_Q8_0},
+                                      {TERN_KV_F16, 0, 0},
+                                      {TERN_KV_F16, TERN_KV_Q8_0, 0},
+                                      {TERN_KV_Q8_0, 0, 0}};
+    uint64_t before = UINT64_MAX;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        params.kv_dtype = types[i][0];
+        params.k_dtype = types[i][1];
+        params.v_dtype = types[i][2];
+        OK(tern_session_new(model, &params, &session));
+        OK(tern_session_eval(session, tokens, 4));
+        OK(tern_session_describe(session, &info));
+        CHECK(info.kv_bytes < before);
+        before = info.kv_bytes;
+        tern_session_free(session);
+    }
     tern_sampler_free(sampler);
 }
 

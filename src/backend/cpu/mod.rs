@@ -6,11 +6,14 @@
 
 mod arena;
 mod attention;
+mod attention_q8;
 mod cache;
+mod cache_q8;
 mod phases;
 mod scratch;
 mod screen;
 mod threads;
+mod tiles;
 mod weights;
 
 use std::sync::Arc;

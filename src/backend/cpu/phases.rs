@@ -164,7 +164,7 @@ impl Backend for Cpu {
             for head in row.chunks_exact_mut(self.decoder.head_dim) {
                 self.rotate(head, cos, sin);
             }
-            kv.set_key(self.kernels, cell, row);
+            kv.set_key(self.kernels, cell, row)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
+use super::attention_q8::Eights;
 use super::screen::Screening;
 use super::threads::Threads;
 use super::weights::Matrix;
@@ -112,6 +113,7 @@ pub struct Scratch {
     pub(super) frequencies: Vec<Frequencies>,
     /// What each thread works in during attention, and the parts of tiles.
     pub(super) work: Vec<Mutex<Buffer<f32>>>,
+    pub(super) eights: Vec<Mutex<Eights>>,
     pub(super) parts: Buffer<f32>,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
@@ -183,17 +185,19 @@ impl Lengths {
 impl Cpu {
     /// Bytes of a session's activations and logits.
     pub fn scratch_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
-        Lengths::new(decoder, shape).bytes(shape.n_threads)
+        let eights = shape.n_threads as u64 * Eights::bytes(decoder, shape);
+        Lengths::new(decoder, shape).bytes(shape.n_threads) + eights
     }
 
     /// Makes a session's buffers and threads.
     pub fn scratch(&self, shape: &Shape, memory: &Memory) -> Result<Scratch> {
         let d = &self.decoder;
         let n = Lengths::new(d, shape);
-        let mut work = Vec::new();
+        let (mut work, mut eights) = (Vec::new(), Vec::new());
         let pool = Pool::new(shape.n_threads)?;
         for _ in 0..shape.n_threads {
             work.push(Mutex::new(memory.buffer(n.work)?));
+            eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
         Ok(Scratch {
             pool,
@@ -216,6 +220,7 @@ impl Cpu {
             sin: memory.buffer(n.angles)?,
             frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
             work,
+            eights,
             parts: memory.buffer(n.parts)?,
             logits: memory.buffer(n.logits)?,
             n_batch: shape.n_batch,
