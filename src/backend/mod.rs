@@ -11,6 +11,7 @@ pub mod rope;
 
 use std::ops::Range;
 
+use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 
@@ -183,6 +184,8 @@ pub struct Shape {
     pub kv_f32: bool,
     /// Threads, the caller's included.
     pub n_threads: usize,
+    /// The kernels whose panels many tokens are evaluated with; `None` = as single ones.
+    pub panels: Option<Isa>,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are

@@ -29,6 +29,17 @@ pub struct ModelParams {
     pub isa: Option<Isa>,
 }
 
+/// How numbers are rounded where many tokens are evaluated together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// As for one token: logits are the same bits however a prompt was cut.
+    #[default]
+    Exact,
+    /// 32 tokens and more by panels: quantised weights and activations as 8 bits with one scale for
+    /// 256. Faster; logits depend on how a prompt was cut, and on nothing else.
+    Fast,
+}
+
 /// How to make a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionParams {
@@ -50,6 +61,8 @@ pub struct SessionParams {
     pub n_sink: u32,
     /// Tokens that automatic eviction keeps in all; 0 = half of `n_ctx`.
     pub n_keep: u32,
+    /// How many tokens are evaluated together.
+    pub numerics: Numerics,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -62,6 +75,7 @@ pub(super) struct Resolved {
     pub(super) n_logits: usize,
     pub(super) kv_f32: bool,
     pub(super) auto_evict: Option<(usize, usize)>,
+    pub(super) numerics: Numerics,
 }
 
 impl SessionParams {
@@ -96,6 +110,7 @@ impl SessionParams {
             n_logits,
             kv_f32: self.kv_dtype == 1,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
+            numerics: self.numerics,
         })
     }
 }

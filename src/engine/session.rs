@@ -83,7 +83,7 @@ impl Session {
 
     fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
         let weights = Arc::clone(model.weights());
-        let shape = params.shape();
+        let shape = params.shape(weights.backend.panels());
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let mut scratch = weights.backend.scratch(&shape)?;
@@ -233,7 +233,7 @@ impl Session {
 
     /// Changes how many threads evaluate one token, and many; at most those it was made with.
     pub fn set_threads(&mut self, decode: u32, batch: u32) -> Result<()> {
-        let most = self.params.shape().n_threads;
+        let most = self.params.shape(None).n_threads;
         for n in [decode, batch] {
             if n == 0 || n as usize > most {
                 return Err(err!(InvalidArgument, "threads: found {n}, expected 1 to {most}"));
@@ -250,9 +250,10 @@ impl Session {
 
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
-        let decoder = self.runner.weights.backend.decoder();
-        let n_layer = self.runner.weights.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        let weights = &self.runner.weights;
+        let shape = self.params.shape(weights.backend.panels());
+        let (kv_bytes, scratch_bytes) =
+            session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,
             n_batch: self.params.n_batch as u32,
