@@ -11,6 +11,7 @@ pub mod rope;
 
 use std::ops::Range;
 
+use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 
@@ -205,6 +206,8 @@ pub struct Shape {
     pub n_decode: usize,
     /// See `n_decode`.
     pub n_prefill: usize,
+    /// The kernels whose panels many tokens are evaluated with; `None` = as single ones.
+    pub panels: Option<Isa>,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are

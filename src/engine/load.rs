@@ -163,13 +163,14 @@ impl Model {
     pub fn plan(input: Input<'_>, params: &ModelParams, session: &SessionParams) -> Result<Plan> {
         let source = open(input)?;
         let parsed = parse(&source, params)?;
-        let shape = session.resolve(&parsed.info)?.shape();
         let n_layer = parsed.plan.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let vocab_bytes = parsed.gguf.heap_bytes() as u64 + parsed.tokenizer.heap_bytes() as u64;
-        let packs = Cpu::packs(params.isa.unwrap_or_else(Isa::best));
+        let isa = params.isa.unwrap_or_else(Isa::best);
+        let packs = Cpu::packs(isa);
+        let shape = session.resolve(&parsed.info)?.shape((copied && packs).then_some(isa));
+        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
             true => data,

@@ -38,6 +38,17 @@ pub struct ModelParams {
     pub huge: HugePages,
 }
 
+/// How numbers are rounded where many tokens are evaluated together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// As for one token: logits are the same bits however a prompt was cut.
+    #[default]
+    Exact,
+    /// 32 tokens and more by panels: quantised weights and activations as 8 bits with one scale for
+    /// 256. Faster; logits depend on how a prompt was cut, and on nothing else.
+    Fast,
+}
+
 /// How to make a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionParams {
@@ -68,6 +79,8 @@ pub struct SessionParams {
     pub lock: Lock,
     /// Whether they are made of huge pages.
     pub huge: HugePages,
+    /// How many tokens are evaluated together.
+    pub numerics: Numerics,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -86,6 +99,7 @@ pub(super) struct Resolved {
     pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
     pub(super) screened: bool,
+    pub(super) numerics: Numerics,
 }
 
 impl SessionParams {
@@ -127,6 +141,7 @@ impl SessionParams {
             huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
             screened: model.screened_head,
+            numerics: self.numerics,
         })
     }
 }

@@ -50,6 +50,12 @@ impl Cpu {
         Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa), found: Found::default() }
     }
 
+    /// The instruction set of its panels; `None` where weights lie as in the file, from which there
+    /// are none.
+    pub fn panels(&self) -> Option<Isa> {
+        self.arena.as_ref().map(|_| self.isa())
+    }
+
     /// Whether the kernels of `isa` are made for packed weights ([`Cpu::packed`]).
     pub fn packs(isa: Isa) -> bool {
         Kernels::for_isa(isa).packs()

@@ -33,6 +33,8 @@ Models are GGUF files. All commands with a model take these:
       --ctx N           tokens of context; default: 4096, or fewer if the model was
                         trained on fewer; 0: as many as the model was trained on
   -b, --batch N         tokens evaluated at once; default: 512
+      --numerics N      exact: a prompt gives the same numbers however it is cut (default);
+                        fast: prompts in 8 bits with one scale for 256
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
                         the free memory, else map-guarded
