@@ -33,6 +33,8 @@ Models are GGUF files. All commands with a model take these:
       --ctx N           tokens of context; default: 4096, or fewer if the model was
                         trained on fewer; 0: as many as the model was trained on
   -b, --batch N         tokens evaluated at once; default: 512
+      --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
+                        TYPE,TYPE: keys, and values
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
                         the free memory, else map-guarded
