@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use support::tiny::{N_VOCAB, Random, Tiny};
@@ -288,52 +290,44 @@ fn read(model: &Arc<Model>, types: (u32, u32), tokens: &[i32], n_ctx: usize) -> 
     (nll, kept)
 }
 
-/// Prose with a cache in 8 bits, against one in floats. Bounds: the change of perplexity, and the
-/// largest difference of a logit as a share of the largest logit.
-fn costs(test: &str, model: &str, ppl_bound: f64, logit_bound: f64) {
-    let Some(path) = support::cached(test, model) else { return };
-    let Some(text) = support::cached(test, "texts/austen.txt") else { return };
-    let text = std::fs::read(text).unwrap();
-    let text = std::str::from_utf8(&text[..32 << 10]).expect("plain prose");
-    let params = ModelParams::default();
-    let model = Model::load(Input::Path(&path), &params, &mut |_, _| true).unwrap();
-    let model = Arc::new(model);
-    let mut tokens = Vec::new();
-    model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
-    let (n_ctx, windows) = (512, if support::emulated() { 1 } else { 6 });
-    tokens.truncate(n_ctx * windows);
-    let n = (n_ctx / 2 - 1) * windows;
-    let (exact, logits) = read(&model, (F32, F32), &tokens, n_ctx);
-    for (types, what) in [
-        ((F16, F16), "F16 and F16"),
-        ((Q8_0, Q8_0), "Q8_0 and Q8_0"),
-        ((Q8_0, F16), "Q8_0 and F16"),
-        ((F16, Q8_0), "F16 and Q8_0"),
-    ] {
-        let (nll, found) = read(&model, types, &tokens, n_ctx);
-        let n_vocab = model.info().n_vocab as usize;
-        let rows = found.chunks_exact(n_vocab).zip(logits.chunks_exact(n_vocab));
-        let worst = rows.fold(0.0, |m: f64, (a, b)| m.max(difference(a, b)));
-        let ratio = ((nll - exact) / n as f64).exp() - 1.0;
-        println!(
-            "{test}: keys and values in {what}: perplexity {:.4} ({:+.4} % of that in floats), \
-             logits within {worst:.4} of the largest",
-            (nll / n as f64).exp(),
-            ratio * 100.0
-        );
-        assert!(ratio.abs() <= ppl_bound, "{what}: perplexity {:+.4} %", ratio * 100.0);
-        assert!(worst <= logit_bound, "{what}: a logit is off by {worst:.4} of the largest");
-    }
-}
-
+/// Prose with a cache in 8 bits, against one in floats. All weights are decoded to floats: else
+/// activations are rounded to 8 bits, and what the cache rounds drowns in that.
 #[test]
 fn smollm2_reads_as_well_in_8_bits() {
     let test = "smollm2_reads_as_well_in_8_bits";
-    costs(test, "models/SmolLM2-135M-Instruct.Q4_1.gguf", 0.001, 0.1);
-}
-
-#[test]
-fn gemma_reads_as_well_in_8_bits() {
-    let test = "gemma_reads_as_well_in_8_bits";
-    costs(test, "models/gemma-3-270m-Q4_K_M.gguf", 0.003, 0.1);
+    if support::emulated() {
+        return support::skipped(test, "hours of float arithmetic: not run under an emulator");
+    }
+    let smollm2 = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let Some(path) = support::cached(test, smollm2) else { return };
+    let Some(text) = support::cached(test, "texts/austen.txt") else { return };
+    let text = std::fs::read(text).unwrap();
+    let text = std::str::from_utf8(&text[..32 << 10]).expect("plain prose");
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let file = support::decoded::decode_weights(&path, &temporary);
+    let input = Input::Fd { fd: file.as_raw_fd(), offset: 0, len: u64::MAX };
+    let model = Model::load(input, &ModelParams::default(), &mut |_, _| true).unwrap();
+    let model = Arc::new(model);
+    let mut tokens = Vec::new();
+    model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
+    let (n_ctx, windows) = (512, 4);
+    tokens.truncate(n_ctx * windows);
+    let n = (n_ctx / 2 - 1) * windows;
+    let n_vocab = model.info().n_vocab as usize;
+    let (exact, logits) = read(&model, (F32, F32), &tokens, n_ctx);
+    let bounds = [((F16, F16), 1e-4, 2e-3), ((Q8_0, F16), 1e-3, 0.03), ((Q8_0, Q8_0), 1e-3, 0.03)];
+    for (types, ppl_bound, logit_bound) in bounds {
+        let (nll, found) = read(&model, types, &tokens, n_ctx);
+        let rows = found.chunks_exact(n_vocab).zip(logits.chunks_exact(n_vocab));
+        let worst = rows.fold(0.0, |m: f64, (a, b)| m.max(difference(a, b)));
+        let change = ((nll - exact) / n as f64).exp() - 1.0;
+        println!(
+            "{test}: keys and values of types {types:?}: perplexity {:.4}, {:+.4} % of that in \
+             floats; logits within {worst:.5} of the largest",
+            (nll / n as f64).exp(),
+            change * 100.0
+        );
+        assert!(change.abs() <= ppl_bound, "{types:?}: perplexity {:+.4} %", change * 100.0);
+        assert!(worst <= logit_bound, "{types:?}: a logit is off by {worst:.5} of the largest");
+    }
 }

@@ -346,7 +346,7 @@ pub(super) fn each_head<T: Send>(
 pub(super) fn each_block<const N: usize>(mut cells: &[u32], mut f: impl FnMut(u32, bool)) {
     while let Some((&cell, rest)) = cells.split_first() {
         let whole = cells.first_chunk::<N>();
-        let whole = whole.is_some_and(|block| cell as usize % N == 0 && is_run(block));
+        let whole = whole.is_some_and(|block| (cell as usize).is_multiple_of(N) && is_run(block));
         f(cell, whole);
         cells = if whole { &cells[N..] } else { rest };
     }
