@@ -28,10 +28,13 @@ pub struct TensorRef {
     pub offset: usize,
     /// Its bytes.
     pub bytes: usize,
+    /// Whether they are packed for the CPU's kernels ([`crate::quant::p16`]).
+    pub packed: bool,
 }
 
 impl TensorRef {
-    /// Some of its rows; rows are contiguous, so that a fused tensor splits without a copy.
+    /// Some of its rows; rows are contiguous unless packed, so that a fused tensor splits without a
+    /// copy.
     pub fn rows(&self, first: usize, n_rows: usize) -> TensorRef {
         let row = self.bytes / self.n_rows.max(1);
         TensorRef { n_rows, offset: self.offset + first * row, bytes: n_rows * row, ..*self }
@@ -298,8 +301,14 @@ mod tests {
 
     #[test]
     fn a_fused_tensor_splits_by_rows() {
-        let fused =
-            TensorRef { dtype: DType::Q4_0, n_cols: 64, n_rows: 6, offset: 100, bytes: 216 };
+        let fused = TensorRef {
+            dtype: DType::Q4_0,
+            n_cols: 64,
+            n_rows: 6,
+            offset: 100,
+            bytes: 216,
+            packed: false,
+        };
         let part = fused.rows(4, 2);
         assert_eq!((part.offset, part.bytes, part.n_rows), (244, 72, 2));
     }

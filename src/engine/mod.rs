@@ -4,6 +4,7 @@
 
 mod generate;
 mod load;
+mod pack;
 mod params;
 mod plan;
 mod runner;

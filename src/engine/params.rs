@@ -25,7 +25,7 @@ pub struct ModelParams {
     /// The device that holds the weights; 0 = the CPU.
     pub device: u32,
     /// How the file's bytes come into memory; `None` = copied if they fit in half of the memory
-    /// that is free, else mapped and guarded.
+    /// that is free and are not packed already ([`super::Model::pack`]), else mapped and guarded.
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,

@@ -415,8 +415,9 @@ mod tests {
             to.copy_from_slice(&file);
             Ok(())
         });
-        let cpu = Cpu::new(decoder(rows.len()), Arc::new(built.expect("memory")), isa);
-        let head = TensorRef { dtype, n_cols: K, n_rows: rows.len(), offset: 0, bytes };
+        let cpu = Cpu::new(decoder(rows.len()), Arc::new(built.expect("memory")), isa, false);
+        let head =
+            TensorRef { dtype, n_cols: K, n_rows: rows.len(), offset: 0, bytes, packed: false };
         let matrix = || cpu.table(&head, None).expect("a matrix");
         let norm = Buffer::<f32>::zeroed(K).expect("memory");
         let mut ends = CpuEnds { embd: matrix(), norm, head: matrix(), screen: None };

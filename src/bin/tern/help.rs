@@ -7,6 +7,7 @@ pub(crate) fn of(command: &str) -> Option<&'static str> {
         "chat" => CHAT,
         "tokenize" => TOKENIZE,
         "inspect" => INSPECT,
+        "pack" => PACK,
         "perplexity" => PERPLEXITY,
         "bench" => BENCH,
         _ => return None,
@@ -21,6 +22,7 @@ tern: language models on the machine itself
   tern chat        talk
   tern tokenize    turn text into tokens
   tern inspect     check and describe a model's file
+  tern pack        write a model's file again, so that it loads at once
   tern perplexity  measure how well a model predicts a text
   tern bench       measure speed and memory
   tern help [COMMAND], tern COMMAND --help
@@ -39,7 +41,7 @@ Models are GGUF files. All commands with a model take these:
                         TYPE,TYPE: keys, and values
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
-                        the free memory, else map-guarded
+                        the free memory and the file is not packed, else map-guarded
 
 Exit status: 0 done; 1 failed, with one line `error: NAME: sentence` on standard error, NAME
 being that of the C API's status; 2 the command line was wrong. TERN_CPU=scalar|avx2|avx512_vnni|
@@ -107,11 +109,24 @@ Loads everything that a session would need. A file that can be used is described
 memory that a session with --ctx tokens takes; for one that cannot, the exit status is 1, and
 standard error has one line `error: NAME: sentence`.
 
-      --json            print one object: the architecture and its numbers, \"dtypes\",
+      --json            print one object: the architecture and its numbers, \"packed\" (whether
+                        `tern pack` wrote it), \"dtypes\",
                         \"plan\" (bytes), \"chat_template\" (\"none\", \"ok\" or what is wrong),
                         \"metadata\" (long arrays as {\"len\", \"first\"})
 
 And the options of all commands, see `tern help`.
+";
+
+const PACK: &str = "\
+tern pack FROM TO: writes a model's file again, so that it loads at once
+
+TO is a GGUF with all that FROM has, but its matrices lie as the kernels read them: loading it
+copies nothing, and it evaluates as fast, and to the same numbers, as FROM does from memory of its
+own. Each weight is checked, and not again when TO is loaded. TO appears when it is whole; a file
+that was there is replaced. Only tern reads such a file, and only a version that knows its layout:
+keep FROM.
+
+      --json            print {\"bytes\"}, those of TO
 ";
 
 const PERPLEXITY: &str = "\
