@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
-use crate::base::cpu::{self as base_cpu, Isa};
+use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::file::{Bytes, LoadMode, Source, report};
 use crate::base::log::log;
-use crate::base::memory;
+use crate::base::memory::{self, HugePages, Memory};
 use crate::base::pool::Pool;
 use crate::chat;
 use crate::gguf::Gguf;
@@ -72,6 +72,10 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Bytes of weights read for each token evaluated.
     pub weight_bytes: u64,
+    /// The head is screened ([`ModelParams::screened_head`]).
+    pub screened_head: bool,
+    /// Bytes of weights that are locked in RAM: all, or 0.
+    pub locked_bytes: u64,
 }
 
 /// A loaded model: weights, vocabulary, hyperparameters. Immutable.
@@ -120,14 +124,28 @@ impl Model {
             _ => progress(done, total),
         };
         let backend = match mode == LoadMode::Copy && !gguf.is_packed() && Cpu::packs(isa) {
-            true => packed(&source, gguf, plan, isa, &vocabulary, &mut progress),
-            false => as_it_lies(&source, gguf, plan, isa, mode, &vocabulary, &mut progress),
+            true => packed(&source, gguf, plan, (isa, params.huge), &vocabulary, &mut progress),
+            false => as_it_lies(
+                &source,
+                gguf,
+                plan,
+                (isa, params.huge),
+                mode,
+                &vocabulary,
+                &mut progress,
+            ),
         };
         let tokenizer = found.into_inner().unwrap_or_else(PoisonError::into_inner).transpose()?;
         let backend = backend?;
         let tokenizer = tokenizer.ok_or_else(|| err!(Internal, "the vocabulary was not read"))?;
+        let memory = Memory::new(params.lock, params.huge);
+        backend.bytes().lock(&memory)?;
         let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
-        let ends = backend.ends(&plan.ends)?;
+        let mut ends = backend.ends(&plan.ends)?;
+        if parsed.info.screened_head {
+            check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
+            backend.screen(&mut ends, performance_cores().max(1), &memory)?;
+        }
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
             Info,
@@ -138,7 +156,7 @@ impl Model {
             info.n_params
         );
         Ok(Model {
-            info: parsed.info,
+            info: ModelInfo { locked_bytes: memory.locked_bytes(), ..parsed.info },
             gguf: parsed.gguf,
             tokenizer,
             weights: Arc::new(Weights { backend, layers, ends }),
@@ -149,19 +167,26 @@ impl Model {
     pub fn plan(input: Input<'_>, params: &ModelParams, session: &SessionParams) -> Result<Plan> {
         let source = open(input)?;
         let parsed = parse(&source, params)?;
-        let shape = session.resolve(&parsed.info)?.shape();
         let n_layer = parsed.plan.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let tokenizer = tokenizer(&parsed.gguf, parsed.plan.decoder.n_vocab)?;
         let vocab_bytes = parsed.gguf.heap_bytes() as u64 + tokenizer.heap_bytes() as u64;
-        let packs = !parsed.gguf.is_packed() && Cpu::packs(params.isa.unwrap_or_else(Isa::best));
+        let isa = params.isa.unwrap_or_else(Isa::best);
+        let packs = !parsed.gguf.is_packed() && Cpu::packs(isa);
+        let panels = (parsed.gguf.is_packed() || copied && packs).then_some(isa);
+        let shape = session.resolve(&parsed.info)?.shape(panels);
+        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
             true => data,
             false => 0,
         };
+        let screen_bytes = match parsed.info.screened_head {
+            true => Cpu::screen_bytes(&parsed.plan.decoder, &parsed.plan.ends),
+            false => 0,
+        };
+        let weights_bytes = weights_bytes + screen_bytes;
         Ok(Plan {
             weights_bytes,
             mapped_bytes: if copied { 0 } else { data },
@@ -269,6 +294,8 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
         n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
+        screened_head: params.screened_head && Cpu::screen_bytes(&plan.decoder, &plan.ends) > 0,
+        locked_bytes: 0,
     };
     Ok(Parsed { gguf, plan, info })
 }
@@ -291,7 +318,7 @@ fn packed(
     source: &Source<'_>,
     gguf: &Gguf,
     plan: &weights::Plan,
-    isa: Isa,
+    (isa, huge): (Isa, HugePages),
     beside: &(dyn Fn() + Sync),
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Cpu> {
@@ -303,7 +330,7 @@ fn packed(
     let mut tell = |done: usize| report(progress, (done as u64).min(len), len);
     let pool = load_threads(len)?;
     let (decoder, tensors) = (plan.decoder.clone(), (&*plan.layers, &plan.ends));
-    let backend = Cpu::packed(decoder, tensors, isa, &pool, &read, beside, &mut tell)?;
+    let backend = Cpu::packed(decoder, tensors, (isa, huge), &pool, &read, beside, &mut tell)?;
     source.check_unchanged()?;
     report(progress, len, len)?; // what lies between tensors is not read
     Ok(backend)
@@ -314,7 +341,7 @@ fn as_it_lies(
     source: &Source<'_>,
     gguf: &Gguf,
     plan: &weights::Plan,
-    isa: Isa,
+    (isa, huge): (Isa, HugePages),
     mode: LoadMode,
     beside: &(dyn Fn() + Sync),
     progress: &mut dyn FnMut(u64, u64) -> bool,
@@ -325,9 +352,9 @@ fn as_it_lies(
     }
     // Only what takes a while is worth a second thread.
     let pool = load_threads(if mode == LoadMode::MapFast { 0 } else { len.min(THREAD_BYTES) })?;
-    let load = || Bytes::load(source, gguf.data_offset(), len, mode, progress);
+    let load = || Bytes::load(source, gguf.data_offset(), len, mode, huge, progress);
     let bytes = pool.beside(beside, load)??;
-    let backend = Cpu::new(plan.decoder.clone(), Arc::new(bytes), isa);
+    let backend = Cpu::new(plan.decoder.clone(), Arc::new(bytes), isa, gguf.is_packed());
     // Those of a packed file were checked when it was packed.
     if mode != LoadMode::MapFast && !gguf.is_packed() {
         check_weights(gguf, &backend)?;
@@ -338,7 +365,7 @@ fn as_it_lies(
 /// Threads to read and pack so many bytes of weights; the caller alone if there are no more.
 fn load_threads(len: u64) -> Result<Pool> {
     let useful = usize::try_from(len / THREAD_BYTES).unwrap_or(MOST_THREADS);
-    let n = (1 + useful).min(base_cpu::performance_cores()).clamp(1, MOST_THREADS);
+    let n = (1 + useful).min(performance_cores()).clamp(1, MOST_THREADS);
     Pool::new(n).or_else(|_| Pool::new(1))
 }
 

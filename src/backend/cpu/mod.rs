@@ -6,9 +6,14 @@
 
 mod arena;
 mod attention;
+mod attention_q8;
 mod cache;
+mod cache_q8;
 mod phases;
 mod scratch;
+mod screen;
+mod threads;
+mod tiles;
 mod weights;
 
 use std::sync::Arc;
@@ -17,10 +22,12 @@ use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
+use crate::base::memory::HugePages;
 use crate::base::pool::Pool;
 use crate::kernel::Kernels;
 
 use arena::Arena;
+use threads::Found;
 
 pub use arena::{Read, grow, pack, tensors};
 pub use cache::Kv;
@@ -33,13 +40,25 @@ pub struct Cpu {
     bytes: Arc<Bytes>,
     /// Where tensors lie in `bytes`, if that is not the file's data.
     arena: Option<Arena>,
+    /// Its matrices are packed, by itself or in the file.
+    packed: bool,
     kernels: &'static Kernels,
+    /// How many threads its sessions have found to be fastest.
+    found: Found,
 }
 
 impl Cpu {
-    /// A device for the weights in `bytes`, with the kernels of `isa`.
-    pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa) -> Cpu {
-        Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa) }
+    /// A device for the weights in `bytes`, with the kernels of `isa`. They lie as in the file, which
+    /// may be a packed one.
+    pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa, packed: bool) -> Cpu {
+        let (kernels, found) = (Kernels::for_isa(isa), Found::default());
+        Cpu { decoder, bytes, arena: None, packed, kernels, found }
+    }
+
+    /// The instruction set of its panels; `None` where weights lie as in the file, from which there
+    /// are none.
+    pub fn panels(&self) -> Option<Isa> {
+        self.packed.then(|| self.isa())
     }
 
     /// Whether the kernels of `isa` are made for packed weights ([`Cpu::packed`]).
@@ -59,7 +78,7 @@ impl Cpu {
     pub fn packed(
         decoder: Decoder,
         (layers, ends): (&[Layer], &Ends),
-        isa: Isa,
+        (isa, huge): (Isa, HugePages),
         pool: &Pool,
         read: Read<'_>,
         beside: &(dyn Fn() + Sync),
@@ -67,9 +86,8 @@ impl Cpu {
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
         let fill = |bytes: &mut [u8]| arena.fill(bytes, pool, read, beside, progress);
-        let bytes = Bytes::build(arena.len(), fill)?;
-        let kernels = Kernels::for_isa(isa);
-        Ok(Cpu { decoder, bytes: Arc::new(bytes), arena: Some(arena), kernels })
+        let bytes = Arc::new(Bytes::build(arena.len(), huge, fill)?);
+        Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa, true) })
     }
 
     /// What it computes.
