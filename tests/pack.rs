@@ -557,7 +557,10 @@ fn bytes_that_nobody_packed_crash_nothing() {
             rest.iter_mut().for_each(|b| *b = fill.unwrap_or_else(|| random.next() as u8));
             fs::write(&path, [&good_header(&path, data), &*rest].concat()).unwrap();
             for isa in Isa::available() {
-                let model = load(Input::Path(&path), None, *isa).expect("its structure is sound");
+                let isa = Some(*isa);
+                let params = ModelParams { isa, screened_head: true, ..ModelParams::default() };
+                let model = Model::load(Input::Path(&path), &params, &mut |_, _| true);
+                let model = model.expect("its structure is sound");
                 let session = SessionParams { n_threads: 2, ..SessionParams::default() };
                 let mut session = Session::new(Arc::new(model), &session).unwrap();
                 session.eval(&[1, 2, 3, 4, 5], Logits::Last, &Control::default()).unwrap();
@@ -568,6 +571,10 @@ fn bytes_that_nobody_packed_crash_nothing() {
                     Err(Error::NotFinite(_)) => assert!(!finite),
                     Err(other) => panic!("{dtype}: {other}"),
                 }
+                // The same with what was made of the head for screening it.
+                session.eval(&[6], Logits::Best, &Control::default()).unwrap();
+                let token = session.sample(&mut sampler);
+                assert!(matches!(token, Ok(_) | Err(Error::NotFinite(_))), "{dtype}: {token:?}");
             }
         }
     }
