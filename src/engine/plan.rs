@@ -32,7 +32,10 @@ impl Resolved {
             n_batch: self.n_batch,
             n_logits: self.n_logits,
             kv_f32: self.kv_f32,
-            n_threads: self.n_threads.max(self.n_threads_batch),
+            screened: self.screened,
+            n_threads: self.most_threads,
+            n_decode: self.n_threads,
+            n_prefill: self.n_threads_batch,
         }
     }
 }

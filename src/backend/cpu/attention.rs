@@ -16,7 +16,6 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Batch, Decoder, Shape};
-use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::kernel::{GROUP, Kernels};
 
@@ -460,6 +459,6 @@ fn mix<T: Element>(
     });
 }
 
-pub(super) fn lock(work: &Mutex<Buffer<f32>>) -> std::sync::MutexGuard<'_, Buffer<f32>> {
+pub(super) fn lock<T>(work: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     work.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@ use std::ops::Range;
 use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
+use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, Kernels, Panel};
 
@@ -323,13 +324,13 @@ impl Cpu {
     }
 
     /// Makes the cache of one layer.
-    pub fn kv(&self, shape: &Shape) -> Result<Kv> {
+    pub fn kv(&self, shape: &Shape, memory: &Memory) -> Result<Kv> {
         let layout = Layout::new(&self.decoder, shape);
         let (k, v) = (layout.n_head * layout.key_len(), layout.n_head * layout.value_len());
         let store = if shape.kv_f32 {
-            Store::F32(Halves { k: Buffer::zeroed(k)?, v: Buffer::zeroed(v)? })
+            Store::F32(Halves { k: memory.buffer(k)?, v: memory.buffer(v)? })
         } else {
-            Store::F16(Halves { k: Buffer::zeroed(k)?, v: Buffer::zeroed(v)? })
+            Store::F16(Halves { k: memory.buffer(k)?, v: memory.buffer(v)? })
         };
         Ok(Kv { layout, store })
     }
