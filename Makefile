@@ -48,11 +48,11 @@ bench-compare:
 	@tests/bench/compare.sh
 
 bench-instructions:
-	@toolchains/install.sh --test
+	@toolchains/install.sh --bench
 	@tests/bench/instructions.sh --install
 
 format:
-	@. toolchains/env.sh && cargo fmt
+	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml
 
 # What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
 dist:

@@ -40,6 +40,7 @@ a64-c           tl   900 the C programs of tests/c on aarch64, with the archive 
 a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
+counts          l  1800 no part of tern takes more instructions than are committed
 release         l  7200 all Rust tests again, optimised as what is released, and those marked as long
 '
 
@@ -71,7 +72,11 @@ qemu() {
 # --- the steps --------------------------------------------------------------------------------------
 
 run_tools() {
-    if [ "$SET" = quick ]; then toolchains/install.sh; else toolchains/install.sh --test; fi
+    case $SET in
+    quick) toolchains/install.sh ;;
+    test) toolchains/install.sh --test ;;
+    long) toolchains/install.sh --bench ;;
+    esac
 }
 run_inputs() { python3 toolchains/fetch.py all || skip "some inputs could not be fetched (above)"; }
 
@@ -90,7 +95,7 @@ run_reference() {
 
 run_fmt() {
     cargo fmt --version || skip "rustfmt is missing"
-    cargo fmt --check
+    cargo fmt --check && cargo fmt --check --manifest-path tests/bench/Cargo.toml
 }
 run_clippy() {
     cargo clippy --version || skip "clippy is missing"
@@ -377,6 +382,11 @@ run_a64-all() {
     for cpu in $A64_CPUS; do
         a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output || return 1
     done
+}
+# The benchmarks are a package of their own, whose crates only this step compiles.
+run_counts() {
+    cargo clippy --locked --manifest-path tests/bench/Cargo.toml --all-targets -- -D warnings || return 1
+    tests/bench/instructions/check.py
 }
 run_release() { cargo test --locked --release --no-fail-fast -- --show-output --include-ignored; }
 

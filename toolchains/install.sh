@@ -5,21 +5,25 @@
 #                                   Ninja, pkg-config, and Python with pip (fetches the models)
 #   toolchains/install.sh --test    also for `make test`: C++, clang, valgrind, abidiff, clippy,
 #                                   rustfmt, and an aarch64 compiler, Rust library and emulator
+#   toolchains/install.sh --bench   also for `make test-long`: what counts instructions: an emulator
+#                                   that takes plugins, and the runner of gungraun, built by cargo
+#                                   into $TERN_CACHE/tools or ~/.cache/tern/tools
 #   toolchains/install.sh --check   installs nothing; says what is missing and fails if anything is
 #
 # It says what it does, uses sudo only when it is not root already, installs only what is missing,
 # and does nothing at all when nothing is. Everything comes from the distribution's own packages;
-# only where those hold no Rust that is new enough does it ask rustup for one.
+# only where those hold no Rust that is new enough does it ask rustup for one, and for --bench cargo.
 set -eu
 cd "$(dirname "$0")/.."
 
-test=no check=no
+test=no bench=no check=no
 for arg; do
     case $arg in
     --test) test=yes ;;
+    --bench) test=yes bench=yes ;;
     --check) check=yes ;;
     *)
-        sed -n '2,13s/^# \{0,1\}//p' "$0"
+        sed -n '2,16s/^# \{0,1\}//p' "$0"
         [ "$arg" = --help ] && exit 0 || exit 2
         ;;
     esac
@@ -76,6 +80,14 @@ if [ $test = yes ]; then
         have qemu-aarch64-static || need "runs aarch64 programs" qemu-user-static
     fi
 fi
+# The runner must be of exactly the version of the library that tests/bench has.
+tools=${TERN_CACHE:-$HOME/.cache/tern}/tools
+gungraun=$(sed -n 's/^gungraun = "=\([0-9.]*\)".*/\1/p' tests/bench/Cargo.toml)
+runner=have
+if [ $bench = yes ]; then
+    have qemu-aarch64 || need "counts aarch64 instructions (qemu-user-static takes no plugins)" qemu-user
+    grep -qs "^\"gungraun-runner $gungraun " "$tools/.crates.toml" || runner=missing
+fi
 
 # The target library of Rust for aarch64 belongs to the compiler that is used.
 has_aarch64_std() {
@@ -93,13 +105,14 @@ if [ $test = yes ] && { ! cargo clippy --version || ! cargo fmt --version; } >/d
     lint=missing
 fi
 
-if [ -z "$want" ] && [ $rust = have ] && [ $std = have ] && [ $lint = have ]; then
+if [ -z "$want" ] && [ $rust = have ] && [ $std = have ] && [ $lint = have ] &&
+    [ $runner = have ]; then
     say "nothing to do: all tools are here (Rust $TERN_RUST)"
     exit 0
 fi
 if [ $check = yes ]; then
     say "missing:$want$([ $rust = have ] || echo " Rust>=$TERN_MSRV")$(
-        [ $std = have ] || echo " Rust's-library-for-aarch64")$([ $lint = have ] || echo " clippy/rustfmt")"
+        [ $std = have ] || echo " Rust's-library-for-aarch64")$([ $lint = have ] || echo " clippy/rustfmt")$([ $runner = have ] || echo " gungraun-runner")"
     exit 1
 fi
 if ! have apt-get; then
@@ -226,5 +239,10 @@ if [ $test = yes ]; then
             ;;
         esac || say "no Rust library for aarch64 to be had; make test will skip those steps and say so"
     fi
+fi
+if [ $runner = missing ]; then
+    say "cargo install gungraun-runner@$gungraun, into $tools"
+    cargo install --locked --quiet --root "$tools" "gungraun-runner@$gungraun" >&2 ||
+        say "no gungraun-runner to be had; make test-long will skip its step and say so"
 fi
 say "done"

@@ -116,7 +116,9 @@ for api in 1 2 3 4 5 6; do
     [ $api -lt 6 ] || die "qemu-aarch64 does not take the plugin: $(cat "$work/error")"
 done
 
+commit="not known, TERN was given"
 if [ -z "${TERN:-}" ]; then
+    commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$prefix-gcc \
         cargo build --release --locked --bin tern --target aarch64-unknown-linux-gnu
     TERN=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/tern
@@ -182,8 +184,7 @@ both() {
 
 table() {
     echo "date:    $(date -u '+%Y-%m-%d')"
-    echo "commit:  $(git describe --always --dirty 2>/dev/null || echo unknown)," \
-        "$(rustc --version | cut -d ' ' -f 1,2)"
+    echo "commit:  $commit; $(rustc --version | cut -d ' ' -f 1,2)"
     echo "machine: $cpu in $(qemu-aarch64 --version | sed -n 's/^qemu-aarch64 version \([0-9.]*\).*/QEMU \1/p')"
     echo "peer:    llama.cpp $(cat "$root/version") of Debian sid for arm64"
     for model; do

@@ -1,18 +1,21 @@
-//! How fast text becomes tokens, on one core: `cargo bench --bench tokenizer [-- NAME...]`.
+//! How fast text becomes tokens, on one core, timed by criterion:
 //!
-//! For each vocabulary in the cache (`make models` fills it): milliseconds to read the file's
-//! header, milliseconds to make the tokenizer of it, MB/s of text, how many tokens it is, and a hash
-//! of them: FNV-1a over their ids as little-endian u32. The text is the first 1,000,000 bytes of
+//!   cargo bench --manifest-path tests/bench/Cargo.toml --bench tokenizer [-- FILTER]
+//!
+//! For each vocabulary in the cache (`make models` fills it): `header`, reading the file's header;
+//! `tokenizer`, making the tokenizer of it; `tokenize`, and then how many tokens that gives, and a
+//! hash of them: FNV-1a over their ids as little-endian u32. The text is the first 1,000,000 bytes of
 //! `texts/austen.txt` there, which `make models` does not get, or of the file that TERN_BENCH_TEXT
-//! names. NAMEs are vocabularies.
+//! names.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::Duration;
 
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{cache_dir, cached};
 use tern::base::file::Source;
 use tern::engine::vocab;
@@ -32,19 +35,6 @@ const VOCABULARIES: &[(&str, &str)] = &[
     ("gemma-4", "vocab/ggml-vocab-gemma-4.gguf"),
     ("llama-spm", "vocab/ggml-vocab-llama-spm.gguf"),
 ];
-
-/// The least and the median seconds of a few runs.
-fn seconds(mut f: impl FnMut()) -> (f64, f64) {
-    let begin = Instant::now();
-    let mut runs = Vec::new();
-    while runs.len() < 5 || (begin.elapsed().as_secs_f64() < 0.5 && runs.len() < 50) {
-        let start = Instant::now();
-        f();
-        runs.push(start.elapsed().as_secs_f64());
-    }
-    runs.sort_unstable_by(f64::total_cmp);
-    (runs[0], runs[runs.len() / 2])
-}
 
 /// The text, cut at the end of a character.
 fn text() -> Option<String> {
@@ -66,43 +56,41 @@ fn hash(ids: &[i32]) -> u64 {
     })
 }
 
-fn main() {
-    let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+fn vocabularies(c: &mut Criterion) {
     let Some(text) = text() else { return };
-    println!("least / median of some runs; {} bytes of text", text.len());
-    println!(
-        "{:<14} {:>17} {:>17} {:>15} {:>9}",
-        "", "header ms", "tokenizer ms", "MB/s", "tokens"
-    );
     for &(name, path) in VOCABULARIES {
-        if !names.is_empty() && !names.iter().any(|n| n == name) {
-            continue;
-        }
         let Some(path) = cached("bench tokenizer", path) else { continue };
         let parse = || {
             let source = Source::open(&path).expect("the file opens");
             Gguf::parse(&source).expect("the header is well formed")
         };
-        let header = seconds(|| drop(black_box(parse())));
         let gguf = parse();
         let make = || vocab::tokenizer(gguf.metadata()).expect("the vocabulary is well formed");
-        let build = seconds(|| drop(black_box(make())));
         let tokenizer = make();
         let mut ids = Vec::new();
-        let tokenize = seconds(|| {
-            ids.clear();
-            tokenizer.tokenize(black_box(&text), false, false, &mut ids).expect("any text has ids");
+        c.bench_function(&format!("header/{name}"), |b| b.iter(parse));
+        c.bench_function(&format!("tokenizer/{name}"), |b| b.iter(make));
+        let mut group = c.benchmark_group("tokenize");
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                ids.clear();
+                let text = black_box(&text);
+                tokenizer.tokenize(text, false, false, &mut ids).expect("any text has ids");
+            });
         });
-        println!(
-            "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>7.1} {:>7.1} {:>9} {:016x}",
-            header.0 * 1e3,
-            header.1 * 1e3,
-            build.0 * 1e3,
-            build.1 * 1e3,
-            text.len() as f64 / tokenize.0 / 1e6,
-            text.len() as f64 / tokenize.1 / 1e6,
-            ids.len(),
-            hash(&ids),
-        );
+        if !ids.is_empty() {
+            println!("{name}: {} tokens, hash {:016x}", ids.len(), hash(&ids));
+        }
     }
 }
+
+fn config() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+}
+
+criterion_group! { name = benches; config = config(); targets = vocabularies }
+criterion_main!(benches);
