@@ -17,7 +17,7 @@ const ROW_GRAIN: usize = 32;
 const GROUP_ROWS: usize = 16;
 /// How long threads wait for each other awake while a prompt is read: as long as a chunk of rows of
 /// some hundred tokens takes. To wake a thread takes as long, and there are phases that are shorter.
-const PROMPT_SPIN_NS: u64 = 200_000;
+const PROMPT_SPIN_NS: u64 = 100_000;
 
 impl Backend for Cpu {
     type Layer = CpuLayer;
