@@ -146,7 +146,7 @@ mod tests {
                     let mut buffer = memory.buffer::<f32>(n).unwrap();
                     assert_eq!((buffer.len(), buffer.bytes()), (n, n * 4));
                     assert!(buffer.iter().all(|&x| x.to_bits() == 0), "{huge:?} {lock:?}");
-                    assert!(n == 0 || buffer.as_ptr().addr() % 64 == 0);
+                    assert!(n == 0 || buffer.as_ptr().addr().is_multiple_of(64));
                     buffer.fill(1.0);
                 }
                 let error = memory.buffer::<u8>(1 << 60).unwrap_err();

@@ -3,7 +3,7 @@
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
-use crate::base::pool::{Columns, Pool};
+use crate::base::pool::{Columns, Pool, SPIN_NS};
 
 use super::attention::lock;
 use super::scratch::Inputs;
@@ -15,8 +15,9 @@ use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 const ROW_GRAIN: usize = 32;
 /// Rows of a group of packed weights, which are multiplied together.
 const GROUP_ROWS: usize = 16;
-/// Chunks for each thread, about.
-const CHUNKS: usize = 4;
+/// How long threads wait for each other awake while a prompt is read: as long as a chunk of rows of
+/// some hundred tokens takes. To wake a thread takes as long, and there are phases that are shorter.
+const PROMPT_SPIN_NS: u64 = 100_000;
 
 impl Backend for Cpu {
     type Layer = CpuLayer;
@@ -27,6 +28,7 @@ impl Backend for Cpu {
     fn embed(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
         let n = batch.tokens.len();
         s.pool.begin(s.threads.begin(n))?;
+        s.pool.set_spin(if n < GROUP_ROWS { SPIN_NS } else { PROMPT_SPIN_NS });
         let n_embd = self.decoder.n_embd;
         for (row, &token) in s.x.chunks_exact_mut(n_embd).zip(batch.tokens) {
             self.decode_row(&ends.embd, token as usize, row); // tokens are below n_vocab
@@ -61,8 +63,6 @@ impl Backend for Cpu {
         let outs = [&mut s.q[..n * q_width], &mut s.k[..n * kv_width], &mut s.v[..n * kv_width]];
         // Whole heads, and whole groups of packed rows.
         let grain = ROW_GRAIN.max(d.head_dim).next_multiple_of(lcm(d.head_dim, GROUP_ROWS));
-        let share = (q_width + 2 * kv_width).div_ceil(CHUNKS * s.pool.n_active());
-        let grain = share.next_multiple_of(grain);
         let (work, widths) = (&s.work, [q_width, kv_width, kv_width]);
         s.pool.columns_of(outs, n, widths, grain, |worker, i, part| {
             self.project_part([&l.q, &l.k, &l.v][i], &inputs, part);
@@ -94,7 +94,7 @@ impl Backend for Cpu {
         self.norm(&s.pool, &s.x[..n * n_embd], &l.ffn_norm, &mut s.normed[..n * n_embd])?;
         let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
         let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
-        s.pool.column_pairs(gate, up, n_ff, grain(&s.pool, n_ff), |_, gate, up| {
+        s.pool.column_pairs(gate, up, n_ff, ROW_GRAIN, |_, gate, up| {
             self.project_part(&l.gate, &inputs, gate);
             self.project_part(&l.up, &inputs, up);
             for t in 0..n {
@@ -127,7 +127,7 @@ impl Backend for Cpu {
             s.threads.end(&self.found);
             return Ok(());
         }
-        s.pool.columns(logits, n_vocab, grain(&s.pool, n_vocab), |_, part| {
+        s.pool.columns(logits, n_vocab, ROW_GRAIN, |_, part| {
             self.project_part(&ends.head, &inputs, part);
             if cap != 0.0 {
                 (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
@@ -199,7 +199,7 @@ impl Cpu {
     ) -> Result<()> {
         let (n, width) = (inputs.n(), m.tensor.n_rows);
         let (x, delta) = (&mut out.x[..n * width], &mut out.delta[..n * width]);
-        pool.column_pairs(x, delta, width, grain(pool, width), |_, x, delta| {
+        pool.column_pairs(x, delta, width, ROW_GRAIN, |_, x, delta| {
             self.project_part(m, inputs, delta);
             if norm.is_none() {
                 (0..n).for_each(|t| self.kernels.add(x.row_mut(t), delta.row_mut(t)));
@@ -265,12 +265,6 @@ struct Residual<'s> {
     x: &'s mut [f32],
     delta: &'s mut [f32],
     normed: &'s mut [f32],
-}
-
-/// Rows of a weight in a chunk, for a weight of `n_rows`: few enough chunks to be cheap, enough to
-/// even out what the system takes from one thread and not from another.
-fn grain(pool: &Pool, n_rows: usize) -> usize {
-    n_rows.div_ceil(CHUNKS * pool.n_active()).next_multiple_of(ROW_GRAIN)
 }
 
 /// The least common multiple of two lengths.

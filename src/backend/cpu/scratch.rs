@@ -46,8 +46,8 @@ pub(super) struct Codes {
     tiles: Buffer<u32>,
 }
 
-/// The most threads that share the quantising of a batch.
-const MOST_SHARES: usize = 16;
+/// Parts of the quantising of a batch, at most.
+const MOST_SHARES: usize = 32;
 
 impl Codes {
     /// Quantises the first `n` rows of `x`, each as wide as the input of `readers`; not done if
@@ -106,23 +106,24 @@ fn tile_rows<'a>(
     Ok(Tiles { n, k, words })
 }
 
-/// Quantises rows of `k`: each thread takes one run of them, by way of a lock that nobody else
-/// wants.
+/// Quantises rows of `k`: threads take runs of them, each by way of a lock that nobody else wants.
 fn quantise_rows(
     cpu: &Cpu,
     pool: &Pool,
     k: usize,
     (x, q, d, sum): (&[f32], &mut [i8], &mut [f32], &mut [i32]),
 ) -> Result<()> {
-    let share = (x.len() / k).div_ceil(pool.n_active().min(MOST_SHARES)).max(1) * k;
+    let n_rows = x.len() / k;
+    let n_shares = (4 * pool.n_active()).min(MOST_SHARES);
+    let share = n_rows.div_ceil(n_shares).max(1) * k;
     let mut shares = [const { Mutex::new(None) }; MOST_SHARES];
     let blocks = d.chunks_mut(share / 32).zip(sum.chunks_mut(share / 16));
     let parts = x.chunks(share).zip(q.chunks_mut(share)).zip(blocks);
     for (share, part) in shares.iter_mut().zip(parts) {
         *share = Mutex::new(Some(part));
     }
-    pool.run(&|worker| {
-        let share = shares.get(worker).and_then(|share| share.lock().ok()?.take());
+    pool.chunks(x.len().div_ceil(share), 1, |_, i| {
+        let share = shares.get(i.start).and_then(|share| share.lock().ok()?.take());
         if let Some(((x, q), (d, sum))) = share {
             let rows = x.chunks_exact(k).zip(q.chunks_exact_mut(k));
             let blocks = d.chunks_exact_mut(k / 32).zip(sum.chunks_exact_mut(k / 16));

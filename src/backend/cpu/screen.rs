@@ -231,8 +231,7 @@ impl Cpu {
         let n = screen.n_rows;
         let Screening { codes, scales, sums, bound, .. } = screening;
         let norms = Screening::norms(codes, scales, sums, act);
-        let share = n.div_ceil(4 * pool.n_active()).next_multiple_of(2 * ROWS);
-        pool.column_pairs(logits, bound, n, share, |_, upper, bound| {
+        pool.column_pairs(logits, bound, n, 2 * ROWS, |_, upper, bound| {
             self.kernels.matmul_packed(&screen.sketch(), act, upper);
             self.kernels.matmul_packed(&screen.bounds(), &norms, bound);
             self.kernels.add(upper.row_mut(0), bound.row_mut(0));
@@ -240,7 +239,7 @@ impl Cpu {
         let least = self.least(ends, inputs, logits, bound);
         let n_left = AtomicUsize::new(0);
         let most_left = n.div_ceil(ROWS) / MOST_LEFT;
-        pool.columns(logits, n, share, |_, part| {
+        pool.columns(logits, n, 2 * ROWS, |_, part| {
             for at in (0..part.len()).step_by(ROWS) {
                 let mut group = part.part(at..part.len().min(at + ROWS));
                 // Not `>=`: a bound that is not a number bounds nothing.

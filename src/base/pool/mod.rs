@@ -42,7 +42,7 @@ pub const MAX_THREADS: usize = 256;
 /// How long a thread spins before it sleeps: longer than the gap between two phases of a token,
 /// shorter than anyone would notice. Source of the range (20 to 50 us): measurements of barriers in
 /// decoding on Cortex-A76 and x86-64.
-const SPIN_NS: u64 = 30_000;
+pub const SPIN_NS: u64 = 30_000;
 
 const IDLE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -68,7 +68,8 @@ struct Shared {
     job: UnsafeCell<Option<Job>>,
     /// What the first panic of the job said.
     panic: Mutex<Option<Sentence>>,
-    spin_ns: u64,
+    /// How long threads of a row of jobs spin before they sleep.
+    spin_ns: AtomicU64,
     n_sleeps: AtomicU64,
 }
 
@@ -82,6 +83,7 @@ pub struct Pool {
     running: AtomicBool,
     n_active: AtomicUsize,
     n_shared_jobs: AtomicU64,
+    may_spin: bool,
     pid: libc::pid_t,
 }
 
@@ -107,8 +109,7 @@ impl Pool {
         }
         let n_workers = n_threads - 1;
         // Who shares a core with the thread it waits for must not spin.
-        let fits = n_threads <= Cores::count().all;
-        let spin_ns = if fits { SPIN_NS } else { 0 };
+        let may_spin = n_threads <= Cores::count().all;
         let mut pool = Pool {
             shared: reserve(1)?,
             workers: reserve(n_workers)?,
@@ -116,12 +117,13 @@ impl Pool {
             running: AtomicBool::new(false),
             n_active: AtomicUsize::new(n_threads),
             n_shared_jobs: AtomicU64::new(0),
+            may_spin,
             pid: pid(),
         };
         pool.shared.push(Shared {
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
-            spin_ns,
+            spin_ns: AtomicU64::new(0),
             n_sleeps: AtomicU64::new(0),
         });
         let shared = pool.shared.as_ptr();
@@ -132,6 +134,7 @@ impl Pool {
             let thread = start(worker)?; // dropping `pool` ends the threads started so far
             pool.threads.push(thread);
         }
+        pool.set_spin(SPIN_NS);
         Ok(pool)
     }
 
@@ -155,6 +158,13 @@ impl Pool {
         }
         self.n_active.store(n.clamp(1, self.n_threads()), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How long threads spin from now on before they sleep, in nanoseconds: about as long as one may
+    /// have to wait for the others. Ignored where there are more threads than cores.
+    pub fn set_spin(&self, ns: u64) {
+        let ns = if self.may_spin { ns } else { 0 };
+        self.shared[0].spin_ns.store(ns, Ordering::Relaxed);
     }
 
     /// How many jobs several threads have shared so far: what each costs is that all wait for all.
@@ -237,6 +247,10 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Shared {
+    fn spin_ns(&self) -> u64 {
+        self.spin_ns.load(Ordering::Relaxed)
+    }
+
     /// Sleeps until woken, unless the word is not `expected`.
     fn sleep(&self, word: &AtomicU32, expected: u32) {
         self.n_sleeps.fetch_add(1, Ordering::Relaxed);
@@ -291,7 +305,7 @@ impl Worker {
     /// Returns when there may be work: spins, then sleeps.
     fn wait_for_work(&self, shared: &Shared) {
         let is_idle = || self.state.load(Ordering::Relaxed) == IDLE;
-        if !spin_while(is_idle, shared.spin_ns) {
+        if !spin_while(is_idle, shared.spin_ns()) {
             return;
         }
         let (ok, no) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -310,7 +324,7 @@ impl Worker {
 
     /// Returns when the worker has finished its share: spins, then sleeps.
     fn wait_until_done(&self, shared: &Shared) {
-        spin_while(|| self.state.load(Ordering::Relaxed) == RUNNING, shared.spin_ns);
+        spin_while(|| self.state.load(Ordering::Relaxed) == RUNNING, shared.spin_ns());
         loop {
             // Acquire, so that what the worker wrote is seen here.
             match self.state.compare_exchange(
@@ -408,7 +422,9 @@ mod tests {
                 for grain in [0, 1, 4, 1000] {
                     let mut out = vec![0usize; n_rows * n_cols];
                     pool.columns(&mut out, n_cols, grain, |_, columns| {
-                        assert!((1..=grain.max(1)).contains(&columns.len()));
+                        let (first, grain) = (columns.first(), grain.max(1));
+                        assert!(columns.len() > 0 && first % grain == 0);
+                        assert!(columns.len() % grain == 0 || first + columns.len() == n_cols);
                         assert_eq!(columns.n_rows(), n_rows);
                         for row in 0..n_rows {
                             let (first, len) = (columns.first(), columns.len());

@@ -36,8 +36,9 @@ impl Pool {
         })
     }
 
-    /// Splits the columns of a row-major matrix with `n_cols` columns into chunks of `grain` (0 is
-    /// taken as 1; the last chunk may be narrower): `f(worker, columns)`. Each goes out once.
+    /// Splits the columns of a row-major matrix with `n_cols` columns into chunks of one or several
+    /// times `grain` (0 is taken as 1; the last chunk may be narrower): `f(worker, columns)`. Each
+    /// column goes out once. Chunks are long at first and short at last; see [`guided`](Self::guided).
     ///
     /// Fails as [`run`](Self::run), and with `Internal` if `out` is not whole rows.
     pub fn columns<T: Send>(
@@ -49,9 +50,9 @@ impl Pool {
     ) -> Result<()> {
         let n_rows = n_rows(out.len(), n_cols)?;
         let base = Base(out.as_mut_ptr());
-        self.chunks(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
+        self.guided(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
             // SAFETY: the matrix is `out`, `n_rows` x `n_cols` and borrowed until all calls have
-            // returned; `chunks` gives each column to one call only. The columns cannot leave `f`,
+            // returned; `guided` gives each column to one call only. The columns cannot leave `f`,
             // which must take them with any lifetime. T: Send lets another thread write them.
             f(worker, &mut unsafe { Columns::of(base.get(), n_cols, n_rows, columns) });
         })
@@ -73,7 +74,7 @@ impl Pool {
         }
         let n_rows = n_rows(a.len(), n_cols)?;
         let (a, b) = (Base(a.as_mut_ptr()), Base(b.as_mut_ptr()));
-        self.chunks(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
+        self.guided(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
             // SAFETY: as in `columns`, for each of the two, which are borrowed exclusively and so
             // do not overlap.
             let (mut a, mut b) = unsafe {
@@ -108,16 +109,52 @@ impl Pool {
         let bases = outs.each_mut().map(|out| Base(out.as_mut_ptr()));
         let n_chunks = n_cols.map(|n| n.div_ceil(grain));
         let all = if n_rows == 0 { 0 } else { n_chunks.iter().sum() };
-        self.chunks(all, 1, |worker, chunks| {
-            let (mut chunk, mut i) = (chunks.start, 0);
-            while chunk >= n_chunks[i] {
-                chunk -= n_chunks[i];
-                i += 1;
+        self.guided(all, 1, |worker, chunks| {
+            let mut before = 0; // chunks of the matrices before
+            for i in 0..N {
+                let start = chunks.start.clamp(before, before + n_chunks[i]) - before;
+                let end = chunks.end.clamp(before, before + n_chunks[i]) - before;
+                before += n_chunks[i];
+                if start == end {
+                    continue;
+                }
+                let columns = start * grain..n_cols[i].min(end * grain);
+                let (base, n_cols) = (bases[i].get(), n_cols[i]);
+                // SAFETY: as in `columns`: matrix `i` was checked to be n_rows x n_cols[i], and
+                // each chunk of it goes out once.
+                f(worker, i, &mut unsafe { Columns::of(base, n_cols, n_rows, columns) });
             }
-            let columns = chunk * grain..n_cols[i].min((chunk + 1) * grain);
-            // SAFETY: as in `columns`: matrix `i` was checked to be n_rows x n_cols[i], and each
-            // chunk of it goes out once.
-            f(worker, i, &mut unsafe { Columns::of(bases[i].get(), n_cols[i], n_rows, columns) });
+        })
+    }
+
+    /// Hands out 0..n in chunks of one or several times `grain`, first come first served:
+    /// `f(worker, chunk)`. Each number goes out once.
+    ///
+    /// A chunk is half of what would be each thread's part of the rest. So a thread takes long runs,
+    /// and still all end within about one `grain` of each other, whatever each of them lost to
+    /// slower cores, to other processes or to waking up late.
+    ///
+    /// Fails as [`run`](Self::run).
+    pub fn guided(
+        &self,
+        n: usize,
+        grain: usize,
+        f: impl Fn(usize, Range<usize>) + Sync,
+    ) -> Result<()> {
+        let grain = grain.max(1);
+        let n_units = n.div_ceil(grain);
+        let n_threads = self.n_active().min(n_units);
+        let next = AtomicUsize::new(0);
+        let take = |from: usize| match n_units.saturating_sub(from) {
+            0 => None,
+            left => Some(from + (left / (2 * n_threads)).max(1)),
+        };
+        self.run_first(n_threads, &|worker| {
+            while let Ok(from) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                let end = take(from).unwrap_or(n_units);
+                let start = from * grain; // below n
+                f(worker, start..end.saturating_mul(grain).min(n));
+            }
         })
     }
 
@@ -180,7 +217,7 @@ mod tests {
         let (mut a, mut b, mut c) = (vec![0; 2 * 7], vec![0; 2 * 4], vec![0; 0]);
         let outs = [&mut a[..], &mut b[..], &mut c[..]];
         pool.columns_of(outs, 2, [7, 4, 0], 3, |_, i, part| {
-            assert!(part.len() <= 3);
+            assert!(part.first() % 3 == 0 && part.len() > 0);
             for row in 0..2 {
                 let first = part.first();
                 let cells = part.row_mut(row).iter_mut().enumerate();
