@@ -212,6 +212,14 @@ typedef uint32_t tern_load_mode;
 /// load fails with TERN_ERROR_ABORTED.
 typedef int32_t (*tern_progress_fn)(void *user_data, uint64_t done, uint64_t total);
 
+/// Whether memory must stay in RAM. Pages that are locked are never written to swap, nor dropped to
+/// be read from the file again, so that no token ever waits for a disk.
+typedef uint32_t tern_lock;
+
+/// Whether memory is made of huge pages, of 2 MiB on most machines: fewer misses of the CPU's table
+/// of pages, at the price of some memory. Only ever a wish: the system may have none.
+typedef uint32_t tern_huge_pages;
+
 /// How to load a model. Zero is the default of every field.
 typedef struct {
     /// sizeof(tern_model_params)
@@ -220,12 +228,19 @@ typedef struct {
     uint32_t device;
     /// How the weights get into memory; one of TERN_LOAD_*.
     tern_load_mode load_mode;
-    /// Zero.
-    uint32_t reserved;
+    /// Not 0: keep what screens the head beside it, if the head allows that, about 5 bits for each
+    /// of its weights. TERN_LOGITS_BEST then reads about half of the head, in a model whose best
+    /// tokens stand out; and so does tern_session_generate() with a greedy sampler, which then
+    /// leaves no logits.
+    uint32_t screened_head;
     /// Called while the model loads; NULL = not.
     tern_progress_fn progress;
     /// Handed to `progress`.
     void *user_data;
+    /// Whether the weights must stay in RAM; one of TERN_LOCK_*.
+    tern_lock lock_memory;
+    /// Whether a copy of the weights is made of huge pages; one of TERN_HUGE_PAGES_*.
+    tern_huge_pages huge_pages;
 } tern_model_params;
 
 /// The element type of the KV cache.
@@ -242,10 +257,12 @@ typedef struct {
     uint32_t n_ctx;
     /// Tokens evaluated at once while reading a prompt; 0 = 512.
     uint32_t n_batch;
-    /// Threads that evaluate one token at a time (decode), the calling one included; 0 = one for
-    /// each performance core.
+    /// Threads that evaluate one token at a time (decode), the calling one included; 0 = as many as
+    /// are fastest: the first tokens are evaluated with several numbers, at most that of the fast
+    /// cores, in turns. The logits do not depend on it.
     uint32_t n_threads;
-    /// Threads that evaluate many tokens at once (prefill); 0 = as many as `n_threads`.
+    /// Threads that evaluate many tokens at once (prefill); 0 = as many as `n_threads`, or, if that
+    /// is 0, too, as many as are fastest, the slow cores included.
     uint32_t n_threads_prefill;
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     uint32_t n_logits;
@@ -257,6 +274,10 @@ typedef struct {
     uint32_t n_sink;
     /// With TERN_WHEN_FULL_EVICT: tokens to keep in all; 0 = half of n_ctx.
     uint32_t n_keep;
+    /// Whether the KV cache, activations and logits must stay in RAM; one of TERN_LOCK_*.
+    tern_lock lock_memory;
+    /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
+    tern_huge_pages huge_pages;
     /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
     tern_kv_dtype k_dtype;
     /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
@@ -317,6 +338,8 @@ typedef struct {
     uint32_t n_ff;
     /// Entries of metadata, for tern_model_metadata_at().
     uint32_t n_metadata;
+    /// Bytes of weights that are locked in RAM: all of them, or 0. See TERN_LOCK_TRY.
+    uint64_t locked_bytes;
 } tern_model_info;
 
 /// A token of a model's vocabulary.
@@ -391,6 +414,13 @@ typedef struct {
     uint64_t n_drafted;
     /// Those of them that the sampler chose too.
     uint64_t n_accepted;
+    /// Threads that the next token will be evaluated with.
+    uint32_t n_threads;
+    /// Threads that the next prompt will be evaluated with.
+    uint32_t n_threads_prefill;
+    /// Bytes that are locked in RAM: all of them, or as many as the system allowed. See
+    /// TERN_LOCK_TRY.
+    uint64_t locked_bytes;
 } tern_session_info;
 
 /// What is added to a token's logit. Never grows.
@@ -495,6 +525,27 @@ typedef struct {
 /// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
 #define TERN_LOAD_MAP_FAST 3
 
+/// The system may take pages away when memory is short.
+#define TERN_LOCK_NO 0
+
+/// The memory is locked if the system allows it; if not, a warning is logged and work goes on.
+/// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
+#define TERN_LOCK_TRY 1
+
+/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
+/// the way is mostly RLIMIT_MEMLOCK.
+#define TERN_LOCK_MUST 2
+
+/// Asked for where they pay on most machines, which is for copies of weights; otherwise what the
+/// system does by itself.
+#define TERN_HUGE_PAGES_DEFAULT 0
+
+/// Never, not even where the system would by itself.
+#define TERN_HUGE_PAGES_NEVER 1
+
+/// Asked for, as transparent huge pages (madvise).
+#define TERN_HUGE_PAGES_TRANSPARENT 2
+
 /// Half precision: 2 bytes.
 #define TERN_KV_F16 0
 
@@ -520,6 +571,11 @@ typedef struct {
 
 /// None: a prompt's part that is not its end. Saves the work.
 #define TERN_LOGITS_NONE 2
+
+/// Of the last token, and only for a greedy sampler without penalties, biases and log-probabilities:
+/// it chooses the same token as with TERN_LOGITS_LAST. tern_session_logits() and all other samplers
+/// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
+#define TERN_LOGITS_BEST 3
 
 /// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
 #define TERN_KV_POLICY_WINDOW 0

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
+use tern::base::cpu::Cores;
 use tern::base::dtype::DType;
 use tern::engine::{
     Control, Error, Input, Isa, Logits, Model, ModelParams, Sampler, SamplerParams, Session,
@@ -82,6 +83,54 @@ fn a_token_passes_five_barriers_in_a_layer_and_one_in_the_head() {
         assert!(n <= 5 * n_layer as u64 + 1, "{arch}: {n} barriers in {n_layer} layers");
         assert!(n >= 3, "{arch}: several threads take part");
     }
+}
+
+/// Numbers of threads that are measured, and tried in turns for that, beside one that is not.
+#[test]
+fn measuring_threads_does_not_change_a_bit() {
+    let mut tiny = Tiny::new("llama");
+    (tiny.n_layer, tiny.n_ctx_train) = (12, 512);
+    let model = model_of(&tiny, None);
+    let params = SessionParams { n_ctx: 512, n_batch: 64, ..SessionParams::default() };
+    let mut measured = session(&model, params);
+    let mut fixed = session(&model, SessionParams { n_threads: 1, ..params });
+    let most = Cores::count();
+    let counts = |s: &Session| (s.info().n_threads as usize, s.info().n_threads_batch as usize);
+    assert_eq!(counts(&measured), (most.fast, most.all));
+    assert_eq!(counts(&fixed), (1, 1));
+    for s in [&mut measured, &mut fixed] {
+        eval(s, &text(64));
+    }
+    assert!(bits(&measured) == bits(&fixed));
+    for token in text(300) {
+        for s in [&mut measured, &mut fixed] {
+            eval(s, &[token]);
+        }
+        assert!(bits(&measured) == bits(&fixed));
+    }
+    let found = counts(&measured);
+    assert!((1..=most.fast).contains(&found.0) && (1..=most.all).contains(&found.1));
+    // What one session has found, the next one knows.
+    assert_eq!(counts(&session(&model, params)), found);
+}
+
+#[test]
+fn a_fork_has_the_threads_that_were_set() {
+    let model = model();
+    let params = SessionParams { n_threads: 3, n_threads_batch: 4, ..small() };
+    let mut s = session(&model, params);
+    let threads = |s: &Session| (s.info().n_threads, s.info().n_threads_batch);
+    assert_eq!(threads(&s), (3, 4));
+    s.set_threads(1, 2).unwrap();
+    let mut fork = s.fork().unwrap();
+    assert_eq!(threads(&fork), (1, 2));
+    eval(&mut fork, &text(20));
+    let before = fork.n_barriers();
+    eval(&mut fork, &[5]);
+    assert_eq!(fork.n_barriers(), before, "one thread waits for nobody");
+    fork.set_threads(4, 4).unwrap(); // it can have as many as the session that it was made from
+    assert!(fork.set_threads(5, 4).is_err() && fork.set_threads(0, 1).is_err());
+    assert_eq!(threads(&s), (1, 2), "the two share nothing");
 }
 
 #[test]

@@ -156,6 +156,8 @@ pub struct Batch<'a> {
     pub outputs: &'a [u32],
     /// Row of the logits that the first of `outputs` fills.
     pub first_output: usize,
+    /// Only the greatest logit of each row is wanted; the others may be minus infinity.
+    pub best: bool,
 }
 
 impl Batch<'_> {
@@ -171,9 +173,10 @@ impl Batch<'_> {
 }
 
 /// What keys or values are stored as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// Half precision.
+    #[default]
     F16,
     /// Single precision.
     F32,
@@ -182,7 +185,7 @@ pub enum KvType {
 }
 
 /// How a session wants its buffers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
     /// Cells of the KV cache.
     pub n_ctx: usize,
@@ -196,6 +199,12 @@ pub struct Shape {
     pub v_type: KvType,
     /// Threads, the caller's included.
     pub n_threads: usize,
+    /// The head is screened where only the best token is wanted.
+    pub screened: bool,
+    /// How many of them evaluate one token, and how many several; 0 = as measured.
+    pub n_decode: usize,
+    /// See `n_decode`.
+    pub n_prefill: usize,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are
@@ -264,6 +273,7 @@ mod tests {
             order_pos,
             outputs: &[],
             first_output: 0,
+            best: false,
         }
     }
 

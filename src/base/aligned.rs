@@ -5,13 +5,20 @@
 #![allow(unsafe_code, reason = "allocates with an alignment that Vec cannot promise")]
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use memmap2::{Advice, MmapMut, MmapOptions};
+
 use super::error::{Result, err};
+use super::memory::HugePages;
 
 /// Bytes that a buffer's start is a multiple of: a cache line, and the widest vector (AVX-512).
 pub const ALIGNMENT: usize = 64;
+
+/// The size of a huge page on most machines; where they are larger, fewer of them fit.
+const HUGE: usize = 2 << 20;
 
 mod sealed {
     /// Types of which all-zero bytes are a value, and that need no drop.
@@ -20,7 +27,7 @@ mod sealed {
     /// Every bit pattern of zeros must be a valid value of the type.
     pub unsafe trait Element: Copy + Send + Sync + 'static {}
 }
-use sealed::Element;
+pub(super) use sealed::Element;
 
 macro_rules! elements {
     ($($t:ty),*) => { $(
@@ -34,6 +41,8 @@ elements!(f32, f64, i8, u8, i16, u16, i32, u32, i64, u64);
 pub struct Buffer<T: Element> {
     start: NonNull<T>,
     len: usize,
+    /// The mapping that `start` lies in, if it is not of the heap.
+    map: Option<MmapMut>,
 }
 
 // SAFETY: a buffer owns its memory alone, as a Vec does, and `Element` is Send and Sync.
@@ -48,7 +57,7 @@ impl<T: Element> Buffer<T> {
             return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
         };
         if layout.size() == 0 {
-            return Ok(Buffer { start: NonNull::dangling(), len: n });
+            return Ok(Buffer { start: NonNull::dangling(), len: n, map: None });
         }
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
@@ -56,13 +65,68 @@ impl<T: Element> Buffer<T> {
             return Err(err!(OutOfMemory, "buffer: {} bytes", layout.size()));
         };
         // From here on `buffer` frees the memory, also when populating it fails.
-        let buffer = Buffer { start: start.cast(), len: n };
+        let buffer = Buffer { start: start.cast(), len: n, map: None };
         if !populate(start.as_ptr(), layout.size()) {
             return Err(err!(OutOfMemory, "buffer: no pages for {} bytes", layout.size()));
         }
         // SAFETY: `layout.size()` bytes were allocated at `start`; zero bytes are elements.
         unsafe { start.as_ptr().write_bytes(0, layout.size()) };
         Ok(buffer)
+    }
+
+    /// `n` zeros in pages that nothing else lies in, every page of them present. Fails with
+    /// `OutOfMemory`.
+    pub fn mapped(n: usize, huge: HugePages) -> Result<Buffer<T>> {
+        let Some(layout) = Self::layout(n) else {
+            return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
+        };
+        let bytes = layout.size();
+        if bytes == 0 {
+            return Self::zeroed(n);
+        }
+        let no_memory = |e: io::Error| err!(OutOfMemory, "buffer: {bytes} bytes: {e}");
+        // Huge pages begin at multiples of their size. What is mapped too much is never touched.
+        let slack = if huge == HugePages::Transparent && bytes >= HUGE { HUGE } else { 0 };
+        let Some(len) = bytes.checked_add(slack) else {
+            return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
+        };
+        let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
+        let skip = match slack {
+            0 => 0,
+            _ => map.as_ptr().align_offset(HUGE).min(slack),
+        };
+        // A kernel without huge pages refuses the wish, which is all that it is.
+        let _ = match huge {
+            HugePages::Default => Ok(()),
+            HugePages::Never => map.advise(Advice::NoHugePage),
+            HugePages::Transparent => map.advise(Advice::HugePage),
+        };
+        let used = &mut map[skip..skip + bytes];
+        if !populate(used.as_mut_ptr(), used.len()) {
+            return Err(err!(OutOfMemory, "buffer: no pages for {bytes} bytes"));
+        }
+        used.fill(0); // takes the pages that `populate` did not
+        // Elements need no more than a cache line's alignment, which a page has.
+        let start = NonNull::from(used).cast();
+        Ok(Buffer { start, len: n, map: Some(map) })
+    }
+
+    /// Bytes of the pages of a mapped buffer; 0 if it is not mapped.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.map.as_ref().map_or(0, |_| self.bytes() as u64)
+    }
+
+    /// Locks the pages of a mapped buffer in memory, until it is dropped.
+    pub fn lock(&self) -> io::Result<()> {
+        if self.map.is_none() {
+            return Ok(());
+        }
+        // SAFETY: changes no byte; the range is the buffer's, and lies in its mapping. The kernel
+        // rounds it to whole pages, which nothing else lies in.
+        match unsafe { libc::mlock(self.start.as_ptr().cast(), self.bytes()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Bytes of memory that the buffer owns.
@@ -94,6 +158,7 @@ fn populate(start: *mut u8, len: usize) -> bool {
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         match Self::layout(self.len) {
+            _ if self.map.is_some() => {} // unmapped, and so unlocked, by its own drop
             Some(layout) if layout.size() > 0 => {
                 // SAFETY: `zeroed` allocated this memory with this very layout.
                 unsafe { dealloc(self.start.as_ptr().cast(), layout) }

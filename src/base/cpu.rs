@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use super::log::log;
-use super::pool;
+use super::{pool, quota};
 
 /// A rung of the ladder. Rungs of one family are in ascending order; the families do not compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,16 +131,62 @@ fn choose(available: &[Isa], wanted: Option<&str>) -> Isa {
     }
 }
 
+/// Threads that the machine has a place for, by what for; each at least 1.
+///
+/// All are bounded by the affinity of the calling thread and by the processor time that its control
+/// groups allow, rounded down: who takes more than that is stopped in the middle of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// All, the slow ones included.
+    pub all: usize,
+    /// Those of the fastest class.
+    pub fast: usize,
+    /// Those that do not share their units with another one of them (SMT).
+    pub separate: usize,
+}
+
+impl Cores {
+    /// Asks the system.
+    ///
+    /// Linux gives each core a capacity, of which the fastest has 1024; cores below three quarters
+    /// of the fastest are slow. Where the kernel gives no capacities, all cores are of one class.
+    pub fn count() -> Cores {
+        let file = |cpu, name: &str| {
+            std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/{name}")).ok()
+        };
+        let cpus = pool::allowed_cpus();
+        let capacity = |cpu| file(cpu, "cpu_capacity")?.trim().parse().ok();
+        let most = quota::cpu_quota().map_or(usize::MAX, |q| (q / 1000).max(1) as usize);
+        Cores {
+            all: cpus.iter().count().clamp(1, most),
+            fast: count_fast(cpus.iter(), capacity).min(most),
+            separate: count_separate(cpus.iter(), |cpu| file(cpu, "topology/thread_siblings_list"))
+                .min(most),
+        }
+    }
+}
+
 /// Cores worth a thread each: those of the fastest class that this thread may run on, at least 1.
 ///
-/// Linux gives each core a capacity, of which the fastest has 1024. A slow core makes the fast ones
-/// wait at each barrier, so cores below three quarters of the fastest are not counted. Where the
-/// kernel gives no capacities, all cores are of one class.
+/// A slow core makes the fast ones wait at each barrier.
 pub fn performance_cores() -> usize {
-    count_fast(pool::allowed_cpus().iter(), |cpu| {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/cpu_capacity");
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    })
+    Cores::count().fast
+}
+
+/// Of CPUs that are threads of one core, only the first of the list counts.
+fn count_separate(
+    cpus: impl Iterator<Item = usize>,
+    siblings: impl Fn(usize) -> Option<String>,
+) -> usize {
+    let first = |cpu: usize| -> usize {
+        let list = siblings(cpu).unwrap_or_default();
+        let end = list.find(|c: char| !c.is_ascii_digit()).unwrap_or(list.len());
+        list[..end].parse().unwrap_or(cpu)
+    };
+    let mut cores: Vec<usize> = cpus.map(first).collect();
+    cores.sort_unstable();
+    cores.dedup();
+    cores.len().max(1)
 }
 
 fn count_fast(
@@ -194,8 +240,26 @@ mod tests {
     }
 
     #[test]
+    fn threads_of_one_core_count_once() {
+        let list = |text: &'static str| Some(text.to_string());
+        // Two cores of two threads each, numbered either way.
+        let pairs = |cpu: usize| list(["0-1\n", "0-1\n", "2-3\n", "2-3\n"][cpu]);
+        assert_eq!(count_separate(0..4, pairs), 2);
+        let halves = |cpu: usize| list(["0,2\n", "1,3\n", "0,2\n", "1,3\n"][cpu]);
+        assert_eq!(count_separate(0..4, halves), 2);
+        assert_eq!(count_separate(2..4, halves), 2);
+        assert_eq!(count_separate(1..4, pairs), 2);
+        assert_eq!(count_separate(0..3, |_| None), 3);
+        assert_eq!(count_separate(0..3, |_| list("?")), 3);
+        assert_eq!(count_separate(0..0, |_| None), 1);
+    }
+
+    #[test]
     fn this_machine_has_a_core() {
-        let n = performance_cores();
-        assert!(n >= 1 && n <= pool::allowed_cpus().iter().count().max(1), "{n}");
+        let cores = Cores::count();
+        assert!(cores.all >= 1 && cores.all <= pool::allowed_cpus().iter().count(), "{cores:?}");
+        for n in [cores.fast, cores.separate] {
+            assert!(n >= 1 && n <= cores.all, "{cores:?}");
+        }
     }
 }

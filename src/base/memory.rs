@@ -1,7 +1,97 @@
-//! How much memory the process may still take.
+//! How much memory the process may still take, and what kind of memory large things get.
 
+use std::cell::Cell;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
+
+use super::aligned::{Buffer, Element};
+use super::error::{Result, err};
+use super::log::log;
+
+/// Whether memory must stay in RAM: locked pages are never written to swap or dropped, so that
+/// reading them never waits for a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lock {
+    /// The system may take pages away when memory is short.
+    #[default]
+    No,
+    /// Locked if the system lets us, which it says in a warning otherwise.
+    Try,
+    /// Locked, or it is an error.
+    Must,
+}
+
+/// Whether memory is made of pages of 2 MiB or so instead of 4 KiB: fewer TLB misses, at the price of
+/// up to one page of waste for each piece. Only ever a wish: the system may have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Asked for weights; otherwise as the system does by itself.
+    #[default]
+    Default,
+    /// Never, not even where the system would by itself.
+    Never,
+    /// Asked for (MADV_HUGEPAGE).
+    Transparent,
+}
+
+/// How the memory of one model or one session is made, and how much of it was locked.
+#[derive(Debug, Default)]
+pub struct Memory {
+    lock: Lock,
+    /// What it wishes.
+    pub huge: HugePages,
+    locked: Cell<u64>,
+    has_failed: Cell<bool>,
+}
+
+impl Memory {
+    /// Memory of that kind.
+    pub fn new(lock: Lock, huge: HugePages) -> Memory {
+        Memory { lock, huge, ..Memory::default() }
+    }
+
+    /// `n` zeros, every page of them present. Fails with `OutOfMemory`, also if they must be locked
+    /// and cannot be.
+    pub fn buffer<T: Element>(&self, n: usize) -> Result<Buffer<T>> {
+        if self.lock == Lock::No && self.huge == HugePages::Default {
+            return Buffer::zeroed(n);
+        }
+        let buffer = Buffer::mapped(n, self.huge)?;
+        self.lock(buffer.mapped_bytes(), || buffer.lock())?;
+        Ok(buffer)
+    }
+
+    /// Locks `bytes` of memory by calling `lock`, where that is wanted. Fails with `OutOfMemory` if
+    /// it must be and cannot be; where it need not be, warns once and tries no more.
+    pub fn lock(&self, bytes: u64, lock: impl FnOnce() -> io::Result<()>) -> Result<()> {
+        if self.lock == Lock::No || self.has_failed.get() {
+            return Ok(());
+        }
+        match lock() {
+            Ok(()) => self.locked.set(self.locked.get() + bytes),
+            Err(e) if self.lock == Lock::Must => {
+                return Err(err!(
+                    OutOfMemory,
+                    "{bytes} bytes cannot be locked in memory: {e}; see RLIMIT_MEMLOCK (ulimit -l)"
+                ));
+            }
+            Err(e) => {
+                self.has_failed.set(true);
+                log!(
+                    Warn,
+                    "{bytes} bytes cannot be locked in memory: {e}; see RLIMIT_MEMLOCK (ulimit -l); \
+                     going on without"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that were locked.
+    pub fn locked_bytes(&self) -> u64 {
+        self.locked.get()
+    }
+}
 
 /// Bytes of memory that the system could give without swapping, within the limit of the process's
 /// control group; `u64::MAX` if the system does not say.
@@ -39,8 +129,48 @@ fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::base::error::Error;
+
     #[test]
     fn a_machine_that_runs_tests_has_some_memory() {
-        assert!(super::available() > 1 << 20);
+        assert!(available() > 1 << 20);
+    }
+
+    #[test]
+    fn buffers_of_every_kind_are_zeroed_and_aligned() {
+        for huge in [HugePages::Default, HugePages::Never, HugePages::Transparent] {
+            for lock in [Lock::No, Lock::Try] {
+                let memory = Memory::new(lock, huge);
+                for n in [0, 1, 1000, 3 << 20] {
+                    let mut buffer = memory.buffer::<f32>(n).unwrap();
+                    assert_eq!((buffer.len(), buffer.bytes()), (n, n * 4));
+                    assert!(buffer.iter().all(|&x| x.to_bits() == 0), "{huge:?} {lock:?}");
+                    assert!(n == 0 || buffer.as_ptr().addr() % 64 == 0);
+                    buffer.fill(1.0);
+                }
+                let error = memory.buffer::<u8>(1 << 60).unwrap_err();
+                assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_that_fails_is_an_error_or_a_warning() {
+        let no = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        let must = Memory::new(Lock::Must, HugePages::Default);
+        must.lock(10, || Ok(())).unwrap();
+        let error = must.lock(20, no).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+        assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
+        assert_eq!(must.locked_bytes(), 10);
+
+        let tries = Memory::new(Lock::Try, HugePages::Default);
+        tries.lock(10, || Ok(())).unwrap();
+        tries.lock(20, no).unwrap();
+        tries.lock(20, || panic!("it gave up")).unwrap();
+        assert_eq!(tries.locked_bytes(), 10);
+
+        Memory::default().lock(10, || panic!("nobody wants it")).unwrap();
     }
 }

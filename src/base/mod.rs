@@ -11,4 +11,5 @@ pub mod file;
 pub mod log;
 pub mod memory;
 pub mod pool;
+pub mod quota;
 pub mod rng;

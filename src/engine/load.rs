@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
-use crate::base::cpu::Isa;
+use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::file::{Bytes, LoadMode, Source, report};
 use crate::base::log::log;
-use crate::base::memory;
+use crate::base::memory::{self, Memory};
 use crate::chat;
 use crate::gguf::Gguf;
 use crate::model::arch;
@@ -71,6 +71,10 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Bytes of weights read for each token evaluated.
     pub weight_bytes: u64,
+    /// The head is screened ([`ModelParams::screened_head`]).
+    pub screened_head: bool,
+    /// Bytes of weights that are locked in RAM: all, or 0.
+    pub locked_bytes: u64,
 }
 
 /// A loaded model: weights, vocabulary, hyperparameters. Immutable.
@@ -113,7 +117,8 @@ impl Model {
                 done += buf.len() as u64;
                 report(progress, done.min(len), len)
             };
-            let backend = Cpu::packed(plan.decoder, &plan.layers, &plan.ends, isa, &mut read)?;
+            let (layers, ends) = (&plan.layers, &plan.ends);
+            let backend = Cpu::packed(plan.decoder, layers, ends, isa, params.huge, &mut read)?;
             source.check_unchanged()?;
             report(progress, len, len)?; // what lies between tensors is not read
             backend
@@ -121,15 +126,22 @@ impl Model {
             if mode == LoadMode::Copy {
                 check_memory("weights", len)?;
             }
-            let bytes = Bytes::load(&source, gguf.data_offset(), len, mode, progress)?;
+            let offset = gguf.data_offset();
+            let bytes = Bytes::load(&source, offset, len, mode, params.huge, progress)?;
             let backend = Cpu::new(plan.decoder, Arc::new(bytes), isa);
             if mode != LoadMode::MapFast {
                 check_weights(gguf, &backend)?;
             }
             backend
         };
+        let memory = Memory::new(params.lock, params.huge);
+        backend.bytes().lock(&memory)?;
         let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
-        let ends = backend.ends(&plan.ends)?;
+        let mut ends = backend.ends(&plan.ends)?;
+        if parsed.info.screened_head {
+            check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
+            backend.screen(&mut ends, performance_cores().max(1), &memory)?;
+        }
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
             Info,
@@ -140,7 +152,7 @@ impl Model {
             info.n_params
         );
         Ok(Model {
-            info: parsed.info,
+            info: ModelInfo { locked_bytes: memory.locked_bytes(), ..parsed.info },
             gguf: parsed.gguf,
             tokenizer: parsed.tokenizer,
             weights: Arc::new(Weights { backend, layers, ends }),
@@ -163,6 +175,11 @@ impl Model {
             true => data,
             false => 0,
         };
+        let screen_bytes = match parsed.info.screened_head {
+            true => Cpu::screen_bytes(&parsed.plan.decoder, &parsed.plan.ends),
+            false => 0,
+        };
+        let weights_bytes = weights_bytes + screen_bytes;
         Ok(Plan {
             weights_bytes,
             mapped_bytes: if copied { 0 } else { data },
@@ -279,6 +296,8 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
         n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
+        screened_head: params.screened_head && Cpu::screen_bytes(&plan.decoder, &plan.ends) > 0,
+        locked_bytes: 0,
     };
     Ok(Parsed { gguf, plan, tokenizer, info })
 }

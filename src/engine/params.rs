@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::KvType;
 use crate::base::clock;
-use crate::base::cpu::{self, Isa};
+use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
 use crate::base::file::LoadMode;
+use crate::base::memory::{HugePages, Lock};
 use crate::kv::policy;
 
 use super::load::ModelInfo;
@@ -28,6 +29,13 @@ pub struct ModelParams {
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,
+    /// Keep what screens the head beside it, where the head allows: [`Logits::Best`] then reads
+    /// about half of it. Takes about 5 bits for each weight of the head, and time to load.
+    pub screened_head: bool,
+    /// Whether the weights must stay in RAM.
+    pub lock: Lock,
+    /// Whether a copy of the weights is made of huge pages.
+    pub huge: HugePages,
 }
 
 /// How to make a session.
@@ -37,9 +45,10 @@ pub struct SessionParams {
     pub n_ctx: u32,
     /// Tokens evaluated at once; 0 = 512.
     pub n_batch: u32,
-    /// Threads that evaluate one token, the caller's included; 0 = one for each performance core.
+    /// Threads that evaluate one token, the caller's included; 0 = as many as a short measurement
+    /// during the first tokens finds to be fastest.
     pub n_threads: u32,
-    /// Threads that evaluate many; 0 = the same.
+    /// Threads that evaluate many; 0 = the same, or as measured if `n_threads` is 0, too.
     pub n_threads_batch: u32,
     /// Rows of logits that one eval can ask for; 0 = 1.
     pub n_logits: u32,
@@ -55,6 +64,10 @@ pub struct SessionParams {
     pub n_sink: u32,
     /// Tokens that automatic eviction keeps in all; 0 = half of `n_ctx`.
     pub n_keep: u32,
+    /// Whether keys and values, activations and logits must stay in RAM.
+    pub lock: Lock,
+    /// Whether they are made of huge pages.
+    pub huge: HugePages,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -62,12 +75,17 @@ pub struct SessionParams {
 pub(super) struct Resolved {
     pub(super) n_ctx: usize,
     pub(super) n_batch: usize,
+    /// Of the session, and of its phases; 0 = as measured.
+    pub(super) most_threads: usize,
     pub(super) n_threads: usize,
     pub(super) n_threads_batch: usize,
     pub(super) n_logits: usize,
     pub(super) k_type: KvType,
     pub(super) v_type: KvType,
+    pub(super) lock: Lock,
+    pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
+    pub(super) screened: bool,
 }
 
 impl SessionParams {
@@ -86,7 +104,6 @@ impl SessionParams {
             (or_both("k_dtype", self.k_dtype)?, or_both("v_dtype", self.v_dtype)?);
         let n_ctx = or(self.n_ctx, model.n_ctx_train as usize);
         let n_batch = or(self.n_batch, DEFAULT_BATCH as usize).min(n_ctx);
-        let n_threads = or(self.n_threads, cpu::performance_cores().max(1));
         let n_logits = or(self.n_logits, 1).min(n_ctx);
         let n_keep = or(self.n_keep, (n_ctx / 2).max(1));
         let n_sink = or(self.n_sink, policy::DEFAULT_SINKS).min(n_keep);
@@ -100,13 +117,30 @@ impl SessionParams {
         Ok(Resolved {
             n_ctx,
             n_batch,
-            n_threads,
-            n_threads_batch: or(self.n_threads_batch, n_threads),
+            most_threads: self.most_threads(),
+            n_threads: self.n_threads as usize,
+            n_threads_batch: or(self.n_threads_batch, self.n_threads as usize),
             n_logits,
             k_type,
             v_type,
+            lock: self.lock,
+            huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
+            screened: model.screened_head,
         })
+    }
+}
+
+impl SessionParams {
+    /// Threads that the session needs.
+    fn most_threads(&self) -> usize {
+        let cores = Cores::count();
+        let n = match (self.n_threads as usize, self.n_threads_batch as usize) {
+            (0, 0) => cores.all.max(cores.fast),
+            (0, batch) => batch.max(cores.fast),
+            (decode, batch) => decode.max(batch),
+        };
+        n.min(MOST_THREADS as usize)
     }
 }
 
@@ -127,6 +161,9 @@ fn kv_type(name: &str, number: u32) -> Result<KvType> {
 pub enum Logits<'a> {
     /// The last one.
     Last,
+    /// Of the last one only the greatest, so that a greedy sampler can choose. Cheaper than
+    /// [`Logits::Last`] where the model screens its head ([`ModelParams::screened_head`]).
+    Best,
     /// Those at these places in the span, ascending; row `i` is then that of the `i`-th.
     Positions(&'a [u32]),
     /// All.

@@ -33,7 +33,10 @@ impl Resolved {
             n_logits: self.n_logits,
             k_type: self.k_type,
             v_type: self.v_type,
-            n_threads: self.n_threads.max(self.n_threads_batch),
+            screened: self.screened,
+            n_threads: self.most_threads,
+            n_decode: self.n_threads,
+            n_prefill: self.n_threads_batch,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::base::clock;
 use crate::base::error::{Result, err};
+use crate::base::memory::Memory;
 use crate::kv::cells::Cells;
 use crate::sampler::{Sampler, Scratch};
 
@@ -23,6 +24,7 @@ pub struct Session {
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
     pub(super) times: Times,
+    locked_bytes: u64,
     pub(super) generation: Generation,
 }
 
@@ -72,6 +74,12 @@ pub struct SessionInfo {
     pub n_drafted: u64,
     /// See `n_drafted`.
     pub n_accepted: u64,
+    /// Threads that the next token will be evaluated with.
+    pub n_threads: u32,
+    /// Threads that the next prompt will be evaluated with.
+    pub n_threads_batch: u32,
+    /// Bytes that are locked in RAM: all of the buffers, or as many as the system allowed.
+    pub locked_bytes: u64,
 }
 
 impl Session {
@@ -86,13 +94,14 @@ impl Session {
         let shape = params.shape();
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
-        let mut scratch = weights.backend.scratch(&shape)?;
-        scratch.set_threads(params.n_threads, params.n_threads_batch);
-        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape));
+        let memory = Memory::new(params.lock, params.huge);
+        let scratch = weights.backend.scratch(&shape, &memory)?;
+        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape, &memory));
         let mut outputs = Vec::new();
         outputs
             .try_reserve_exact(params.n_batch)
             .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
+        outputs.resize(params.n_batch, 0); // takes the pages now
         let runner = Runner {
             kv: kv.collect::<Result<_>>()?,
             scratch,
@@ -101,6 +110,7 @@ impl Session {
             auto_evict: params.auto_evict,
             pos_limit: params.n_ctx.max(model.info().n_ctx_train as usize) as u32,
             n_logits: 0,
+            only_best: false,
             max_logits: params.n_logits,
             n_evicted: 0,
             outputs,
@@ -113,6 +123,7 @@ impl Session {
             runner,
             sampling,
             times: Times::default(),
+            locked_bytes: memory.locked_bytes(),
             generation: Generation::default(),
         })
     }
@@ -174,6 +185,13 @@ impl Session {
 
     /// Row `i` of the logits that the last eval left.
     pub fn logits_row(&self, i: usize) -> Result<&[f32]> {
+        if self.runner.only_best {
+            return Err(err!(NotReady, "the last eval kept the best token only, and no logits"));
+        }
+        self.row(i)
+    }
+
+    fn row(&self, i: usize) -> Result<&[f32]> {
         match self.n_logits() {
             0 => Err(err!(NotReady, "there are no logits; eval first")),
             n if i >= n => Err(err!(InvalidArgument, "logits: found row {i}, expected below {n}")),
@@ -193,7 +211,14 @@ impl Session {
 
     /// Samples from row `i` of the logits.
     pub(super) fn sample_row(&self, sampler: &mut Sampler, i: usize) -> Result<i32> {
-        let logits = self.logits_row(i)?;
+        if self.runner.only_best && !sampler.wants_only_best() {
+            return Err(err!(
+                NotReady,
+                "the last eval kept the best token only: greedy sampling without penalties, biases \
+                 and log-probabilities can choose it, no other"
+            ));
+        }
+        let logits = self.row(i)?;
         let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.sample(logits, &mut scratch)
     }
@@ -224,16 +249,17 @@ impl Session {
         self.runner.truncate(pos)
     }
 
-    /// A session of the same parameters that holds the same tokens, and no logits.
+    /// A session of the same parameters and threads that holds the same tokens, and no logits.
     pub fn fork(&self) -> Result<Session> {
         let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
+        fork.runner.scratch.copy_threads(&self.runner.scratch);
         fork.runner.copy_from(&self.runner)?;
         Ok(fork)
     }
 
     /// Changes how many threads evaluate one token, and many; at most those it was made with.
     pub fn set_threads(&mut self, decode: u32, batch: u32) -> Result<()> {
-        let most = self.params.shape().n_threads;
+        let most = self.params.most_threads;
         for n in [decode, batch] {
             if n == 0 || n as usize > most {
                 return Err(err!(InvalidArgument, "threads: found {n}, expected 1 to {most}"));
@@ -248,11 +274,23 @@ impl Session {
         self.runner.scratch.n_barriers()
     }
 
+    /// How many best tokens were found without reading the whole head ([`Logits::Best`]).
+    pub fn n_screened(&self) -> u64 {
+        self.runner.scratch.n_screened()
+    }
+
+    /// How often a thread of the session has gone to sleep so far: nothing else in a token can make
+    /// one wait.
+    pub fn n_sleeps(&self) -> u64 {
+        self.runner.scratch.n_sleeps()
+    }
+
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
         let decoder = self.runner.weights.backend.decoder();
         let n_layer = self.runner.weights.layers.len();
         let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,
             n_batch: self.params.n_batch as u32,
@@ -267,6 +305,9 @@ impl Session {
             n_evicted: self.runner.n_evicted,
             n_drafted: self.generation.n_drafted,
             n_accepted: self.generation.n_accepted,
+            n_threads: n_threads as u32,
+            n_threads_batch: n_threads_batch as u32,
+            locked_bytes: self.locked_bytes,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::session::session_params;
 use super::status::tern_status;
 use super::words::Words;
 use crate::base::error::{Result, err};
-use crate::engine::{Input, LoadMode, Model, ModelParams};
+use crate::engine::{HugePages, Input, LoadMode, Lock, Model, ModelParams};
 
 /// What a `tern_model *` stands for.
 pub(super) struct Loaded {
@@ -156,6 +156,7 @@ pub unsafe extern "C" fn tern_model_describe(
             head_dim: shape.head_dim,
             n_ff: shape.n_ff,
             n_metadata: model.words.n_metadata(),
+            locked_bytes: shape.locked_bytes,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }
@@ -270,9 +271,6 @@ unsafe fn load(
 }
 
 fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
-    if params.reserved != 0 {
-        return Err(err!(Unsupported, "params: reserved is {}, expected 0", params.reserved));
-    }
     let load_mode = match params.load_mode {
         TERN_LOAD_DEFAULT => None,
         TERN_LOAD_COPY => Some(LoadMode::Copy),
@@ -282,7 +280,35 @@ fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
             return Err(err!(InvalidArgument, "params: load_mode is {other}, expected 0 to 3"));
         }
     };
-    Ok(ModelParams { device: params.device, load_mode, ..ModelParams::default() })
+    let (lock, huge) = (lock_of(params.lock_memory)?, huge_pages_of(params.huge_pages)?);
+    Ok(ModelParams {
+        device: params.device,
+        load_mode,
+        screened_head: params.screened_head != 0,
+        lock,
+        huge,
+        ..ModelParams::default()
+    })
+}
+
+/// The engine's view of a TERN_LOCK_*.
+pub(super) fn lock_of(lock: tern_lock) -> Result<Lock> {
+    match lock {
+        TERN_LOCK_NO => Ok(Lock::No),
+        TERN_LOCK_TRY => Ok(Lock::Try),
+        TERN_LOCK_MUST => Ok(Lock::Must),
+        other => Err(err!(InvalidArgument, "params: lock_memory: {other}, expected 0 to 2")),
+    }
+}
+
+/// The engine's view of a TERN_HUGE_PAGES_*.
+pub(super) fn huge_pages_of(huge: tern_huge_pages) -> Result<HugePages> {
+    match huge {
+        TERN_HUGE_PAGES_DEFAULT => Ok(HugePages::Default),
+        TERN_HUGE_PAGES_NEVER => Ok(HugePages::Never),
+        TERN_HUGE_PAGES_TRANSPARENT => Ok(HugePages::Transparent),
+        other => Err(err!(InvalidArgument, "params: huge_pages: {other}, expected 0 to 2")),
+    }
 }
 
 /// # Safety

@@ -30,6 +30,29 @@ pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 pub type tern_progress_fn =
     Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
 
+/// Whether memory must stay in RAM. Pages that are locked are never written to swap, nor dropped to
+/// be read from the file again, so that no token ever waits for a disk.
+pub type tern_lock = u32;
+/// The system may take pages away when memory is short.
+pub const TERN_LOCK_NO: tern_lock = 0;
+/// The memory is locked if the system allows it; if not, a warning is logged and work goes on.
+/// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
+pub const TERN_LOCK_TRY: tern_lock = 1;
+/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
+/// the way is mostly RLIMIT_MEMLOCK.
+pub const TERN_LOCK_MUST: tern_lock = 2;
+
+/// Whether memory is made of huge pages, of 2 MiB on most machines: fewer misses of the CPU's table
+/// of pages, at the price of some memory. Only ever a wish: the system may have none.
+pub type tern_huge_pages = u32;
+/// Asked for where they pay on most machines, which is for copies of weights; otherwise what the
+/// system does by itself.
+pub const TERN_HUGE_PAGES_DEFAULT: tern_huge_pages = 0;
+/// Never, not even where the system would by itself.
+pub const TERN_HUGE_PAGES_NEVER: tern_huge_pages = 1;
+/// Asked for, as transparent huge pages (madvise).
+pub const TERN_HUGE_PAGES_TRANSPARENT: tern_huge_pages = 2;
+
 /// How to load a model. Zero is the default of every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -40,12 +63,19 @@ pub struct tern_model_params {
     pub device: u32,
     /// How the weights get into memory; one of TERN_LOAD_*.
     pub load_mode: tern_load_mode,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: keep what screens the head beside it, if the head allows that, about 5 bits for each
+    /// of its weights. TERN_LOGITS_BEST then reads about half of the head, in a model whose best
+    /// tokens stand out; and so does tern_session_generate() with a greedy sampler, which then
+    /// leaves no logits.
+    pub screened_head: u32,
     /// Called while the model loads; NULL = not.
     pub progress: tern_progress_fn,
     /// Handed to `progress`.
     pub user_data: *mut c_void,
+    /// Whether the weights must stay in RAM; one of TERN_LOCK_*.
+    pub lock_memory: tern_lock,
+    /// Whether a copy of the weights is made of huge pages; one of TERN_HUGE_PAGES_*.
+    pub huge_pages: tern_huge_pages,
 }
 
 /// What tern_model_describe() says.
@@ -84,6 +114,8 @@ pub struct tern_model_info {
     pub n_ff: u32,
     /// Entries of metadata, for tern_model_metadata_at().
     pub n_metadata: u32,
+    /// Bytes of weights that are locked in RAM: all of them, or 0. See TERN_LOCK_TRY.
+    pub locked_bytes: u64,
 }
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -136,10 +168,12 @@ pub struct tern_session_params {
     pub n_ctx: u32,
     /// Tokens evaluated at once while reading a prompt; 0 = 512.
     pub n_batch: u32,
-    /// Threads that evaluate one token at a time (decode), the calling one included; 0 = one for
-    /// each performance core.
+    /// Threads that evaluate one token at a time (decode), the calling one included; 0 = as many as
+    /// are fastest: the first tokens are evaluated with several numbers, at most that of the fast
+    /// cores, in turns. The logits do not depend on it.
     pub n_threads: u32,
-    /// Threads that evaluate many tokens at once (prefill); 0 = as many as `n_threads`.
+    /// Threads that evaluate many tokens at once (prefill); 0 = as many as `n_threads`, or, if that
+    /// is 0, too, as many as are fastest, the slow cores included.
     pub n_threads_prefill: u32,
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     pub n_logits: u32,
@@ -151,6 +185,10 @@ pub struct tern_session_params {
     pub n_sink: u32,
     /// With TERN_WHEN_FULL_EVICT: tokens to keep in all; 0 = half of n_ctx.
     pub n_keep: u32,
+    /// Whether the KV cache, activations and logits must stay in RAM; one of TERN_LOCK_*.
+    pub lock_memory: tern_lock,
+    /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
+    pub huge_pages: tern_huge_pages,
     /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
     pub k_dtype: tern_kv_dtype,
     /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
@@ -185,6 +223,13 @@ pub struct tern_session_info {
     pub n_drafted: u64,
     /// Those of them that the sampler chose too.
     pub n_accepted: u64,
+    /// Threads that the next token will be evaluated with.
+    pub n_threads: u32,
+    /// Threads that the next prompt will be evaluated with.
+    pub n_threads_prefill: u32,
+    /// Bytes that are locked in RAM: all of them, or as many as the system allowed. See
+    /// TERN_LOCK_TRY.
+    pub locked_bytes: u64,
 }
 
 /// Which logits an eval keeps.
@@ -195,6 +240,10 @@ pub const TERN_LOGITS_LAST: tern_logits = 0;
 pub const TERN_LOGITS_POSITIONS: tern_logits = 1;
 /// None: a prompt's part that is not its end. Saves the work.
 pub const TERN_LOGITS_NONE: tern_logits = 2;
+/// Of the last token, and only for a greedy sampler without penalties, biases and log-probabilities:
+/// it chooses the same token as with TERN_LOGITS_LAST. tern_session_logits() and all other samplers
+/// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
+pub const TERN_LOGITS_BEST: tern_logits = 3;
 
 /// How to evaluate. Zero is the default of every field.
 #[repr(C)]
@@ -337,13 +386,14 @@ macro_rules! no_padding {
 no_padding! {
     tern_device_info { struct_size: u32, kind: u32, name: *const c_char, memory_bytes: u64 }
     tern_model_params {
-        struct_size: u32, device: u32, load_mode: u32, reserved: u32,
-        progress: tern_progress_fn, user_data: *mut c_void,
+        struct_size: u32, device: u32, load_mode: u32, screened_head: u32,
+        progress: tern_progress_fn, user_data: *mut c_void, lock_memory: u32, huge_pages: u32,
     }
     tern_model_info {
         struct_size: u32, n_vocab: u32, n_ctx_train: u32, n_embd: u32, n_layer: u32, n_head: u32,
         n_head_kv: u32, bos: i32, weight_bytes: u64, arch: *const c_char, name: *const c_char,
         n_params: u64, eos: i32, head_dim: u32, n_ff: u32, n_metadata: u32,
+        locked_bytes: u64,
     }
     tern_plan_info {
         struct_size: u32, reserved: u32, weights_bytes: u64, kv_bytes: u64, scratch_bytes: u64,
@@ -351,13 +401,13 @@ no_padding! {
     }
     tern_session_params {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
-        n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32, k_dtype: u32,
-        v_dtype: u32,
+        n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
+        lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,
         prefill_ns: u64, n_decode: u64, decode_ns: u64, n_evicted: u64,
-        n_drafted: u64, n_accepted: u64,
+        n_drafted: u64, n_accepted: u64, n_threads: u32, n_threads_prefill: u32, locked_bytes: u64,
     }
     tern_eval_params {
         struct_size: u32, logits: u32, positions: *const u32, n_positions: usize, deadline_ns: u64,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::guard::{guard, quietly};
 use super::handle::{Held, MODELS, SESSIONS, give, tern_model, tern_session};
+use super::model::{huge_pages_of, lock_of};
 use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
 use super::status::tern_status;
@@ -86,7 +87,8 @@ pub unsafe extern "C" fn tern_session_eval_with(
             TERN_LOGITS_LAST => Logits::Last,
             TERN_LOGITS_POSITIONS => Logits::Positions(positions),
             TERN_LOGITS_NONE => Logits::None,
-            other => return Err(err!(InvalidArgument, "logits: {other}, expected 0 to 2")),
+            TERN_LOGITS_BEST => Logits::Best,
+            other => return Err(err!(InvalidArgument, "logits: {other}, expected 0 to 3")),
         };
         eval(&session, tokens, logits, params.deadline_ns)
     })
@@ -253,6 +255,9 @@ pub unsafe extern "C" fn tern_session_describe(
             n_evicted: now.n_evicted,
             n_drafted: now.n_drafted,
             n_accepted: now.n_accepted,
+            n_threads: now.n_threads,
+            n_threads_prefill: now.n_threads_batch,
+            locked_bytes: now.locked_bytes,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }
@@ -320,5 +325,7 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,
+        lock: lock_of(params.lock_memory)?,
+        huge: huge_pages_of(params.huge_pages)?,
     })
 }

@@ -50,6 +50,13 @@ impl Cells {
         }
         cells.tokens.try_reserve_exact(n_ctx).map_err(no_memory)?;
         cells.pos.resize(n_ctx, FREE);
+        // Every page is written once now, and not for the first time in the middle of a token.
+        for v in [&mut cells.order, &mut cells.order_pos] {
+            v.resize(n_ctx, FREE);
+            v.clear();
+        }
+        cells.tokens.resize(n_ctx, -1);
+        cells.tokens.clear();
         Ok(cells)
     }
 

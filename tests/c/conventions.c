@@ -242,7 +242,10 @@ static void evaluating(const tern_model *model) {
     eval.logits = TERN_LOGITS_NONE;
     OK(tern_session_eval_with(session, tokens, 1, &eval));
     GIVES(TERN_ERROR_NOT_READY, tern_session_logits(session, &logits, &n));
-    eval.logits = 3;
+    eval.logits = TERN_LOGITS_BEST;
+    OK(tern_session_eval_with(session, tokens, 1, &eval));
+    GIVES(TERN_ERROR_NOT_READY, tern_session_logits(session, &logits, &n));
+    eval.logits = 4;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_eval_with(session, tokens, 1, &eval));
     eval.logits = TERN_LOGITS_LAST;
     eval.deadline_ns = 1; /* long ago */
@@ -419,10 +422,50 @@ static void sampling(const tern_model *model) {
     tern_session_free(session);
 }
 
+static void threads_and_memory(const char *path) {
+    tern_model_params how = TERN_INIT(tern_model_params);
+    how.lock_memory = TERN_LOCK_TRY;
+    how.huge_pages = TERN_HUGE_PAGES_TRANSPARENT;
+    tern_model *model;
+    OK(tern_model_load(path, &how, &model));
+    tern_model_info shape = TERN_INIT(tern_model_info);
+    OK(tern_model_describe(model, &shape));
+    tern_model *none = NULL;
+    how.lock_memory = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_model_load(path, &how, &none));
+    how.lock_memory = 0;
+    how.huge_pages = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_model_load(path, &how, &none));
+
+    tern_session_params params = TERN_INIT(tern_session_params);
+    params.n_ctx = 32;
+    params.lock_memory = TERN_LOCK_TRY;
+    params.huge_pages = TERN_HUGE_PAGES_NEVER;
+    tern_session *session, *fork;
+    OK(tern_session_new(model, &params, &session));
+    tern_session_info info = TERN_INIT(tern_session_info);
+    OK(tern_session_describe(session, &info));
+    CHECK(info.n_threads >= 1 && info.n_threads_prefill >= 1);
+    CHECK(info.locked_bytes == 0 || info.locked_bytes >= info.kv_bytes);
+    OK(tern_session_set_threads(session, 1, 1));
+    OK(tern_session_fork(session, &fork));
+    OK(tern_session_describe(fork, &info));
+    CHECK(info.n_threads == 1 && info.n_threads_prefill == 1);
+    tern_session_free(fork);
+    tern_session_free(session);
+    params.lock_memory = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+    params.lock_memory = 0;
+    params.huge_pages = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+    tern_model_free(model);
+}
+
 int main(int argc, char **argv) {
     const char *path = model_path(argc, argv);
     library();
     loading(path);
+    threads_and_memory(path);
     tern_model *model = load(path);
     describing(model);
     text(model);

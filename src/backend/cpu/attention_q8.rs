@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::backend::{Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
+use crate::base::memory::Memory;
 use crate::kernel::{KV_BLOCK, KV_QUAD, Kernels, Queries8};
 
 use super::Cpu;
@@ -66,18 +67,18 @@ impl Eights {
         lengths.map(|(n, size)| (n * size).next_multiple_of(64) as u64).sum()
     }
 
-    pub(super) fn new(d: &Decoder, shape: &Shape) -> Result<Eights> {
+    pub(super) fn new(d: &Decoder, shape: &Shape, memory: &Memory) -> Result<Eights> {
         let Lengths([codes, scales, sums, of_values, weights, worth, shifted, mixed]) =
             Lengths::new(d, shape);
         Ok(Eights {
-            codes: Buffer::zeroed(codes)?,
-            scales: Buffer::zeroed(scales)?,
-            sums: Buffer::zeroed(sums)?,
-            of_values: Buffer::zeroed(of_values)?,
-            weights: Buffer::zeroed(weights)?,
-            worth: Buffer::zeroed(worth)?,
-            shifted: Buffer::zeroed(shifted)?,
-            mixed: Buffer::zeroed(mixed)?,
+            codes: memory.buffer(codes)?,
+            scales: memory.buffer(scales)?,
+            sums: memory.buffer(sums)?,
+            of_values: memory.buffer(of_values)?,
+            weights: memory.buffer(weights)?,
+            worth: memory.buffer(worth)?,
+            shifted: memory.buffer(shifted)?,
+            mixed: memory.buffer(mixed)?,
         })
     }
 

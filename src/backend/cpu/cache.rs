@@ -12,6 +12,7 @@ use std::ops::Range;
 use crate::backend::{Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
+use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, Kernels, Panel};
 
@@ -380,18 +381,18 @@ impl Cpu {
     }
 
     /// Makes the cache of one layer.
-    pub fn kv(&self, shape: &Shape) -> Result<Kv> {
+    pub fn kv(&self, shape: &Shape, memory: &Memory) -> Result<Kv> {
         let layout = Layout::new(&self.decoder, shape);
         let (k, v) = (layout.n_head * layout.key_len(), layout.n_head * layout.value_len());
         let k = match shape.k_type {
-            KvType::F16 => Keys::F16(Buffer::zeroed(k)?),
-            KvType::F32 => Keys::F32(Buffer::zeroed(k)?),
-            KvType::Q8_0 => Keys::Q8(Keys8::new(layout)?),
+            KvType::F16 => Keys::F16(memory.buffer(k)?),
+            KvType::F32 => Keys::F32(memory.buffer(k)?),
+            KvType::Q8_0 => Keys::Q8(Keys8::new(layout, memory)?),
         };
         let v = match shape.v_type {
-            KvType::F16 => Values::F16(Buffer::zeroed(v)?),
-            KvType::F32 => Values::F32(Buffer::zeroed(v)?),
-            KvType::Q8_0 => Values::Q8(Values8::new(layout)?),
+            KvType::F16 => Values::F16(memory.buffer(v)?),
+            KvType::F32 => Values::F32(memory.buffer(v)?),
+            KvType::Q8_0 => Values::Q8(Values8::new(layout, memory)?),
         };
         Ok(Kv { layout, k, v })
     }

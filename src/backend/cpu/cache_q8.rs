@@ -17,6 +17,7 @@ use half::f16;
 
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
+use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Keys8 as KeyCodes, Values8 as ValueCodes};
 
@@ -88,11 +89,11 @@ impl Layout {
 }
 
 impl Codes {
-    fn new(layout: Layout, codes: usize) -> Result<Codes> {
+    fn new(layout: Layout, codes: usize, memory: &Memory) -> Result<Codes> {
         Ok(Codes {
             layout,
-            codes: Buffer::zeroed(layout.n_head * codes)?,
-            scales: Buffer::zeroed(layout.n_head * layout.scale_len())?,
+            codes: memory.buffer(layout.n_head * codes)?,
+            scales: memory.buffer(layout.n_head * layout.scale_len())?,
         })
     }
 
@@ -152,8 +153,8 @@ impl Codes {
 }
 
 impl Keys8 {
-    pub(super) fn new(layout: Layout) -> Result<Keys8> {
-        Ok(Keys8(Codes::new(layout, layout.key_codes())?))
+    pub(super) fn new(layout: Layout, memory: &Memory) -> Result<Keys8> {
+        Ok(Keys8(Codes::new(layout, layout.key_codes(), memory)?))
     }
 
     pub(super) fn bytes(layout: Layout) -> u64 {
@@ -210,8 +211,8 @@ impl Keys8 {
 }
 
 impl Values8 {
-    pub(super) fn new(layout: Layout) -> Result<Values8> {
-        Ok(Values8(Codes::new(layout, layout.value_codes())?))
+    pub(super) fn new(layout: Layout, memory: &Memory) -> Result<Values8> {
+        Ok(Values8(Codes::new(layout, layout.value_codes(), memory)?))
     }
 
     pub(super) fn bytes(layout: Layout) -> u64 {

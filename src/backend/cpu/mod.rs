@@ -11,6 +11,8 @@ mod cache;
 mod cache_q8;
 mod phases;
 mod scratch;
+mod screen;
+mod threads;
 mod tiles;
 mod weights;
 
@@ -20,9 +22,11 @@ use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
+use crate::base::memory::HugePages;
 use crate::kernel::Kernels;
 
 use arena::Arena;
+use threads::Found;
 
 pub use arena::Read;
 pub use cache::Kv;
@@ -36,12 +40,14 @@ pub struct Cpu {
     /// Where tensors lie in `bytes`, if that is not the file's data.
     arena: Option<Arena>,
     kernels: &'static Kernels,
+    /// How many threads its sessions have found to be fastest.
+    found: Found,
 }
 
 impl Cpu {
     /// A device for the weights in `bytes`, with the kernels of `isa`.
     pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa) -> Cpu {
-        Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa) }
+        Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa), found: Found::default() }
     }
 
     /// Whether the kernels of `isa` are made for packed weights ([`Cpu::packed`]).
@@ -61,12 +67,13 @@ impl Cpu {
         layers: &[Layer],
         ends: &Ends,
         isa: Isa,
+        huge: HugePages,
         read: Read<'_>,
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
-        let bytes = Bytes::build(arena.len(), |bytes| arena.fill(bytes, read))?;
-        let kernels = Kernels::for_isa(isa);
-        Ok(Cpu { decoder, bytes: Arc::new(bytes), arena: Some(arena), kernels })
+        let bytes = Bytes::build(arena.len(), huge, |bytes| arena.fill(bytes, read))?;
+        let bytes = Arc::new(bytes);
+        Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa) })
     }
 
     /// What it computes.

@@ -26,7 +26,7 @@ impl Backend for Cpu {
 
     fn embed(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
         let n = batch.tokens.len();
-        s.pool.begin(if n == 1 { s.n_threads.0 } else { s.n_threads.1 })?;
+        s.pool.begin(s.threads.begin(n))?;
         let n_embd = self.decoder.n_embd;
         for (row, &token) in s.x.chunks_exact_mut(n_embd).zip(batch.tokens) {
             self.decode_row(&ends.embd, token as usize, row); // tokens are below n_vocab
@@ -50,6 +50,9 @@ impl Backend for Cpu {
 
     fn qkv(&self, s: &mut Scratch, l: &CpuLayer, kv: &mut Kv, batch: &Batch<'_>) -> Result<()> {
         let (n, d) = (batch.tokens.len(), &self.decoder);
+        if let Some(n) = s.threads.layer(&self.found) {
+            s.pool.begin(n)?;
+        }
         let n_embd = d.n_embd;
         self.norm(&s.pool, &s.x[..n * n_embd], &l.attn_norm, &mut s.normed[..n * n_embd])?;
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.q, &l.k, &l.v])?;
@@ -118,12 +121,19 @@ impl Backend for Cpu {
         let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
         let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
         let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
+        if let Some(screening) = s.screening.as_mut().filter(|_| batch.best && n == 1)
+            && self.best_logits(&s.pool, ends, screening, &act, logits)?
+        {
+            return Ok(());
+        }
         s.pool.columns(logits, n_vocab, grain(&s.pool, n_vocab), |_, part| {
             self.project_part(&ends.head, &act, part);
             if cap != 0.0 {
                 (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
             }
-        })
+        })?;
+        s.threads.end(&self.found);
+        Ok(())
     }
 
     fn logits<'s>(&self, s: &'s Scratch, row: usize) -> Result<&'s [f32]> {

@@ -5,11 +5,15 @@ use std::sync::Mutex;
 use crate::backend::rope::Frequencies;
 use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
+use crate::base::cpu::Cores;
 use crate::base::error::Result;
+use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::Activations;
 
 use super::attention_q8::Eights;
+use super::screen::Screening;
+use super::threads::Threads;
 use super::weights::Matrix;
 use super::{Cpu, attention};
 
@@ -85,8 +89,7 @@ fn quantise_rows(
 /// Activations of one session.
 pub struct Scratch {
     pub(super) pool: Pool,
-    /// Threads for one token, and for many.
-    pub(super) n_threads: (usize, usize),
+    pub(super) threads: Threads,
     /// The residual stream, `[n_batch][n_embd]`.
     pub(super) x: Buffer<f32>,
     /// The normed residual stream, `[n_batch][n_embd]`.
@@ -115,6 +118,8 @@ pub struct Scratch {
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
     pub(super) n_batch: usize,
+    /// Where the head can be screened.
+    pub(super) screening: Option<Screening>,
 }
 
 /// The lengths of a session's buffers, in elements.
@@ -129,6 +134,8 @@ struct Lengths {
     work: usize,
     parts: usize,
     logits: usize,
+    /// Of [`Screening`].
+    screening: [usize; 4],
 }
 
 impl Lengths {
@@ -147,6 +154,10 @@ impl Lengths {
             work,
             parts,
             logits: shape.n_logits * d.n_vocab,
+            screening: match shape.screened {
+                true => Screening::lens(d.n_embd, d.n_vocab),
+                false => [0; 4],
+            },
         }
     }
 
@@ -166,6 +177,8 @@ impl Lengths {
             + n_threads as u64 * f32s(self.work)
             + f32s(self.parts)
             + f32s(self.logits)
+            + line(self.screening[0])
+            + self.screening[1..].iter().map(|&n| f32s(n)).sum::<u64>()
     }
 }
 
@@ -177,40 +190,44 @@ impl Cpu {
     }
 
     /// Makes a session's buffers and threads.
-    pub fn scratch(&self, shape: &Shape) -> Result<Scratch> {
+    pub fn scratch(&self, shape: &Shape, memory: &Memory) -> Result<Scratch> {
         let d = &self.decoder;
         let n = Lengths::new(d, shape);
         let (mut work, mut eights) = (Vec::new(), Vec::new());
         let pool = Pool::new(shape.n_threads)?;
         for _ in 0..shape.n_threads {
-            work.push(Mutex::new(Buffer::<f32>::zeroed(n.work)?));
-            eights.push(Mutex::new(Eights::new(d, shape)?));
+            work.push(Mutex::new(memory.buffer(n.work)?));
+            eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
         Ok(Scratch {
             pool,
-            n_threads: (shape.n_threads, shape.n_threads),
-            x: Buffer::<f32>::zeroed(n.x)?,
-            normed: Buffer::<f32>::zeroed(n.normed)?,
+            threads: Threads::new(shape, Cores::count(), &self.found),
+            x: memory.buffer(n.x)?,
+            normed: memory.buffer(n.normed)?,
             codes: Codes {
-                codes: Buffer::<i8>::zeroed(n.codes)?,
-                scales: Buffer::<f32>::zeroed(n.codes.div_ceil(32))?,
-                sums: Buffer::<i32>::zeroed(n.codes.div_ceil(16))?,
+                codes: memory.buffer(n.codes)?,
+                scales: memory.buffer(n.codes.div_ceil(32))?,
+                sums: memory.buffer(n.codes.div_ceil(16))?,
             },
-            q: Buffer::<f32>::zeroed(n.q)?,
-            k: Buffer::<f32>::zeroed(n.kv)?,
-            v: Buffer::<f32>::zeroed(n.kv)?,
-            mixed: Buffer::<f32>::zeroed(n.q)?,
-            delta: Buffer::<f32>::zeroed(n.x)?,
-            gate: Buffer::<f32>::zeroed(n.ff)?,
-            up: Buffer::<f32>::zeroed(n.ff)?,
-            cos: Buffer::<f32>::zeroed(n.angles)?,
-            sin: Buffer::<f32>::zeroed(n.angles)?,
+            q: memory.buffer(n.q)?,
+            k: memory.buffer(n.kv)?,
+            v: memory.buffer(n.kv)?,
+            mixed: memory.buffer(n.q)?,
+            delta: memory.buffer(n.x)?,
+            gate: memory.buffer(n.ff)?,
+            up: memory.buffer(n.ff)?,
+            cos: memory.buffer(n.angles)?,
+            sin: memory.buffer(n.angles)?,
             frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
             work,
             eights,
-            parts: Buffer::<f32>::zeroed(n.parts)?,
-            logits: Buffer::<f32>::zeroed(n.logits)?,
+            parts: memory.buffer(n.parts)?,
+            logits: memory.buffer(n.logits)?,
             n_batch: shape.n_batch,
+            screening: match shape.screened {
+                true => Some(Screening::new(d.n_embd, d.n_vocab, &memory)?),
+                false => None,
+            },
         })
     }
 }
@@ -221,9 +238,29 @@ impl Scratch {
         self.pool.n_shared_jobs()
     }
 
+    /// How many tokens were found without the whole head.
+    pub fn n_screened(&self) -> u64 {
+        self.screening.as_ref().map_or(0, |screening| screening.n_screened)
+    }
+
+    /// How often a thread has gone to sleep for want of work, or to wait for another.
+    pub fn n_sleeps(&self) -> u64 {
+        self.pool.n_sleeps()
+    }
+
     /// Sets how many threads evaluate one token, and how many evaluate several.
     pub fn set_threads(&mut self, decode: usize, prefill: usize) {
         let most = self.pool.n_threads();
-        self.n_threads = (decode.clamp(1, most), prefill.clamp(1, most));
+        self.threads.fix(decode.clamp(1, most), prefill.clamp(1, most));
+    }
+
+    /// How many threads evaluate one token, and how many evaluate several.
+    pub fn n_threads(&self) -> (usize, usize) {
+        self.threads.now()
+    }
+
+    /// Takes over what another session of the same parameters was told or has found about threads.
+    pub fn copy_threads(&mut self, other: &Scratch) {
+        self.threads = other.threads.clone();
     }
 }

@@ -11,6 +11,7 @@ use crate::kernel::{Activations, Packed, Weight};
 use crate::quant::{self, p16};
 
 use super::Cpu;
+use super::screen::Screen;
 
 /// A projection: where its matrix lies, and its bias.
 pub(super) struct Matrix {
@@ -46,6 +47,8 @@ pub struct CpuEnds {
     pub(super) embd: Matrix,
     pub(super) norm: Buffer<f32>,
     pub(super) head: Matrix,
+    /// What screens the head, if the model was loaded so.
+    pub(super) screen: Option<Screen>,
 }
 
 impl Cpu {
@@ -76,6 +79,7 @@ impl Cpu {
             embd: self.table(&ends.embd, None)?,
             norm: self.vector(&ends.norm)?,
             head: self.matrix(&ends.head)?,
+            screen: None,
         })
     }
 
@@ -124,7 +128,7 @@ impl Cpu {
         self.table(&projection.weight, projection.bias)
     }
 
-    fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
+    pub(super) fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
         let (at, packed) = self.place(tensor)?;
         Ok(Matrix { tensor: *tensor, at, packed, bias: self.optional(bias)? })
     }

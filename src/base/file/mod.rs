@@ -15,6 +15,7 @@ use std::path::Path;
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
 use super::error::{Result, err};
+use super::memory::HugePages;
 use guard::{Guard, Stamp};
 
 /// Bytes between two reports of progress, and between two chances to cancel.
@@ -228,6 +229,7 @@ impl Bytes {
         offset: u64,
         len: u64,
         mode: LoadMode,
+        huge: HugePages,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Bytes> {
         source.check_range(offset, len)?;
@@ -240,7 +242,7 @@ impl Bytes {
         }
         match (&source.kind, mode) {
             (Kind::Memory(_), _) | (_, LoadMode::Copy) => {
-                let bytes = Bytes::build(n, |map| copy(source, offset, map, progress))?;
+                let bytes = Bytes::build(n, huge, |map| copy(source, offset, map, progress))?;
                 source.check_unchanged()?;
                 Ok(bytes)
             }
@@ -271,7 +273,11 @@ impl Bytes {
     /// write-protected. Zero where `fill` writes nothing.
     ///
     /// Fails with `OutOfMemory`, and as `fill` does.
-    pub fn build(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+    pub fn build(
+        len: usize,
+        huge: HugePages,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Bytes> {
         if len == 0 {
             fill(&mut [])?;
             return Ok(Bytes { memory: Memory::Empty, guard: None });
@@ -279,7 +285,10 @@ impl Bytes {
         let no_memory = |e: std::io::Error| err!(OutOfMemory, "{len} bytes for weights: {e}");
         let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
         // Fewer TLB misses if the kernel has huge pages; no harm if it has not.
-        let _ = map.advise(Advice::HugePage);
+        let _ = map.advise(match huge {
+            HugePages::Never => Advice::NoHugePage,
+            HugePages::Default | HugePages::Transparent => Advice::HugePage,
+        });
         fill(&mut map)?;
         let memory = Memory::Owned(map.make_read_only().map_err(no_memory)?);
         Ok(Bytes { memory, guard: None })
@@ -298,6 +307,17 @@ impl Bytes {
                 // are read through opaque pointers, and no branch reads one twice.
                 unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) }
             }
+        }
+    }
+
+    /// Locks the bytes in memory, as `memory` is to be; of a mapped file that reads all of it.
+    ///
+    /// Fails with `OutOfMemory` if they must be locked and cannot be.
+    pub fn lock(&self, memory: &super::memory::Memory) -> Result<()> {
+        match &self.memory {
+            Memory::Empty => Ok(()),
+            Memory::Owned(map) => memory.lock(map.len() as u64, || map.lock()),
+            Memory::Mapped(map) => memory.lock(map.len() as u64, || map.lock()),
         }
     }
 
@@ -418,6 +438,8 @@ mod tests {
     use std::io::Write;
     use std::path::PathBuf;
 
+    const HUGE: HugePages = HugePages::Default;
+
     /// A file of its own for a test, removed afterwards.
     struct Temp(PathBuf);
 
@@ -461,7 +483,8 @@ mod tests {
                         reports.push((done, total));
                         true
                     };
-                    let bytes = Bytes::load(source, offset, len, mode, &mut progress).unwrap();
+                    let bytes =
+                        Bytes::load(source, offset, len, mode, HUGE, &mut progress).unwrap();
                     let start = skip + offset as usize;
                     assert!(bytes.as_slice() == &whole[start..start + len as usize]);
                     bytes.check_unchanged().unwrap();
@@ -486,7 +509,8 @@ mod tests {
                 let error = source.read_at(offset, &mut vec![0; len]).unwrap_err();
                 assert!(matches!(error, Error::BadFile(_)), "{error}");
                 for mode in MODES {
-                    let error = Bytes::load(&source, offset, len as u64, mode, &mut |_, _| true);
+                    let error =
+                        Bytes::load(&source, offset, len as u64, mode, HUGE, &mut |_, _| true);
                     assert!(matches!(error, Err(Error::BadFile(_))));
                 }
             }
@@ -504,7 +528,8 @@ mod tests {
                 calls += 1;
                 calls < 3
             };
-            let error = Bytes::load(&source, 0, source.len(), mode, &mut progress).unwrap_err();
+            let error =
+                Bytes::load(&source, 0, source.len(), mode, HUGE, &mut progress).unwrap_err();
             assert!(matches!(error, Error::Aborted(_)), "{error}");
             assert_eq!(calls, 3);
         }
@@ -563,7 +588,7 @@ mod tests {
         let file = Temp::new("outlive", &whole);
         let source = Source::open(&file.0).unwrap();
         let bytes =
-            Bytes::load(&source, 0, source.len(), LoadMode::Copy, &mut |_, _| true).unwrap();
+            Bytes::load(&source, 0, source.len(), LoadMode::Copy, HUGE, &mut |_, _| true).unwrap();
         fs::write(&file.0, b"gone").unwrap();
         bytes.check_unchanged().unwrap();
         assert!(bytes.as_slice() == whole);
@@ -580,13 +605,13 @@ mod tests {
             }
             true
         };
-        let error = Bytes::load(&source, 0, source.len(), LoadMode::Copy, &mut progress);
+        let error = Bytes::load(&source, 0, source.len(), LoadMode::Copy, HUGE, &mut progress);
         assert!(matches!(error, Err(Error::ModelChanged(_))));
         let mut progress = |_, _| {
             fs::OpenOptions::new().write(true).open(&file.0).unwrap().set_len(10).unwrap();
             true
         };
-        let error = Bytes::load(&source, 0, source.len(), LoadMode::Copy, &mut progress);
+        let error = Bytes::load(&source, 0, source.len(), LoadMode::Copy, HUGE, &mut progress);
         assert!(matches!(error, Err(Error::BadFile(_))));
     }
 
@@ -594,7 +619,8 @@ mod tests {
     fn a_guarded_map_notices_a_writer() {
         let file = Temp::new("guarded", &pattern(100_000));
         let source = Source::open(&file.0).unwrap();
-        let load = |mode| Bytes::load(&source, 0, source.len(), mode, &mut |_, _| true).unwrap();
+        let load =
+            |mode| Bytes::load(&source, 0, source.len(), mode, HUGE, &mut |_, _| true).unwrap();
         let (guarded, fast) = (load(LoadMode::MapGuarded), load(LoadMode::MapFast));
         guarded.check_unchanged().unwrap();
         let has_lease = guarded.guard.as_ref().is_some_and(|g| g.has_lease);

@@ -19,6 +19,7 @@
 mod columns;
 mod split;
 mod thread;
+mod tune;
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,10 +28,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use self::thread::{futex_wait, futex_wake, join, pid, start};
 use super::clock::now_ns;
+use super::cpu::Cores;
 use super::error::{Result, Sentence, err};
 
 pub use self::columns::Columns;
 pub use self::thread::{CpuSet, allowed_cpus};
+pub use self::tune::Tuner;
 
 /// More than any machine with one memory profits from.
 pub const MAX_THREADS: usize = 256;
@@ -65,6 +68,7 @@ struct Shared {
     /// What the first panic of the job said.
     panic: Mutex<Option<Sentence>>,
     spin_ns: u64,
+    n_sleeps: AtomicU64,
 }
 
 /// Worker threads, and the caller as the first of them.
@@ -102,7 +106,7 @@ impl Pool {
         }
         let n_workers = n_threads - 1;
         // Who shares a core with the thread it waits for must not spin.
-        let fits = n_threads <= allowed_cpus().iter().count();
+        let fits = n_threads <= Cores::count().all;
         let spin_ns = if fits { SPIN_NS } else { 0 };
         let mut pool = Pool {
             shared: reserve(1)?,
@@ -113,7 +117,12 @@ impl Pool {
             n_shared_jobs: AtomicU64::new(0),
             pid: pid(),
         };
-        pool.shared.push(Shared { job: UnsafeCell::new(None), panic: Mutex::new(None), spin_ns });
+        pool.shared.push(Shared {
+            job: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            spin_ns,
+            n_sleeps: AtomicU64::new(0),
+        });
         let shared = pool.shared.as_ptr();
         for index in 1..n_threads {
             pool.workers.push(Worker { state: AtomicU32::new(IDLE), index, shared });
@@ -152,6 +161,11 @@ impl Pool {
         self.n_shared_jobs.load(Ordering::Relaxed)
     }
 
+    /// How often a thread has gone to sleep so far, as there was no work or another was not done.
+    pub fn n_sleeps(&self) -> u64 {
+        self.shared[0].n_sleeps.load(Ordering::Relaxed)
+    }
+
     /// Calls `f(worker)` once for each worker below [`n_active`](Self::n_active), and returns when
     /// all calls have. Calls of two workers may follow each other on one thread, so `f` must not
     /// wait for another worker. Never allocates.
@@ -188,7 +202,7 @@ impl Pool {
             }
         }
         for worker in active {
-            worker.wait_until_done(shared.spin_ns);
+            worker.wait_until_done(shared);
         }
         let panic = shared.panic.lock().unwrap_or_else(|p| p.into_inner()).take();
         self.running.store(false, Ordering::Release);
@@ -222,6 +236,12 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Shared {
+    /// Sleeps until woken, unless the word is not `expected`.
+    fn sleep(&self, word: &AtomicU32, expected: u32) {
+        self.n_sleeps.fetch_add(1, Ordering::Relaxed);
+        futex_wait(word, expected);
+    }
+
     /// Runs one share; notes what it says if it panics.
     fn call(&self, f: &(dyn Fn(usize) + Sync), worker: usize) {
         // What a panic leaves half-done is the caller's `out`, and the caller gets the error.
@@ -262,22 +282,22 @@ impl Worker {
                     }
                 }
                 Err(EXIT) => return,
-                Err(_) => self.wait_for_work(shared.spin_ns),
+                Err(_) => self.wait_for_work(shared),
             }
         }
     }
 
     /// Returns when there may be work: spins, then sleeps.
-    fn wait_for_work(&self, spin_ns: u64) {
+    fn wait_for_work(&self, shared: &Shared) {
         let is_idle = || self.state.load(Ordering::Relaxed) == IDLE;
-        if !spin_while(is_idle, spin_ns) {
+        if !spin_while(is_idle, shared.spin_ns) {
             return;
         }
         let (ok, no) = (Ordering::Relaxed, Ordering::Relaxed);
         if matches!(self.state.compare_exchange(IDLE, ASLEEP, ok, no), Ok(_) | Err(ASLEEP)) {
             // Whoever changes the state from ASLEEP wakes us; if that has happened already, the
             // call returns at once.
-            futex_wait(&self.state, ASLEEP);
+            shared.sleep(&self.state, ASLEEP);
         }
     }
 
@@ -288,8 +308,8 @@ impl Worker {
     }
 
     /// Returns when the worker has finished its share: spins, then sleeps.
-    fn wait_until_done(&self, spin_ns: u64) {
-        spin_while(|| self.state.load(Ordering::Relaxed) == RUNNING, spin_ns);
+    fn wait_until_done(&self, shared: &Shared) {
+        spin_while(|| self.state.load(Ordering::Relaxed) == RUNNING, shared.spin_ns);
         loop {
             // Acquire, so that what the worker wrote is seen here.
             match self.state.compare_exchange(
@@ -298,7 +318,7 @@ impl Worker {
                 Ordering::Acquire,
                 Ordering::Acquire,
             ) {
-                Ok(_) | Err(AWAITED) => futex_wait(&self.state, AWAITED),
+                Ok(_) | Err(AWAITED) => shared.sleep(&self.state, AWAITED),
                 Err(_) => return,
             }
         }

@@ -9,6 +9,7 @@ use crate::base::error::{Result, err};
 
 /// Stack of a worker. Kernels keep less than 64 KiB on it; the rest is for unwinding a panic.
 const STACK_BYTES: usize = 1 << 20;
+const KERNEL_STACK_BYTES: usize = 64 << 10;
 
 extern "C" fn thread_main(worker: *mut c_void) -> *mut c_void {
     // SAFETY: `start` passes a `Worker` of a pool, which keeps it in place until it has joined this
@@ -16,8 +17,15 @@ extern "C" fn thread_main(worker: *mut c_void) -> *mut c_void {
     let worker = unsafe { &*worker.cast::<Worker>() };
     // SAFETY: PR_SET_NAME reads a string of at most 16 bytes with its NUL.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"tern".as_ptr()) };
+    take_stack();
     worker.work();
     std::ptr::null_mut()
+}
+
+/// Writes to the pages of the stack that kernels will use, so that they are there.
+#[inline(never)]
+fn take_stack() {
+    std::hint::black_box([0u8; KERNEL_STACK_BYTES]);
 }
 
 /// Starts a worker's thread, which ends when its state says EXIT, with the host's signals blocked in it: they are for the host's threads.
