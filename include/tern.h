@@ -157,6 +157,8 @@ enum tern_status
     TERN_ERROR_LIMIT = -26,
     /// The logits are not finite numbers; there is nothing to choose from.
     TERN_ERROR_NOT_FINITE = -27,
+    /// The file was packed for another version of tern: pack the original again with this one.
+    TERN_ERROR_UNSUPPORTED_PACKING = -28,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -508,8 +510,8 @@ typedef struct {
 /// The CPU, with the fastest kernels it supports.
 #define TERN_DEVICE_CPU 0
 
-/// TERN_LOAD_COPY if the file is at most half of the memory that is available, else
-/// TERN_LOAD_MAP_GUARDED.
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
+/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
 #define TERN_LOAD_DEFAULT 0
 
 /// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
@@ -522,7 +524,7 @@ typedef struct {
 #define TERN_LOAD_MAP_GUARDED 2
 
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
 #define TERN_LOAD_MAP_FAST 3
 
 /// The system may take pages away when memory is short.
@@ -656,6 +658,23 @@ tern_status tern_model_plan(const char *path,
                             const tern_model_params *model_params,
                             const tern_session_params *session_params,
                             tern_plan_info *info);
+
+/// Writes the packed form of a model's file: its matrices as the kernels read them. Loading that
+/// copies nothing, and it evaluates as fast, and to the same logits, as the original does when it is
+/// loaded with TERN_LOAD_COPY.
+///
+/// `packed_path` appears whole or not at all. A file that is there is replaced, and models that were
+/// loaded from it stay what they are. It has all that the original has, each weight checked; only
+/// tern reads it, and only a version that knows its layout (TERN_ERROR_UNSUPPORTED_PACKING), so keep
+/// the original. `progress` may be NULL, and is as that of tern_model_params. Fails as
+/// tern_model_load() does, and with TERN_ERROR_UNSUPPORTED if the file is packed already,
+/// TERN_ERROR_INVALID_ARGUMENT if both paths lead to one file, TERN_ERROR_IO if it cannot be
+/// written.
+TERN_MUST_USE
+tern_status tern_model_pack(const char *path,
+                            const char *packed_path,
+                            tern_progress_fn progress,
+                            void *user_data);
 
 /// Describes a model. The strings are lent until the model is freed.
 TERN_MUST_USE

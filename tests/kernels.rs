@@ -8,7 +8,7 @@ use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight};
 use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
 
@@ -349,6 +349,152 @@ fn matmul_with_packed_weights() {
             }
         }
     }
+}
+
+// ---------------------------------------------------------------------------------- panels
+
+/// Weights that share a scale in a panel, and activations in a tile.
+const PANEL_PIECE: usize = 256;
+
+fn tiles(kernels: &Kernels, x: &[f32], k: usize) -> Vec<u32> {
+    let words = kernels.tile_words(k);
+    let mut out = vec![0xdead_beef; (x.len() / k).div_ceil(TILE) * words];
+    for (x, tile) in x.chunks(TILE * k).zip(out.chunks_exact_mut(words)) {
+        kernels.quantize_tile(x, k, tile);
+    }
+    out
+}
+
+fn multiply_panel(kernels: &Kernels, w: &Packed<'_>, x: &[f32], grain: usize) -> Vec<f32> {
+    let (n, n_rows) = (x.len() / w.k, w.n_rows);
+    let words = tiles(kernels, x, w.k);
+    let act = Tiles { n, k: w.k, words: &words };
+    let mut out = vec![f32::NAN; n * n_rows];
+    for first in (0..n_rows).step_by(grain) {
+        let end = n_rows.min(first + grain);
+        kernels.matmul_panel(w, &act, &mut Columns::new(&mut out, n_rows, first..end));
+        let after = out.chunks(n_rows).flat_map(|row| &row[end..]);
+        assert!(after.into_iter().all(|x| x.is_nan()), "beyond the columns");
+    }
+    out
+}
+
+/// How far rounding to panels may take a product from the true one, which comes first: a weight goes
+/// by at most half of a 127th of the largest of its 256 and 2/128 of that, an activation by half.
+fn panel_error(dtype: DType, row: &[u8], x: &[f32]) -> (f64, f64) {
+    let mut w = vec![0.0; x.len()];
+    quant::decode_row(dtype, row, &mut w);
+    let group = quant::layout(dtype).expect("a quantised type").group;
+    let (low, high) = codes_of(dtype);
+    let mut codes = vec![0; w.len()];
+    let (mut scales, mut mins) = (vec![0f32; w.len() / group], vec![0f32; w.len() / group]);
+    quant::expand_row(dtype, row, &mut codes, &mut scales, &mut mins);
+    let (mut truth, mut error) = (0.0, 0.0);
+    for (p, (w, x)) in w.chunks(PANEL_PIECE).zip(x.chunks(PANEL_PIECE)).enumerate() {
+        let of = p * PANEL_PIECE / group..(p * PANEL_PIECE + w.len()) / group;
+        let ends = scales[of.clone()].iter().zip(&mins[of]).flat_map(|(scale, min)| {
+            [low, high].map(|code| (f64::from(*scale) * code + f64::from(*min)).abs())
+        });
+        let most_w = ends.fold(0f64, f64::max);
+        let most_x = x.iter().fold(0f64, |most, x| most.max(f64::from(*x).abs()));
+        // What is taken for zeros is off by all of it.
+        let dw = if most_w < 8e-31 { 8e-31 } else { most_w / 126.0 * (0.5 + 2.0 / 128.0) };
+        let dx = if most_x < 4e-37 { 4e-37 } else { most_x / 127.0 * 0.5001 };
+        for (w, x) in w.iter().zip(x) {
+            let (w, x) = (f64::from(*w), f64::from(*x));
+            truth += w * x;
+            error += w.abs() * dx + dw * x.abs() + dw * dx;
+        }
+        // Sums in floats: one rounding of the scales and one of the product for each piece so far.
+        let largest = w.len() as f64 * (most_w + dw) * (most_x + dx);
+        error += 8.0 * U * largest + 1e-37;
+    }
+    (truth, error)
+}
+
+/// The least and the largest value of a code.
+fn codes_of(dtype: DType) -> (f64, f64) {
+    match dtype {
+        DType::Q4_0 => (-8.0, 7.0),
+        DType::Q4_1 | DType::Q4K => (0.0, 15.0),
+        DType::Q5_0 => (-16.0, 15.0),
+        DType::Q5_1 | DType::Q5K => (0.0, 31.0),
+        DType::Q2K => (0.0, 3.0),
+        DType::Q3K => (-4.0, 3.0),
+        DType::Q6K => (-32.0, 31.0),
+        DType::Mxfp4 => (-12.0, 12.0),
+        DType::Tq1_0 => (-1.0, 1.0),
+        DType::Tq2_0 => (-1.0, 2.0),
+        DType::Q8_0 => (-128.0, 127.0),
+        _ => (-127.0, 127.0),
+    }
+}
+
+/// Panels: the scalar ones within what their rounding allows of the true product, and the others with
+/// the same bits, with any number of tokens and in any range of groups.
+fn check_panel(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
+    let bytes = random_rows(dtype, k, n_rows, random);
+    let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+    p16::pack(dtype, k, &bytes, &mut packed);
+    let w = Packed { dtype, k, n_rows, bytes: &packed };
+    let x = random_activations(29, k, random);
+    let what = format!("panel {dtype}, k = {k}, {n_rows} rows");
+    let all = multiply_panel(Kernels::for_isa(Isa::Scalar), &w, &x, n_rows);
+    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
+    for (i, &out) in all.iter().enumerate() {
+        let (t, r) = (i / n_rows, i % n_rows);
+        let (truth, bound) =
+            panel_error(dtype, &bytes[r * row_bytes..][..row_bytes], &x[t * k..][..k]);
+        let error = (f64::from(out) - truth).abs();
+        assert!(error <= bound, "{what}: [{t}][{r}] = {out}, truly {truth}, bound {bound}");
+    }
+    each_isa(|kernels, isa| {
+        for (n, grain) in [(1, 16), (4, 32), (5, 48), (12, 16), (13, 32), (29, 64)] {
+            let from = (29 - n) / 2;
+            let some = multiply_panel(kernels, &w, &x[from * k..(from + n) * k], grain);
+            let what = format!("{what}, {isa}, {n} tokens");
+            assert_same_bits(&some, &all[from * n_rows..][..some.len()], &what);
+        }
+    });
+}
+
+#[test]
+fn matmul_with_panels() {
+    let mut random = Random(43);
+    for &dtype in DType::ALL.iter().filter(|dtype| dtype.is_quantised()) {
+        let lengths: &[usize] = match dtype.block_len() {
+            32 => &[32, 96, 576, 1056],
+            _ => &[256, 768, 1280],
+        };
+        let emulated = std::env::var_os("TERN_TEST_RUNNER").is_some();
+        let rows: &[usize] = if emulated { &[17] } else { &[1, 16, 17, 49, 64] };
+        for &k in lengths {
+            for &n_rows in rows {
+                check_panel(dtype, k, n_rows, &mut random);
+            }
+        }
+        eprintln!("tested panel_{dtype}");
+    }
+}
+
+#[test]
+fn panels_of_numbers_that_are_not_finite_show() {
+    let (dtype, k, n_rows) = (DType::Q4_0, 512, 16);
+    let mut random = Random(47);
+    let bytes = random_rows(dtype, k, n_rows, &mut random);
+    let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+    p16::pack(dtype, k, &bytes, &mut packed);
+    let w = Packed { dtype, k, n_rows, bytes: &packed };
+    each_isa(|kernels, isa| {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0; 3 * k];
+            x[k + 300] = bad;
+            let out = multiply_panel(kernels, &w, &x, n_rows);
+            for (t, out) in out.chunks(n_rows).enumerate() {
+                assert!(out.iter().all(|x| x.is_finite() == (t != 1)), "{isa}, {bad}, token {t}");
+            }
+        }
+    });
 }
 
 #[test]

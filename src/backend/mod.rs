@@ -11,6 +11,7 @@ pub mod rope;
 
 use std::ops::Range;
 
+use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 
@@ -27,10 +28,13 @@ pub struct TensorRef {
     pub offset: usize,
     /// Its bytes.
     pub bytes: usize,
+    /// Whether they are packed for the CPU's kernels ([`crate::quant::p16`]).
+    pub packed: bool,
 }
 
 impl TensorRef {
-    /// Some of its rows; rows are contiguous, so that a fused tensor splits without a copy.
+    /// Some of its rows; rows are contiguous unless packed, so that a fused tensor splits without a
+    /// copy.
     pub fn rows(&self, first: usize, n_rows: usize) -> TensorRef {
         let row = self.bytes / self.n_rows.max(1);
         TensorRef { n_rows, offset: self.offset + first * row, bytes: n_rows * row, ..*self }
@@ -205,6 +209,8 @@ pub struct Shape {
     pub n_decode: usize,
     /// See `n_decode`.
     pub n_prefill: usize,
+    /// The kernels whose panels many tokens are evaluated with; `None` = as single ones.
+    pub panels: Option<Isa>,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are
@@ -295,8 +301,14 @@ mod tests {
 
     #[test]
     fn a_fused_tensor_splits_by_rows() {
-        let fused =
-            TensorRef { dtype: DType::Q4_0, n_cols: 64, n_rows: 6, offset: 100, bytes: 216 };
+        let fused = TensorRef {
+            dtype: DType::Q4_0,
+            n_cols: 64,
+            n_rows: 6,
+            offset: 100,
+            bytes: 216,
+            packed: false,
+        };
         let part = fused.rows(4, 2);
         assert_eq!((part.offset, part.bytes, part.n_rows), (244, 72, 2));
     }

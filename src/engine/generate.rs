@@ -40,7 +40,7 @@ impl Session {
     /// the last; only the best of them, where the head is screened and the sampler wants no more. Nothing is drafted after a token that ends generation.
     ///
     /// Fails as `eval` and `sample` do; the session is then as it was, and the next step begins
-    /// with the token that was chosen.
+    /// with the token that was chosen. Where evaluating fails, that token is in `tokens` already.
     pub fn generate(
         &mut self,
         sampler: &mut Sampler,

@@ -25,7 +25,7 @@ pub struct ModelParams {
     /// The device that holds the weights; 0 = the CPU.
     pub device: u32,
     /// How the file's bytes come into memory; `None` = copied if they fit in half of the memory
-    /// that is free, else mapped and guarded.
+    /// that is free and are not packed already ([`super::Model::pack`]), else mapped and guarded.
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,
@@ -36,6 +36,17 @@ pub struct ModelParams {
     pub lock: Lock,
     /// Whether a copy of the weights is made of huge pages.
     pub huge: HugePages,
+}
+
+/// How numbers are rounded where many tokens are evaluated together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// As for one token: logits are the same bits however a prompt was cut.
+    #[default]
+    Exact,
+    /// 32 tokens and more by panels: quantised weights and activations as 8 bits with one scale for
+    /// 256. Faster; logits depend on how a prompt was cut, and on nothing else.
+    Fast,
 }
 
 /// How to make a session.
@@ -68,6 +79,8 @@ pub struct SessionParams {
     pub lock: Lock,
     /// Whether they are made of huge pages.
     pub huge: HugePages,
+    /// How many tokens are evaluated together.
+    pub numerics: Numerics,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -86,6 +99,7 @@ pub(super) struct Resolved {
     pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
     pub(super) screened: bool,
+    pub(super) numerics: Numerics,
 }
 
 impl SessionParams {
@@ -127,6 +141,7 @@ impl SessionParams {
             huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
             screened: model.screened_head,
+            numerics: self.numerics,
         })
     }
 }

@@ -91,7 +91,7 @@ impl Session {
 
     fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
         let weights = Arc::clone(model.weights());
-        let shape = params.shape();
+        let shape = params.shape(weights.backend.panels());
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let memory = Memory::new(params.lock, params.huge);
@@ -287,9 +287,10 @@ impl Session {
 
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
-        let decoder = self.runner.weights.backend.decoder();
-        let n_layer = self.runner.weights.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        let weights = &self.runner.weights;
+        let shape = self.params.shape(weights.backend.panels());
+        let (kv_bytes, scratch_bytes) =
+            session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,

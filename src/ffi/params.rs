@@ -11,8 +11,8 @@ pub type tern_token = i32;
 
 /// How the weights get into memory.
 pub type tern_load_mode = u32;
-/// TERN_LOAD_COPY if the file is at most half of the memory that is available, else
-/// TERN_LOAD_MAP_GUARDED.
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
+/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
 pub const TERN_LOAD_DEFAULT: tern_load_mode = 0;
 /// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
 /// evaluate. What happens to the file afterwards does not matter.
@@ -22,7 +22,7 @@ pub const TERN_LOAD_COPY: tern_load_mode = 1;
 /// SIGBUS: replace model files by rename, never in place.
 pub const TERN_LOAD_MAP_GUARDED: tern_load_mode = 2;
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
 pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 
 /// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the

@@ -10,7 +10,7 @@ use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::{Control, Logits, Session, SessionParams};
+use crate::engine::{Control, Logits, Numerics, Session, SessionParams};
 
 /// Makes a session for a model, and allocates everything it will need. `params` may be NULL.
 ///
@@ -327,5 +327,6 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         n_keep: params.n_keep,
         lock: lock_of(params.lock_memory)?,
         huge: huge_pages_of(params.huge_pages)?,
+        numerics: Numerics::Exact,
     })
 }

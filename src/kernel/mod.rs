@@ -7,6 +7,7 @@
 //!
 //! Kinds of kernels, each a folder with one file for each rung:
 //! - [`packed`]: weights of the layout [`p16`] times activations; what a copied model runs on.
+//!   [`packed::panel`]: the same with one scale for 256 weights, for many tokens.
 //! - [`matmul`]: the same with the file's blocks, for mapped models. A quantised weight is multiplied as integers: the
 //!   activations are rounded to 8 bits in blocks of 32 ([`Kernels::quantize`]), and
 //!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
@@ -30,6 +31,7 @@ pub mod peak;
 mod quantize;
 
 pub use packed::Packed;
+pub use packed::panel::{TILE, Tiles};
 
 use std::sync::OnceLock;
 
@@ -103,6 +105,7 @@ pub struct Kernels {
     isa: Isa,
     matmul: [MatmulFn; DType::COUNT],
     packed: [Option<packed::PackedFn>; DType::COUNT],
+    panels: packed::panel::Panels,
     quantize: QuantizeFn,
     attend: attend::Attend,
     attend8: attend::q8::Attend8,
@@ -120,6 +123,7 @@ impl Kernels {
             isa,
             matmul: std::array::from_fn(|i| matmul::for_isa(DType::ALL[i], isa)),
             packed: std::array::from_fn(|i| packed::for_isa(DType::ALL[i], isa)),
+            panels: packed::panel::for_isa(isa),
             quantize: quantize::for_isa(isa),
             attend: attend::for_isa(isa),
             attend8: attend::for_isa_q8(isa),
@@ -169,19 +173,42 @@ impl Kernels {
     /// Multiplies: `out[t][r]` = row `r` of `w` times token `t`, for the columns `r` of `out`: whole
     /// groups of 16 rows, but for the last of `w`.
     pub fn matmul_packed(&self, w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-        let bytes = p16::packed_bytes(w.dtype, w.k, w.n_rows).expect("weights are whole blocks");
-        assert_eq!(w.bytes.len(), bytes, "{}: bytes of packed weights", w.dtype);
-        assert_eq!(act.k, w.k, "lengths of rows");
-        assert!(w.k > 0, "a row has weights");
-        assert_eq!(out.n_rows(), act.n, "tokens");
-        let end = out.first() + out.len();
-        assert!(end <= w.n_rows, "columns of out are rows of weights");
-        assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
-        assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
+        check_packed(w, act.n, act.k, out);
         act.check(w.dtype);
         let matmul = self.packed[w.dtype as usize].expect("kernels that pack");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { matmul(w, act, out) }
+    }
+
+    /// Words that a tile of up to [`TILE`] rows of `k` activations takes.
+    pub fn tile_words(&self, k: usize) -> usize {
+        self.panels.tile_words(k)
+    }
+
+    /// Rounds up to [`TILE`] rows of `k` activations to 8 bits with a scale for each 256, the last of
+    /// a row for those that are left: a tile, in the order that these kernels read.
+    ///
+    /// Scales, codes, and what becomes of numbers that are not finite are as in
+    /// [`Kernels::quantize`]. Lengths: `x` 1 to 12 rows, `k` a multiple of 32, `tile`
+    /// [`Kernels::tile_words`].
+    pub fn quantize_tile(&self, x: &[f32], k: usize, tile: &mut [u32]) {
+        assert!(k > 0 && k.is_multiple_of(ACTIVATION_BLOCK), "whole blocks");
+        assert!(x.len().is_multiple_of(k) && (1..=TILE).contains(&(x.len() / k)), "rows of a tile");
+        assert_eq!(tile.len(), self.tile_words(k), "words of a tile");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { self.panels.quantize_tile(x, k, tile) }
+    }
+
+    /// Multiplies packed weights of a quantised type with tiles, as [`Kernels::matmul_packed`] but
+    /// with weights and activations rounded to 8 bits with one scale for 256; see
+    /// [`packed::panel`]. The same bits on every rung.
+    pub fn matmul_panel(&self, w: &Packed<'_>, act: &Tiles<'_>, out: &mut Columns<'_, f32>) {
+        assert!(w.dtype.is_quantised(), "{}: floats have no panels", w.dtype);
+        check_packed(w, act.n, act.k, out);
+        let words = act.n.div_ceil(TILE) * self.tile_words(act.k);
+        assert_eq!(act.words.len(), words, "words of tiles");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { self.panels.matmul(w, act, out) }
     }
 
     /// Adds products to `n` rows of sums, in half precision:
@@ -357,6 +384,19 @@ impl Kernels {
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.elem.rope_neox)(x, cos, sin) }
     }
+}
+
+/// Asserts the lengths of packed weights and of what they make of `n` rows of `k`.
+fn check_packed(w: &Packed<'_>, n: usize, k: usize, out: &Columns<'_, f32>) {
+    let bytes = p16::packed_bytes(w.dtype, w.k, w.n_rows).expect("weights are whole blocks");
+    assert_eq!(w.bytes.len(), bytes, "{}: bytes of packed weights", w.dtype);
+    assert_eq!(k, w.k, "lengths of rows");
+    assert!(w.k > 0, "a row has weights");
+    assert_eq!(out.n_rows(), n, "tokens");
+    let end = out.first() + out.len();
+    assert!(end <= w.n_rows, "columns of out are rows of weights");
+    assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
+    assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
 }
 
 /// Elements up to the end of the last of `n` rows of `len`.

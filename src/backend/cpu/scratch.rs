@@ -9,13 +9,31 @@ use crate::base::cpu::Cores;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::Pool;
-use crate::kernel::Activations;
+use crate::kernel::{Activations, Kernels, TILE, Tiles};
 
 use super::attention_q8::Eights;
 use super::screen::Screening;
 use super::threads::Threads;
 use super::weights::Matrix;
 use super::{Cpu, attention};
+
+/// Tokens from which on panels are used: unpacking weights for fewer takes longer than it saves.
+const PANEL_TOKENS: usize = 32;
+
+/// What projections read: rows of activations, as they are and as the kernels want them.
+pub(super) struct Inputs<'a> {
+    /// For exact products; without codes if all readers take `tiles`.
+    pub(super) exact: Activations<'a>,
+    /// For panels, if they are used.
+    pub(super) tiles: Option<Tiles<'a>>,
+}
+
+impl Inputs<'_> {
+    /// Rows.
+    pub(super) fn n(&self) -> usize {
+        self.exact.n
+    }
+}
 
 /// Rows of activations in int8 blocks, as the kernels of quantised weights want them.
 pub(super) struct Codes {
@@ -24,6 +42,8 @@ pub(super) struct Codes {
     scales: Buffer<f32>,
     /// The sum of each 16 codes.
     sums: Buffer<i32>,
+    /// The rows again, in tiles for panels; empty if those are not used.
+    tiles: Buffer<u32>,
 }
 
 /// The most threads that share the quantising of a batch.
@@ -39,11 +59,18 @@ impl Codes {
         x: &'a [f32],
         n: usize,
         readers: &[&Matrix],
-    ) -> Result<Activations<'a>> {
+    ) -> Result<Inputs<'a>> {
         let k = readers.first().map_or(0, |m| m.tensor.n_cols);
         let x = &x[..n * k];
-        if !readers.iter().any(|m| m.tensor.dtype.is_quantised()) {
-            return Ok(Activations { n, k, x, q: &[], d: &[], sum: &[] });
+        let panels = !self.tiles.is_empty() && n >= PANEL_TOKENS;
+        let tiles = match panels && readers.iter().any(|m| m.has_panels()) {
+            true => Some(tile_rows(cpu, pool, k, x, &mut self.tiles)?),
+            false => None,
+        };
+        let in_blocks = |m: &&Matrix| m.tensor.dtype.is_quantised() && !(panels && m.has_panels());
+        if !readers.iter().any(in_blocks) {
+            let exact = Activations { n, k, x, q: &[], d: &[], sum: &[] };
+            return Ok(Inputs { exact, tiles });
         }
         let (q, d, sum) = (
             &mut self.codes[..n * k],
@@ -55,8 +82,28 @@ impl Codes {
             _ => quantise_rows(cpu, pool, k, (x, q, d, sum))?,
         }
         let (q, d) = (&self.codes[..n * k], &self.scales[..n * k / 32]);
-        Ok(Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] })
+        let exact = Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] };
+        Ok(Inputs { exact, tiles })
     }
+}
+
+/// Quantises rows of `k` to tiles, shared out tile by tile.
+fn tile_rows<'a>(
+    cpu: &Cpu,
+    pool: &Pool,
+    k: usize,
+    x: &[f32],
+    tiles: &'a mut [u32],
+) -> Result<Tiles<'a>> {
+    let (n, len) = (x.len() / k, cpu.kernels.tile_words(k));
+    let words = &mut tiles[..n.div_ceil(TILE) * len];
+    pool.rows(words, len, 1, |_, first, rows| {
+        let x = x[first * TILE * k..].chunks(TILE * k);
+        for (x, tile) in x.zip(rows.chunks_exact_mut(len)) {
+            cpu.kernels.quantize_tile(x, k, tile);
+        }
+    })?;
+    Ok(Tiles { n, k, words })
 }
 
 /// Quantises rows of `k`: each thread takes one run of them, by way of a lock that nobody else
@@ -127,6 +174,7 @@ struct Lengths {
     x: usize,
     normed: usize,
     codes: usize,
+    tiles: usize,
     q: usize,
     kv: usize,
     ff: usize,
@@ -141,12 +189,18 @@ struct Lengths {
 impl Lengths {
     fn new(d: &Decoder, shape: &Shape) -> Lengths {
         let rows = shape.n_batch.max(shape.n_logits);
-        let widest = d.n_embd.max(d.n_head * d.head_dim).max(d.n_ff);
+        let widths = [d.n_embd, d.n_head * d.head_dim, d.n_ff];
+        let widest = widths.into_iter().max().unwrap_or(0);
+        let tile = shape.panels.map_or(0, |isa| {
+            let kernels = Kernels::for_isa(isa);
+            widths.into_iter().map(|k| kernels.tile_words(k)).max().unwrap_or(0)
+        });
         let (work, parts) = attention::buffer_lens(d, shape);
         Lengths {
             x: shape.n_batch * d.n_embd,
             normed: rows * d.n_embd,
             codes: rows * widest,
+            tiles: rows.div_ceil(TILE) * tile,
             q: shape.n_batch * d.n_head * d.head_dim,
             kv: shape.n_batch * d.n_head_kv * d.head_dim,
             ff: shape.n_batch * d.n_ff,
@@ -170,6 +224,7 @@ impl Lengths {
             + line(self.codes)
             + f32s(self.codes.div_ceil(32))
             + f32s(self.codes.div_ceil(16))
+            + f32s(self.tiles)
             + 2 * f32s(self.q) // q, mixed
             + 2 * f32s(self.kv)
             + 2 * f32s(self.ff)
@@ -208,6 +263,7 @@ impl Cpu {
                 codes: memory.buffer(n.codes)?,
                 scales: memory.buffer(n.codes.div_ceil(32))?,
                 sums: memory.buffer(n.codes.div_ceil(16))?,
+                tiles: memory.buffer(n.tiles)?,
             },
             q: memory.buffer(n.q)?,
             k: memory.buffer(n.kv)?,

@@ -29,6 +29,7 @@ use crate::kernel::{ACTIVATION_BLOCK, Activations, Packed};
 use crate::quant::p16::{self, ROWS};
 
 use super::attention::lock;
+use super::scratch::Inputs;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds};
 
@@ -214,15 +215,16 @@ impl Cpu {
     }
 
     /// The logits of those rows that may be the best, and minus infinity for all others; `false` if
-    /// too many may, and nothing was gained. `act` is of one token.
+    /// too many may, and nothing was gained. The inputs are one token's.
     pub(super) fn best_logits(
         &self,
         pool: &Pool,
         ends: &CpuEnds,
         screening: &mut Screening,
-        act: &Activations<'_>,
+        inputs: &Inputs<'_>,
         logits: &mut [f32],
     ) -> Result<bool> {
+        let act = &inputs.exact;
         let Some(screen) = ends.screen.as_ref().filter(|_| screening.may_try()) else {
             return Ok(false);
         };
@@ -235,7 +237,7 @@ impl Cpu {
             self.kernels.matmul_packed(&screen.bounds(), &norms, bound);
             self.kernels.add(upper.row_mut(0), bound.row_mut(0));
         })?;
-        let least = self.least(ends, act, logits, bound);
+        let least = self.least(ends, inputs, logits, bound);
         let n_left = AtomicUsize::new(0);
         let most_left = n.div_ceil(ROWS) / MOST_LEFT;
         pool.columns(logits, n, share, |_, part| {
@@ -246,7 +248,7 @@ impl Cpu {
                 if !left {
                     group.row_mut(0).fill(f32::NEG_INFINITY);
                 } else if n_left.fetch_add(1, Ordering::Relaxed) < most_left {
-                    self.matmul(&ends.head, act, &mut group);
+                    self.matmul(&ends.head, inputs, &mut group);
                 }
             }
         })?;
@@ -257,7 +259,7 @@ impl Cpu {
 
     /// The greatest logit of the most promising groups; minus infinity if that is no number. Uses
     /// the start of `room`.
-    fn least(&self, ends: &CpuEnds, act: &Activations<'_>, upper: &[f32], room: &mut [f32]) -> f32 {
+    fn least(&self, ends: &CpuEnds, inputs: &Inputs<'_>, upper: &[f32], room: &mut [f32]) -> f32 {
         let n = upper.len();
         let share = n.div_ceil(FIRST).next_multiple_of(ROWS);
         let mut least = f32::NEG_INFINITY;
@@ -267,7 +269,7 @@ impl Cpu {
             let best = groups.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
             let first = i * share + best.map_or(0, |(g, _)| g * ROWS);
             let rows = first..n.min(first + ROWS);
-            self.matmul(&ends.head, act, &mut Columns::new(room, n, rows.clone()));
+            self.matmul(&ends.head, inputs, &mut Columns::new(room, n, rows.clone()));
             least = room[rows].iter().copied().fold(least, f32::max);
         }
         least
@@ -413,8 +415,9 @@ mod tests {
             to.copy_from_slice(&file);
             Ok(())
         });
-        let cpu = Cpu::new(decoder(rows.len()), Arc::new(built.expect("memory")), isa);
-        let head = TensorRef { dtype, n_cols: K, n_rows: rows.len(), offset: 0, bytes };
+        let cpu = Cpu::new(decoder(rows.len()), Arc::new(built.expect("memory")), isa, false);
+        let head =
+            TensorRef { dtype, n_cols: K, n_rows: rows.len(), offset: 0, bytes, packed: false };
         let matrix = || cpu.table(&head, None).expect("a matrix");
         let norm = Buffer::<f32>::zeroed(K).expect("memory");
         let mut ends = CpuEnds { embd: matrix(), norm, head: matrix(), screen: None };
@@ -430,11 +433,12 @@ mod tests {
         cpu.kernels.quantize(x, &mut q, &mut d, &mut sum);
         let act = Activations { n: 1, k: K, x, q: &q, d: &d, sum: &sum };
         let mut whole = vec![0.0; n];
-        cpu.matmul(&ends.head, &act, &mut Columns::new(&mut whole, n, 0..n));
+        let inputs = Inputs { exact: act, tiles: None };
+        cpu.matmul(&ends.head, &inputs, &mut Columns::new(&mut whole, n, 0..n));
         let mut some = vec![0.0; n];
         let mut screening = Screening::new(K, n, &Memory::default()).expect("memory");
         let pool = Pool::new(2).expect("threads");
-        let worth_it = cpu.best_logits(&pool, ends, &mut screening, &act, &mut some);
+        let worth_it = cpu.best_logits(&pool, ends, &mut screening, &inputs, &mut some);
         (whole, some, worth_it.expect("no panic"))
     }
 
@@ -496,7 +500,8 @@ mod tests {
                     v
                 });
                 let kernels = cpu.kernels;
-                cpu.matmul(&ends.head, &act, &mut Columns::new(&mut whole, n, 0..n));
+                let inputs = Inputs { exact: act, tiles: None };
+                cpu.matmul(&ends.head, &inputs, &mut Columns::new(&mut whole, n, 0..n));
                 let columns = &mut Columns::new(&mut upper, n, 0..n);
                 kernels.matmul_packed(&screen.sketch(), &act, columns);
                 let columns = &mut Columns::new(&mut bound, n, 0..n);

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use tern::Error;
 use tern::base::error::Sentence;
-use tern::engine::LoadMode;
+use tern::engine::{LoadMode, Numerics};
 
 /// What a command returns.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -176,6 +176,8 @@ pub(crate) struct Common {
     pub(crate) kv_types: (u32, u32),
     /// How the weights come into memory.
     pub(crate) load_mode: Option<LoadMode>,
+    /// How many tokens are evaluated together.
+    pub(crate) numerics: Numerics,
     /// Whether to print JSON.
     pub(crate) json: bool,
 }
@@ -197,6 +199,17 @@ impl Common {
                     return Err(Failure::Usage(format!("{option} {name}: expected {names}")));
                 };
                 self.load_mode = Some(mode);
+            }
+            "--numerics" => {
+                let name = args.text()?;
+                self.numerics = match name.as_str() {
+                    "exact" => Numerics::Exact,
+                    "fast" => Numerics::Fast,
+                    _ => {
+                        let names = "exact or fast";
+                        return Err(Failure::Usage(format!("{option} {name}: expected {names}")));
+                    }
+                };
             }
             "--json" => self.json = true,
             _ => return Ok(false),

@@ -45,6 +45,7 @@ pub(crate) fn session_params(common: &Common, model: &Model) -> SessionParams {
         n_batch: common.n_batch,
         n_threads: common.n_threads,
         n_threads_batch: common.n_threads_batch,
+        numerics: common.numerics,
         ..SessionParams::default()
     }
 }
