@@ -390,8 +390,8 @@ impl Cpu {
             KvType::Q8_0 => Keys::Q8(Keys8::new(layout, memory)?),
         };
         let v = match shape.v_type {
-            KvType::F16 => Values::F16(Buffer::zeroed(v)?),
-            KvType::F32 => Values::F32(Buffer::zeroed(v)?),
+            KvType::F16 => Values::F16(memory.buffer(v)?),
+            KvType::F32 => Values::F32(memory.buffer(v)?),
             KvType::Q8_0 => Values::Q8(Values8::new(layout, memory)?),
         };
         Ok(Kv { layout, k, v })
