@@ -1,7 +1,8 @@
 //! How fast the kernels are on one core: `cargo bench --bench kernels [-- NAME...]`.
 //!
 //! For each type of weights: GB/s of weights read with one token, from a matrix larger than the
-//! caches; and GMAC/s with 64 tokens. Beside them the rate at which this core reads memory, which
+//! caches; and GMAC/s with 64 tokens; and for panels GMAC/s with 64 and 512 tokens, and the share of
+//! what the rung's multiply instruction does on registers alone. Beside them the rate at which this core reads memory, which
 //! the first cannot exceed. Then attention over caches of two lengths: GB/s of keys and values read
 //! with one token, and GMAC/s with eight. NAMEs are rungs or types, as in
 //! `cargo bench --bench kernels -- Q4_1`; `attention` and `matmul` choose a part.
@@ -12,7 +13,7 @@ use std::time::Instant;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, GROUP, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Activations, GROUP, Kernels, Packed, Panel, TILE, Tiles, Weight, peak};
 use tern::quant::p16;
 
 const K: usize = 2048;
@@ -49,11 +50,20 @@ fn main() {
     println!("memory read, one core: {:.1} GB/s", READ_BYTES as f64 / read / 1e9);
     drop(words);
 
-    let parts = ["matmul", "attention"];
+    let parts = ["matmul", "attention", "panels"];
     if wanted(&parts, "attention") {
         for &isa in Isa::available().iter().filter(|isa| wanted(&isas, isa.name())) {
             for n_cells in [512, 4096] {
                 attention(Kernels::for_isa(isa), n_cells);
+            }
+        }
+    }
+    if wanted(&parts, "panels") {
+        for &isa in Isa::available().iter().filter(|isa| wanted(&isas, isa.name())) {
+            for &dtype in DType::ALL.iter().filter(|dtype| wanted(&dtypes, dtype.name())) {
+                if dtype.is_quantised() {
+                    panels(Kernels::for_isa(isa), dtype);
+                }
             }
         }
     }
@@ -128,6 +138,64 @@ fn main() {
             );
         }
     }
+}
+
+/// Panels beside exact products of the same matrix, in turns.
+fn panels(kernels: &Kernels, dtype: DType) {
+    const ROWS: usize = 512;
+    const N: usize = 512;
+    let row_bytes = dtype.row_bytes(K).expect("whole blocks");
+    let mut bytes: Vec<u8> = (0..ROWS * row_bytes).map(|i| (i * 31 % 59) as u8).collect();
+    if dtype == DType::Mxfp4 {
+        bytes.chunks_mut(dtype.block_bytes()).for_each(|block| block[0] |= 64);
+    }
+    let mut packed = vec![0; p16::packed_bytes(dtype, K, ROWS).expect("whole blocks")];
+    p16::pack(dtype, K, &bytes, &mut packed);
+    let w = Packed { dtype, k: K, n_rows: ROWS, bytes: &packed };
+    let n = if kernels.isa() == Isa::Scalar { 64 } else { N };
+    let x: Vec<f32> = (0..n * K).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
+    let words = kernels.tile_words(K);
+    let mut tiles = vec![0; n.div_ceil(TILE) * words];
+    let quantise = seconds(|| {
+        for (x, tile) in x.chunks(TILE * K).zip(tiles.chunks_exact_mut(words)) {
+            kernels.quantize_tile(x, K, tile);
+        }
+    });
+    let (mut q, mut d, mut sum) = (vec![0; n * K], vec![0.0; n * K / 32], vec![0; n * K / 16]);
+    for t in 0..n {
+        let (d, sum) = (&mut d[t * K / 32..][..K / 32], &mut sum[t * K / 16..][..K / 16]);
+        kernels.quantize(&x[t * K..][..K], &mut q[t * K..][..K], d, sum);
+    }
+    let mut out = vec![0.0; n * ROWS];
+    let mut run = |n: usize, panel: bool| {
+        seconds(|| {
+            let columns = &mut Columns::new(&mut out[..n * ROWS], ROWS, 0..ROWS);
+            if panel {
+                let words = &tiles[..n.div_ceil(TILE) * words];
+                kernels.matmul_panel(&w, &Tiles { n, k: K, words }, columns);
+            } else {
+                let (q, d, sum) = (&q[..n * K], &d[..n * K / 32], &sum[..n * K / 16]);
+                let act = Activations { n, k: K, x: &[], q, d, sum };
+                kernels.matmul_packed(&w, &act, columns);
+            }
+            black_box(columns);
+        })
+    };
+    let rate = |n: usize, seconds: f64| (n * ROWS * K) as f64 / seconds / 1e9;
+    let (exact, panel, few) =
+        (rate(n, run(n, false)), rate(n, run(n, true)), rate(64, run(64, true)));
+    let rounds = 1 << 20;
+    let mut macs = None;
+    let roof = seconds(|| macs = peak::multiply(kernels.isa(), rounds));
+    let roof = macs.map_or(f64::INFINITY, |macs| macs as f64 / roof / 1e9);
+    println!(
+        "panels, {:<12} {:<8} n = {n}: {panel:>6.1} GMAC/s, {:>3.0} % of {roof:.0}; exact {exact:>6.1}; \
+         n = 64: {few:>6.1}; tiles {:.2} ns a number",
+        kernels.isa().name(),
+        dtype.name(),
+        100.0 * panel / roof,
+        quantise / (n * K) as f64 * 1e9,
+    );
 }
 
 /// Attention of 3 query heads of 64 elements for each of 3 kv heads, cell by cell in tiles of 128,

@@ -34,7 +34,7 @@ Models are GGUF files. All commands with a model take these:
                         trained on fewer; 0: as many as the model was trained on
   -b, --batch N         tokens evaluated at once; default: 512
       --numerics N      exact: a prompt gives the same numbers however it is cut (default);
-                        fast: prompts in 8 bits with one scale for 256
+                        fast: weights rounded once more for prompts of 32 tokens on
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
                         the free memory, else map-guarded
