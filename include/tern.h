@@ -234,6 +234,9 @@ typedef uint32_t tern_kv_dtype;
 /// What eval does when the KV cache is full.
 typedef uint32_t tern_when_full;
 
+/// How numbers are rounded where many tokens are evaluated at once (prefill).
+typedef uint32_t tern_numerics;
+
 /// How to make a session. Zero is the default of every field.
 typedef struct {
     /// sizeof(tern_session_params)
@@ -257,6 +260,8 @@ typedef struct {
     uint32_t n_sink;
     /// With TERN_WHEN_FULL_EVICT: tokens to keep in all; 0 = half of n_ctx.
     uint32_t n_keep;
+    /// How numbers are rounded in prefill; one of TERN_NUMERICS_*.
+    tern_numerics numerics;
 } tern_session_params;
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -503,6 +508,15 @@ typedef struct {
 /// It evicts as tern_session_kv_evict() does, with the `n_sink` and `n_keep` of the session, and
 /// goes on: generation without end in memory that does not grow.
 #define TERN_WHEN_FULL_EVICT 1
+
+/// As in decode: prefill and decode agree bit for bit, and a prompt gives the same logits however
+/// it is cut into calls and batches.
+#define TERN_NUMERICS_EXACT 0
+
+/// Batches of 32 tokens and more are multiplied with weights rounded once more, to 8 bits with one
+/// scale for 256, where the weights are quantised and were copied (see tern_load_mode). Faster.
+/// Logits then depend on how a prompt was cut, a little; never on threads.
+#define TERN_NUMERICS_FAST 1
 
 /// Those of the last token.
 #define TERN_LOGITS_LAST 0

@@ -123,6 +123,16 @@ pub const TERN_WHEN_FULL_FAIL: tern_when_full = 0;
 /// goes on: generation without end in memory that does not grow.
 pub const TERN_WHEN_FULL_EVICT: tern_when_full = 1;
 
+/// How numbers are rounded where many tokens are evaluated at once (prefill).
+pub type tern_numerics = u32;
+/// As in decode: prefill and decode agree bit for bit, and a prompt gives the same logits however
+/// it is cut into calls and batches.
+pub const TERN_NUMERICS_EXACT: tern_numerics = 0;
+/// Batches of 32 tokens and more are multiplied with weights rounded once more, to 8 bits with one
+/// scale for 256, where the weights are quantised and were copied (see tern_load_mode). Faster.
+/// Logits then depend on how a prompt was cut, a little; never on threads.
+pub const TERN_NUMERICS_FAST: tern_numerics = 1;
+
 /// How to make a session. Zero is the default of every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -148,6 +158,8 @@ pub struct tern_session_params {
     pub n_sink: u32,
     /// With TERN_WHEN_FULL_EVICT: tokens to keep in all; 0 = half of n_ctx.
     pub n_keep: u32,
+    /// How numbers are rounded in prefill; one of TERN_NUMERICS_*.
+    pub numerics: tern_numerics,
 }
 
 /// What tern_session_describe() says.
@@ -345,6 +357,7 @@ no_padding! {
     tern_session_params {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
         n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
+        numerics: u32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,

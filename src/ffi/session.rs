@@ -308,6 +308,11 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         TERN_WHEN_FULL_EVICT => true,
         other => return Err(err!(InvalidArgument, "params: when_full: {other}, expected 0 or 1")),
     };
+    let numerics = match params.numerics {
+        TERN_NUMERICS_EXACT => Numerics::Exact,
+        TERN_NUMERICS_FAST => Numerics::Fast,
+        other => return Err(err!(InvalidArgument, "params: numerics: {other}, expected 0 or 1")),
+    };
     Ok(SessionParams {
         n_ctx: params.n_ctx,
         n_batch: params.n_batch,
@@ -318,6 +323,6 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,
-        numerics: Numerics::Exact,
+        numerics,
     })
 }

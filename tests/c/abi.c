@@ -53,6 +53,8 @@ VALUE(TERN_KV_F16, 0);
 VALUE(TERN_KV_F32, 1);
 VALUE(TERN_WHEN_FULL_FAIL, 0);
 VALUE(TERN_WHEN_FULL_EVICT, 1);
+VALUE(TERN_NUMERICS_EXACT, 0);
+VALUE(TERN_NUMERICS_FAST, 1);
 VALUE(TERN_LOGITS_LAST, 0);
 VALUE(TERN_LOGITS_POSITIONS, 1);
 VALUE(TERN_LOGITS_NONE, 2);
@@ -67,6 +69,7 @@ IS(tern_device_kind, uint32_t);
 IS(tern_load_mode, uint32_t);
 IS(tern_kv_dtype, uint32_t);
 IS(tern_when_full, uint32_t);
+IS(tern_numerics, uint32_t);
 IS(tern_logits, uint32_t);
 IS(tern_kv_policy, uint32_t);
 IS(tern_log_fn, void (*)(void *, tern_log_level, const char *));
@@ -151,7 +154,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 40);
+SIZE(tern_session_params, 44);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -162,6 +165,7 @@ AT(tern_session_params, kv_dtype, 24, tern_kv_dtype);
 AT(tern_session_params, when_full, 28, tern_when_full);
 AT(tern_session_params, n_sink, 32, uint32_t);
 AT(tern_session_params, n_keep, 36, uint32_t);
+AT(tern_session_params, numerics, 40, uint32_t);
 
 SIZE(tern_session_info, 80);
 AT(tern_session_info, struct_size, 0, uint32_t);
