@@ -353,8 +353,10 @@ fn matmul_with_packed_weights() {
 
 // ---------------------------------------------------------------------------------- panels
 
-/// Weights that share a scale in a panel, and activations in a tile.
+/// Weights that share a scale in a panel.
 const PANEL_PIECE: usize = 256;
+/// And activations in a tile.
+const PANEL_BLOCK: usize = 32;
 
 fn tiles(kernels: &Kernels, x: &[f32], k: usize) -> Vec<u32> {
     let words = kernels.tile_words(k);
@@ -396,18 +398,23 @@ fn panel_error(dtype: DType, row: &[u8], x: &[f32]) -> (f64, f64) {
             [low, high].map(|code| (f64::from(*scale) * code + f64::from(*min)).abs())
         });
         let most_w = ends.fold(0f64, f64::max);
-        let most_x = x.iter().fold(0f64, |most, x| most.max(f64::from(*x).abs()));
         // What is taken for zeros is off by all of it.
         let dw = if most_w < 8e-31 { 8e-31 } else { most_w / 126.0 * (0.5 + 2.0 / 128.0) };
-        let dx = if most_x < 4e-37 { 4e-37 } else { most_x / 127.0 * 0.5001 };
-        for (w, x) in w.iter().zip(x) {
-            let (w, x) = (f64::from(*w), f64::from(*x));
-            truth += w * x;
-            error += w.abs() * dx + dw * x.abs() + dw * dx;
+        let (mut largest, mut scales) = (0.0, 0.0);
+        for (w, x) in w.chunks(PANEL_BLOCK).zip(x.chunks(PANEL_BLOCK)) {
+            let most_x = x.iter().fold(0f64, |most, x| most.max(f64::from(*x).abs()));
+            let dx = if most_x < 4e-37 { 4e-37 } else { most_x / 127.0 * 0.5001 };
+            for (w, x) in w.iter().zip(x) {
+                let (w, x) = (f64::from(*w), f64::from(*x));
+                truth += w * x;
+                error += w.abs() * dx + dw * x.abs() + dw * dx;
+            }
+            largest += w.len() as f64 * (most_w + dw) * (most_x + dx);
+            scales += 2.0 * dx;
         }
-        // Sums in floats: one rounding of the scales and one of the product for each piece so far.
-        let largest = w.len() as f64 * (most_w + dw) * (most_x + dx);
-        error += 8.0 * U * largest + 1e-37;
+        // Each sum of floats is rounded once for each piece so far; and before the Ms of a piece
+        // cancel each other, by some scales of its activations.
+        error += 8.0 * U * largest + 6.0 * scales * most_w / 126.0 + 1e-37;
     }
     (truth, error)
 }

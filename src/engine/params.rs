@@ -44,8 +44,8 @@ pub enum Numerics {
     /// As for one token: logits are the same bits however a prompt was cut.
     #[default]
     Exact,
-    /// 32 tokens and more by panels: quantised weights and activations as 8 bits with one scale for
-    /// 256. Faster; logits depend on how a prompt was cut, and on nothing else.
+    /// 32 tokens and more by panels: quantised weights as 8 bits with one scale for 256, activations
+    /// with one for 32. Faster; logits then depend on how a prompt was cut, but not on threads.
     Fast,
 }
 

@@ -185,7 +185,7 @@ impl Kernels {
         self.panels.tile_words(k)
     }
 
-    /// Rounds up to [`TILE`] rows of `k` activations to 8 bits with a scale for each 256, the last of
+    /// Rounds up to [`TILE`] rows of `k` activations to 8 bits with a scale for each 32, the last of
     /// a row for those that are left: a tile, in the order that these kernels read.
     ///
     /// Scales, codes, and what becomes of numbers that are not finite are as in
@@ -200,7 +200,7 @@ impl Kernels {
     }
 
     /// Multiplies packed weights of a quantised type with tiles, as [`Kernels::matmul_packed`] but
-    /// with weights and activations rounded to 8 bits with one scale for 256; see
+    /// with weights rounded to 8 bits with one scale for 256, and activations with one for 32; see
     /// [`packed::panel`]. The same bits on every rung.
     pub fn matmul_panel(&self, w: &Packed<'_>, act: &Tiles<'_>, out: &mut Columns<'_, f32>) {
         assert!(w.dtype.is_quantised(), "{}: floats have no panels", w.dtype);

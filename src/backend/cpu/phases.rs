@@ -118,7 +118,7 @@ impl Backend for Cpu {
             let x = &s.x[t as usize * n_embd..][..n_embd];
             self.kernels.rms_norm(x, &ends.norm, self.decoder.norm_eps, out);
         }
-        let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
+        let inputs = s.codes.quantise_exactly(self, &s.pool, &s.normed, n, &ends.head)?;
         let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
         let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
         if let Some(screening) = s.screening.as_mut().filter(|_| batch.best && n == 1)

@@ -37,13 +37,18 @@ impl Inputs<'_> {
 
 /// Rows of activations in int8 blocks, as the kernels of quantised weights want them.
 pub(super) struct Codes {
+    blocks: Blocks,
+    /// The rows again, in tiles for panels; empty if those are not used.
+    tiles: Buffer<u32>,
+}
+
+/// Codes for exact products.
+struct Blocks {
     codes: Buffer<i8>,
     /// One for each 32 codes.
     scales: Buffer<f32>,
     /// The sum of each 16 codes.
     sums: Buffer<i32>,
-    /// The rows again, in tiles for panels; empty if those are not used.
-    tiles: Buffer<u32>,
 }
 
 /// Parts of the quantising of a batch, at most.
@@ -68,9 +73,40 @@ impl Codes {
             false => None,
         };
         let in_blocks = |m: &&Matrix| m.tensor.dtype.is_quantised() && !(panels && m.has_panels());
-        if !readers.iter().any(in_blocks) {
-            let exact = Activations { n, k, x, q: &[], d: &[], sum: &[] };
-            return Ok(Inputs { exact, tiles });
+        let in_blocks = readers.iter().any(in_blocks);
+        let exact = self.blocks.quantise(cpu, pool, x, (n, k), in_blocks)?;
+        Ok(Inputs { exact, tiles })
+    }
+
+    /// The same for exact products alone. So the head is multiplied: for few rows as a rule, and what
+    /// it rounds goes straight into the logits.
+    pub(super) fn quantise_exactly<'a>(
+        &'a mut self,
+        cpu: &Cpu,
+        pool: &Pool,
+        x: &'a [f32],
+        n: usize,
+        reader: &Matrix,
+    ) -> Result<Inputs<'a>> {
+        let k = reader.tensor.n_cols;
+        let in_blocks = reader.tensor.dtype.is_quantised();
+        let exact = self.blocks.quantise(cpu, pool, &x[..n * k], (n, k), in_blocks)?;
+        Ok(Inputs { exact, tiles: None })
+    }
+}
+
+impl Blocks {
+    /// Quantises `n` rows of `k`, if they are wanted so.
+    fn quantise<'a>(
+        &'a mut self,
+        cpu: &Cpu,
+        pool: &Pool,
+        x: &'a [f32],
+        (n, k): (usize, usize),
+        wanted: bool,
+    ) -> Result<Activations<'a>> {
+        if !wanted {
+            return Ok(Activations { n, k, x, q: &[], d: &[], sum: &[] });
         }
         let (q, d, sum) = (
             &mut self.codes[..n * k],
@@ -82,8 +118,7 @@ impl Codes {
             _ => quantise_rows(cpu, pool, k, (x, q, d, sum))?,
         }
         let (q, d) = (&self.codes[..n * k], &self.scales[..n * k / 32]);
-        let exact = Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] };
-        Ok(Inputs { exact, tiles })
+        Ok(Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] })
     }
 }
 
@@ -201,7 +236,7 @@ impl Lengths {
             x: shape.n_batch * d.n_embd,
             normed: rows * d.n_embd,
             codes: rows * widest,
-            tiles: rows.div_ceil(TILE) * tile,
+            tiles: shape.n_batch.div_ceil(TILE) * tile,
             q: shape.n_batch * d.n_head * d.head_dim,
             kv: shape.n_batch * d.n_head_kv * d.head_dim,
             ff: shape.n_batch * d.n_ff,
@@ -261,9 +296,11 @@ impl Cpu {
             x: memory.buffer(n.x)?,
             normed: memory.buffer(n.normed)?,
             codes: Codes {
-                codes: memory.buffer(n.codes)?,
-                scales: memory.buffer(n.codes.div_ceil(32))?,
-                sums: memory.buffer(n.codes.div_ceil(16))?,
+                blocks: Blocks {
+                    codes: memory.buffer(n.codes)?,
+                    scales: memory.buffer(n.codes.div_ceil(32))?,
+                    sums: memory.buffer(n.codes.div_ceil(16))?,
+                },
                 tiles: memory.buffer(n.tiles)?,
             },
             q: memory.buffer(n.q)?,

@@ -36,7 +36,7 @@ Models are GGUF files. All commands with a model take these:
                         trained on fewer; 0: as many as the model was trained on
   -b, --batch N         tokens evaluated at once; default: 512
       --numerics N      exact: a prompt gives the same numbers however it is cut (default);
-                        fast: prompts in 8 bits with one scale for 256
+                        fast: weights rounded once more for prompts of 32 tokens on
       --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
                         TYPE,TYPE: keys, and values
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for

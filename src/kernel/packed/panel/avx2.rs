@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Line, Order, PIECE, Panel, Panels, Part, Rows, Span, Sums, TILE, TINY};
+use super::{BLOCK, Line, MAGIC, Order, PIECE, Panel, Panels, Part, Rows, Span, Sums, TILE, TINY};
 use crate::base::dtype::DType;
 use crate::kernel::packed::Packed;
 use crate::kernel::packed::avx2::each_block;
@@ -20,12 +20,12 @@ const TOKENS: usize = 6;
 /// The functions of this rung.
 pub(super) fn panels() -> Panels {
     let unpack: super::Unpacks = super::unpacks!(unpack, formats);
-    Panels { unpack, turn: None, multiply, round, order: Order::Pairs, groups: 1 }
+    Panels { unpack, turn: None, multiply, round, order: Order::Pairs, lift: 0, groups: 1 }
 }
 
 /// As the scalar `round`, bit for bit; see `kernel::quantize` for how.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn round(x: &[f32], codes: &mut [i8; PIECE]) -> (f32, i32) {
+pub(super) fn round(x: &[f32], codes: &mut [i8; BLOCK]) -> (f32, i32) {
     let sign = _mm256_set1_ps(-0.0);
     let mut most = _mm256_setzero_si256();
     let blocks = x.as_chunks::<32>().0;
@@ -186,17 +186,32 @@ fn multiply(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn six<const FIRST: usize>(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
     for p in 0..part.pieces() {
-        let (d, _) = part.scales(p);
-        let mut ints = [[_mm256_setzero_si256(); 2]; TOKENS];
-        let lines = &panel.lines[p * PIECE / 2..];
-        for (pairs, line) in part.codes(p).as_chunks::<TILE>().0.iter().zip(lines) {
-            // SAFETY: half a line is 32 bytes, on a boundary of 32.
-            let w = [0, 32].map(|at| unsafe { _mm256_load_si256(line.0[at..].as_ptr().cast()) });
+        let first = part.first(p);
+        let mut acc = [[_mm256_setzero_ps(); 2]; TOKENS];
+        for t in 0..TOKENS {
+            acc[t] = [_mm256_set1_ps(f32::from_bits(first[FIRST + t])); 2];
+        }
+        for block in part.blocks(p) {
+            let (d, _) = part.scales(p, block.0);
+            let mut ints = [[_mm256_set1_epi32(MAGIC); 2]; TOKENS];
+            let lines = &panel.lines[p * PIECE / 2 + 2 * block.0..];
+            for (pairs, line) in part.codes(p, block).as_chunks::<TILE>().0.iter().zip(lines) {
+                // SAFETY: half a line is 32 bytes, on a boundary of 32.
+                let w =
+                    [0, 32].map(|at| unsafe { _mm256_load_si256(line.0[at..].as_ptr().cast()) });
+                for t in 0..TOKENS {
+                    let q = _mm256_set1_epi32(pairs[FIRST + t] as i32);
+                    for side in 0..2 {
+                        let products = _mm256_madd_epi16(w[side], q);
+                        ints[t][side] = _mm256_add_epi32(ints[t][side], products);
+                    }
+                }
+            }
             for t in 0..TOKENS {
-                let q = _mm256_set1_epi32(pairs[FIRST + t] as i32);
+                let d = _mm256_set1_ps(f32::from_bits(d[FIRST + t]));
                 for side in 0..2 {
-                    let products = _mm256_madd_epi16(w[side], q);
-                    ints[t][side] = _mm256_add_epi32(ints[t][side], products);
+                    let dot = _mm256_castsi256_ps(ints[t][side]);
+                    acc[t][side] = _mm256_fmadd_ps(dot, d, acc[t][side]);
                 }
             }
         }
@@ -205,12 +220,11 @@ fn six<const FIRST: usize>(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
             // SAFETY: eight numbers are read.
             let scale = unsafe { _mm256_load_ps(scales.as_ptr()) };
             for t in 0..TOKENS {
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(f32::from_bits(d[FIRST + t])));
                 let to = sums[FIRST + t][0].0[8 * side..][..8].as_mut_ptr();
                 // SAFETY: eight numbers are read and written.
                 unsafe {
-                    let dot = _mm256_cvtepi32_ps(ints[t][side]);
-                    _mm256_store_ps(to, _mm256_fmadd_ps(dot, scale, _mm256_load_ps(to)));
+                    let sum = _mm256_load_ps(to);
+                    _mm256_store_ps(to, _mm256_fmadd_ps(acc[t][side], scale, sum));
                 }
             }
         }

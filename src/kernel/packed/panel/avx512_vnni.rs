@@ -22,6 +22,7 @@ pub(super) fn panels() -> Panels {
         multiply,
         round: super::avx2::round,
         order: Order::Words(1),
+        lift: LIFT,
         groups: GROUPS,
     }
 }
@@ -126,20 +127,35 @@ unsafe fn multiply(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<const T: usize>(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
     for p in 0..part.pieces() {
-        let (d, sum) = part.scales(p);
-        let mut ints = [[_mm512_setzero_si512(); GROUPS]; T];
+        let first = part.first(p);
+        let mut acc = [[_mm512_setzero_ps(); GROUPS]; T];
         for t in 0..T {
-            ints[t] = [_mm512_set1_epi32((-LIFT).wrapping_mul(sum[t] as i32)); GROUPS];
+            acc[t] = [_mm512_set1_ps(f32::from_bits(first[t])); GROUPS];
         }
-        let [lines, other] = [0, 1].map(|g| &panel.lines[g * LINES / GROUPS + p * PIECE / 4..]);
-        let fours = part.codes(p).as_chunks::<TILE>().0;
-        for ((four, line), other) in fours.iter().zip(lines).zip(other) {
-            // SAFETY: a line is 64 bytes, on a boundary of 64.
-            let w = unsafe { [line, other].map(|line| _mm512_load_si512(line.0.as_ptr().cast())) };
+        for block in part.blocks(p) {
+            let at = p * PIECE / 4 + block.0;
+            let (d, start) = part.scales(p, block.0);
+            let mut ints = [[_mm512_setzero_si512(); GROUPS]; T];
             for t in 0..T {
-                let q = _mm512_set1_epi32(four[t] as i32);
+                ints[t] = [_mm512_set1_epi32(start[t] as i32); GROUPS];
+            }
+            let [lines, other] = [0, 1].map(|g| &panel.lines[g * LINES / GROUPS + at..]);
+            let fours = part.codes(p, block).as_chunks::<TILE>().0;
+            for ((four, line), other) in fours.iter().zip(lines).zip(other) {
+                // SAFETY: a line is 64 bytes, on a boundary of 64.
+                let w =
+                    unsafe { [line, other].map(|line| _mm512_load_si512(line.0.as_ptr().cast())) };
+                for t in 0..T {
+                    let q = _mm512_set1_epi32(four[t] as i32);
+                    for g in 0..GROUPS {
+                        ints[t][g] = _mm512_dpbusd_epi32(ints[t][g], w[g], q);
+                    }
+                }
+            }
+            for t in 0..T {
+                let d = _mm512_set1_ps(f32::from_bits(d[t]));
                 for g in 0..GROUPS {
-                    ints[t][g] = _mm512_dpbusd_epi32(ints[t][g], w[g], q);
+                    acc[t][g] = _mm512_fmadd_ps(_mm512_castsi512_ps(ints[t][g]), d, acc[t][g]);
                 }
             }
         }
@@ -147,13 +163,10 @@ unsafe fn tile<const T: usize>(panel: &Panel, part: &Part<'_>, sums: &mut Sums) 
             // SAFETY: 16 numbers are read.
             let scale = unsafe { _mm512_load_ps(panel.scales[g][p].0.as_ptr()) };
             for t in 0..T {
-                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(f32::from_bits(d[t])));
                 let to = sums[t][g].0.as_mut_ptr();
                 // SAFETY: 16 numbers are read and written.
                 unsafe {
-                    let sum = _mm512_load_ps(to);
-                    let dot = _mm512_cvtepi32_ps(ints[t][g]);
-                    _mm512_store_ps(to, _mm512_fmadd_ps(dot, scale, sum));
+                    _mm512_store_ps(to, _mm512_fmadd_ps(acc[t][g], scale, _mm512_load_ps(to)));
                 }
             }
         }

@@ -4,8 +4,8 @@
 
 use core::arch::aarch64::*;
 
-use super::neon_unpack::{add, put, round, unpacks, vector};
-use super::{GROUPS, LINES, Line, Order, PIECE, Panel, Panels, Part, Sums, TILE};
+use super::neon_unpack::{add, fold, four, put, round, unpacks, vector};
+use super::{GROUPS, LINES, Line, MAGIC, Order, PIECE, Panel, Panels, Part, Sums, TILE};
 
 /// The functions of this rung.
 pub(super) fn panels() -> Panels {
@@ -15,6 +15,7 @@ pub(super) fn panels() -> Panels {
         multiply,
         round,
         order: Order::Words(4),
+        lift: 0,
         groups: GROUPS,
     }
 }
@@ -43,31 +44,36 @@ fn turn(lines: &mut [Line]) {
 #[target_feature(enable = "neon")]
 fn multiply(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
     for p in 0..part.pieces() {
-        let (d, _) = part.scales(p);
-        let units = part.codes(p).as_chunks::<{ 4 * TILE }>().0;
         for at in (0..GROUPS * 4 * TILE / 4).filter(|at| at / 8 * 4 < part.tokens) {
             let (t, g, rows) = (at / 8 * 4, at / 4 % 2, at % 4);
-            let lines = &panel.lines[g * LINES / GROUPS + p * PIECE / 4..][..4 * units.len()];
-            let mut ints = [[vdupq_n_s32(0); 4]; 4];
-            for (lines, unit) in lines.as_chunks::<4>().0.iter().zip(units) {
-                let w = [0, 1, 2, 3].map(|i| vector(&lines[rows], i));
-                for i in 0..4 {
-                    let a = unit[4 * (t + i)..4 * (t + i) + 4].as_ptr();
-                    // SAFETY: 16 bytes are read.
-                    let a = vreinterpretq_s8_u32(unsafe { vld1q_u32(a) });
-                    for r in 0..4 {
-                        let two = vmull_s8(vget_low_s8(w[r]), vget_low_s8(a));
-                        let two = vmlal_high_s8(two, w[r], a);
-                        ints[i][r] = vpadalq_s16(ints[i][r], two);
+            let mut acc = [0, 1, 2, 3].map(|i| four(part.first(p)[t + i]));
+            for block in part.blocks(p) {
+                let (d, _) = part.scales(p, block.0);
+                let units = part.codes(p, block).as_chunks::<{ 4 * TILE }>().0;
+                let lines = &panel.lines[g * LINES / GROUPS + p * PIECE / 4 + block.0..];
+                let mut ints = [[vdupq_n_s32(0); 4]; 4];
+                for (lines, unit) in lines.as_chunks::<4>().0.iter().zip(units) {
+                    let w = [0, 1, 2, 3].map(|i| vector(&lines[rows], i));
+                    for i in 0..4 {
+                        let a = unit[4 * (t + i)..4 * (t + i) + 4].as_ptr();
+                        // SAFETY: 16 bytes are read.
+                        let a = vreinterpretq_s8_u32(unsafe { vld1q_u32(a) });
+                        for r in 0..4 {
+                            let two = vmull_s8(vget_low_s8(w[r]), vget_low_s8(a));
+                            let two = vmlal_high_s8(two, w[r], a);
+                            ints[i][r] = vpadalq_s16(ints[i][r], two);
+                        }
                     }
                 }
+                for i in 0..4 {
+                    let [a, b, c, e] = ints[i];
+                    let dot = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, e));
+                    acc[i] = fold(acc[i], vaddq_s32(dot, vdupq_n_s32(MAGIC)), d[t + i]);
+                }
             }
-            // SAFETY: four numbers are read.
-            let scale = unsafe { vld1q_f32(panel.scales[g][p].0[4 * rows..4 * rows + 4].as_ptr()) };
             for i in 0..4 {
-                let [a, b, c, e] = ints[i];
-                let dot = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, e));
-                add(&mut sums[t + i][g].0[4 * rows..], dot, scale, d[t + i]);
+                let scales = &panel.scales[g][p].0[4 * rows..];
+                add(&mut sums[t + i][g].0[4 * rows..], acc[i], scales);
             }
         }
     }

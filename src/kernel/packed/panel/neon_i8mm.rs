@@ -4,8 +4,8 @@
 
 use core::arch::aarch64::*;
 
-use super::neon_unpack::{add, put, round, unpacks, vector};
-use super::{GROUPS, LINES, Line, Order, PIECE, Panel, Panels, Part, Sums, TILE};
+use super::neon_unpack::{add, fold, four, put, round, unpacks, vector};
+use super::{GROUPS, LINES, Line, MAGIC, Order, PIECE, Panel, Panels, Part, Sums, TILE};
 use crate::kernel::insn_aarch64::smmla;
 
 /// The functions of this rung.
@@ -16,6 +16,7 @@ pub(super) fn panels() -> Panels {
         multiply,
         round,
         order: Order::Words(2),
+        lift: 0,
         groups: GROUPS,
     }
 }
@@ -48,31 +49,44 @@ fn multiply(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn tile<const P: usize>(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
     for p in 0..part.pieces() {
-        let (d, _) = part.scales(p);
-        let eights = part.codes(p).as_chunks::<{ 2 * TILE }>().0;
         for (g, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let lines = &panel.lines[g * LINES / GROUPS + p * PIECE / 4..][..2 * eights.len()];
-            let mut ints = [[vdupq_n_s32(0); 4]; P];
-            for (lines, eight) in lines.as_chunks::<2>().0.iter().zip(eights) {
-                let w = [0, 1, 2, 3].map(|i| vector(&lines[half], i));
+            // By pair of tokens, then by four rows, then by token.
+            let mut acc = [[[vdupq_n_f32(0.0); 2]; 2]; P];
+            for t in 0..2 * P {
+                let first = four(part.first(p)[t]);
+                acc[t / 2][0][t % 2] = first;
+                acc[t / 2][1][t % 2] = first;
+            }
+            for block in part.blocks(p) {
+                let (d, _) = part.scales(p, block.0);
+                let eights = part.codes(p, block).as_chunks::<{ 2 * TILE }>().0;
+                let lines = &panel.lines[g * LINES / GROUPS + p * PIECE / 4 + block.0..];
+                let mut ints = [[vdupq_n_s32(MAGIC); 4]; P];
+                for (lines, eight) in lines.as_chunks::<2>().0.iter().zip(eights) {
+                    let w = [0, 1, 2, 3].map(|i| vector(&lines[half], i));
+                    for i in 0..P {
+                        // SAFETY: 16 bytes are read.
+                        let a = unsafe { vld1q_u32(eight[4 * i..4 * i + 4].as_ptr()) };
+                        for r in 0..4 {
+                            ints[i][r] = smmla(ints[i][r], w[r], vreinterpretq_s8_u32(a));
+                        }
+                    }
+                }
                 for i in 0..P {
-                    // SAFETY: 16 bytes are read.
-                    let a = unsafe { vld1q_u32(eight[4 * i..4 * i + 4].as_ptr()) };
-                    for r in 0..4 {
-                        ints[i][r] = smmla(ints[i][r], w[r], vreinterpretq_s8_u32(a));
+                    for s in 0..2 {
+                        let (low, high) = (ints[i][2 * s], ints[i][2 * s + 1]);
+                        let two = [vuzp1q_s32(low, high), vuzp2q_s32(low, high)];
+                        for t in 0..2 {
+                            acc[i][s][t] = fold(acc[i][s][t], two[t], d[2 * i + t]);
+                        }
                     }
                 }
             }
             for s in 0..2 {
                 let at = 8 * half + 4 * s;
-                // SAFETY: four numbers are read.
-                let scale = unsafe { vld1q_f32(panel.scales[g][p].0[at..at + 4].as_ptr()) };
-                for i in 0..P {
-                    let (low, high) = (ints[i][2 * s], ints[i][2 * s + 1]);
-                    let two = [vuzp1q_s32(low, high), vuzp2q_s32(low, high)];
-                    for (t, dot) in (2 * i..).zip(two) {
-                        add(&mut sums[t][g].0[at..], dot, scale, d[t]);
-                    }
+                for t in 0..2 * P {
+                    let scales = &panel.scales[g][p].0[at..];
+                    add(&mut sums[t][g].0[at..], acc[t / 2][s][t % 2], scales);
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{Line, PIECE, Rows, Span, TINY, Unpacks};
+use super::{BLOCK, Line, PIECE, Rows, Span, TINY, Unpacks};
 use crate::base::dtype::DType;
 use crate::kernel::packed::Packed;
 use crate::kernel::packed::neon_formats::{self as formats, Format, Rows as Floats};
@@ -20,7 +20,7 @@ pub(super) fn unpacks() -> Unpacks {
 
 /// As the scalar `round`, bit for bit.
 #[target_feature(enable = "neon")]
-pub(super) fn round(x: &[f32], codes: &mut [i8; PIECE]) -> (f32, i32) {
+pub(super) fn round(x: &[f32], codes: &mut [i8; BLOCK]) -> (f32, i32) {
     let blocks = x.as_chunks::<16>().0;
     // SAFETY: four vectors of four are the block's 16.
     let load = |x: &[f32; 16]| [0, 4, 8, 12].map(|at| unsafe { vld1q_f32(x[at..].as_ptr()) });
@@ -181,15 +181,27 @@ pub(super) fn put(line: &mut Line, x: [int32x4_t; 4]) {
     }
 }
 
-/// Adds the products of four rows and a token: `sum += dot * (scale * d)`.
+/// A number of a tile, four times.
 #[inline(always)]
-pub(super) fn add(sum: &mut [f32], dot: int32x4_t, scale: float32x4_t, d: u32) {
-    let sum = &mut sum[..4];
-    // SAFETY: NEON is part of every target that this file is compiled for; four numbers are read
-    // and written.
+pub(super) fn four(x: u32) -> float32x4_t {
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe { vdupq_n_f32(f32::from_bits(x)) }
+}
+
+/// The products of a block, of four rows and a token, and what came before.
+#[inline(always)]
+pub(super) fn fold(acc: float32x4_t, dot: int32x4_t, d: u32) -> float32x4_t {
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe { vfmaq_n_f32(acc, vreinterpretq_f32_s32(dot), f32::from_bits(d)) }
+}
+
+/// Adds the products of a piece: `sum += acc * scale`.
+#[inline(always)]
+pub(super) fn add(sum: &mut [f32], acc: float32x4_t, scale: &[f32]) {
+    let (sum, scale) = (&mut sum[..4], &scale[..4]);
+    // SAFETY: four numbers are read, and four written.
     unsafe {
-        let scale = vmulq_n_f32(scale, f32::from_bits(d));
-        let sums = vfmaq_f32(vld1q_f32(sum.as_ptr()), vcvtq_f32_s32(dot), scale);
+        let sums = vfmaq_f32(vld1q_f32(sum.as_ptr()), acc, vld1q_f32(scale.as_ptr()));
         vst1q_f32(sum.as_mut_ptr(), sums);
     }
 }

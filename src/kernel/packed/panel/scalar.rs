@@ -1,7 +1,8 @@
 //! Panels in plain code: what the other rungs must give, bit for bit.
 
 use super::{
-    GROUPS, Line, Order, PIECE, Panel, Panels, Part, ROWS, Rows, Span, Sums, TILE, TINY, span,
+    BLOCK, GROUPS, Line, MAGIC, Order, PIECE, Panel, Panels, Part, ROWS, Rows, Span, Sums, TILE,
+    TINY, span,
 };
 use crate::base::dtype::DType;
 use crate::kernel::packed::Packed;
@@ -19,12 +20,13 @@ pub(super) fn panels() -> Panels {
         multiply,
         round,
         order: Order::Words(1),
+        lift: 0,
         groups: GROUPS,
     }
 }
 
 /// `max |x| / 127`, and the codes, as `Kernels::quantize` makes them of 32.
-fn round(x: &[f32], codes: &mut [i8; PIECE]) -> (f32, i32) {
+fn round(x: &[f32], codes: &mut [i8; BLOCK]) -> (f32, i32) {
     // Magnitudes compare as integers, and a NaN is the largest of all.
     let max = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
     let inverse = 127.0 / max;
@@ -102,20 +104,23 @@ fn unpack(w: &Packed<'_>, g: usize, from: usize, n: usize, lines: &mut [Line], s
 
 fn multiply(panel: &Panel, part: &Part<'_>, sums: &mut Sums) {
     for p in 0..part.pieces() {
-        let (scales, _) = part.scales(p);
         for (t, sums) in sums.iter_mut().enumerate().take(part.tokens) {
             for (g, sums) in sums.iter_mut().enumerate() {
-                let lines = &panel.lines[g * super::LINES / GROUPS + p * PIECE / 4..];
-                let d = f32::from_bits(scales[t]);
                 for r in 0..ROWS {
-                    let mut dot = 0;
-                    for (fours, line) in part.codes(p).chunks_exact(TILE).zip(lines) {
-                        for (w, q) in line.0[4 * r..4 * r + 4].iter().zip(fours[t].to_le_bytes()) {
-                            dot += i32::from(*w as i8) * i32::from(q as i8);
+                    let mut acc = f32::from_bits(part.first(p)[t]);
+                    for (at, n) in part.blocks(p) {
+                        let lines = &panel.lines[g * super::LINES / GROUPS + p * PIECE / 4 + at..];
+                        let mut dot = MAGIC;
+                        for (fours, line) in part.codes(p, (at, n)).chunks_exact(TILE).zip(lines) {
+                            let w = &line.0[4 * r..4 * r + 4];
+                            for (w, q) in w.iter().zip(fours[t].to_le_bytes()) {
+                                dot += i32::from(*w as i8) * i32::from(q as i8);
+                            }
                         }
+                        let d = f32::from_bits(part.scales(p, at).0[t]);
+                        acc = f32::from_bits(dot as u32).mul_add(d, acc);
                     }
-                    let s = panel.scales[g][p].0[r] * d;
-                    sums.0[r] = (dot as f32).mul_add(s, sums.0[r]);
+                    sums.0[r] = acc.mul_add(panel.scales[g][p].0[r], sums.0[r]);
                 }
             }
         }
