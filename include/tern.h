@@ -157,6 +157,8 @@ enum tern_status
     TERN_ERROR_LIMIT = -26,
     /// The logits are not finite numbers; there is nothing to choose from.
     TERN_ERROR_NOT_FINITE = -27,
+    /// The file was packed for another version of tern: pack the original again with this one.
+    TERN_ERROR_UNSUPPORTED_PACKING = -28,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -228,8 +230,11 @@ typedef struct {
     uint32_t device;
     /// How the weights get into memory; one of TERN_LOAD_*.
     tern_load_mode load_mode;
-    /// Zero.
-    uint32_t reserved;
+    /// Not 0: keep what screens the head beside it, if the head allows that, about 5 bits for each
+    /// of its weights. TERN_LOGITS_BEST then reads about half of the head, in a model whose best
+    /// tokens stand out; and so does tern_session_generate() with a greedy sampler, which then
+    /// leaves no logits.
+    uint32_t screened_head;
     /// Called while the model loads; NULL = not.
     tern_progress_fn progress;
     /// Handed to `progress`.
@@ -263,7 +268,7 @@ typedef struct {
     uint32_t n_threads_prefill;
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     uint32_t n_logits;
-    /// The element type of the KV cache; one of TERN_KV_*.
+    /// The element type of the KV cache, keys and values; one of TERN_KV_*.
     tern_kv_dtype kv_dtype;
     /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
     tern_when_full when_full;
@@ -275,6 +280,10 @@ typedef struct {
     tern_lock lock_memory;
     /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
     tern_huge_pages huge_pages;
+    /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    tern_kv_dtype k_dtype;
+    /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    tern_kv_dtype v_dtype;
 } tern_session_params;
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -501,8 +510,8 @@ typedef struct {
 /// The CPU, with the fastest kernels it supports.
 #define TERN_DEVICE_CPU 0
 
-/// TERN_LOAD_COPY if the file is at most half of the memory that is available, else
-/// TERN_LOAD_MAP_GUARDED.
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
+/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
 #define TERN_LOAD_DEFAULT 0
 
 /// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
@@ -515,7 +524,7 @@ typedef struct {
 #define TERN_LOAD_MAP_GUARDED 2
 
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
 #define TERN_LOAD_MAP_FAST 3
 
 /// The system may take pages away when memory is short.
@@ -545,6 +554,10 @@ typedef struct {
 /// Single precision: 4 bytes.
 #define TERN_KV_F32 1
 
+/// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
+/// TERN_KV_F16, and of what a long context makes a token read.
+#define TERN_KV_Q8_0 2
+
 /// It fails with TERN_ERROR_KV_FULL, and the caller evicts, or gives up.
 #define TERN_WHEN_FULL_FAIL 0
 
@@ -560,6 +573,11 @@ typedef struct {
 
 /// None: a prompt's part that is not its end. Saves the work.
 #define TERN_LOGITS_NONE 2
+
+/// Of the last token, and only for a greedy sampler without penalties, biases and log-probabilities:
+/// it chooses the same token as with TERN_LOGITS_LAST. tern_session_logits() and all other samplers
+/// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
+#define TERN_LOGITS_BEST 3
 
 /// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
 #define TERN_KV_POLICY_WINDOW 0
@@ -640,6 +658,23 @@ tern_status tern_model_plan(const char *path,
                             const tern_model_params *model_params,
                             const tern_session_params *session_params,
                             tern_plan_info *info);
+
+/// Writes the packed form of a model's file: its matrices as the kernels read them. Loading that
+/// copies nothing, and it evaluates as fast, and to the same logits, as the original does when it is
+/// loaded with TERN_LOAD_COPY.
+///
+/// `packed_path` appears whole or not at all. A file that is there is replaced, and models that were
+/// loaded from it stay what they are. It has all that the original has, each weight checked; only
+/// tern reads it, and only a version that knows its layout (TERN_ERROR_UNSUPPORTED_PACKING), so keep
+/// the original. `progress` may be NULL, and is as that of tern_model_params. Fails as
+/// tern_model_load() does, and with TERN_ERROR_UNSUPPORTED if the file is packed already,
+/// TERN_ERROR_INVALID_ARGUMENT if both paths lead to one file, TERN_ERROR_IO if it cannot be
+/// written.
+TERN_MUST_USE
+tern_status tern_model_pack(const char *path,
+                            const char *packed_path,
+                            tern_progress_fn progress,
+                            void *user_data);
 
 /// Describes a model. The strings are lent until the model is freed.
 TERN_MUST_USE

@@ -281,6 +281,12 @@ public:
         return finish(status, made);
     }
 
+    /// Writes the packed form of a model's file. As tern_model_pack.
+    static result<void> pack(std::string_view path, std::string_view packed_path) {
+        return detail::done(tern_model_pack(std::string(path).c_str(),
+                                            std::string(packed_path).c_str(), nullptr, nullptr));
+    }
+
     static result<plan_info> plan(std::string_view path, const model_options &model_params = {},
                                   const session_options &session_params = {}) {
         plan_info info;

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use support::tiny::{Random, Tiny};
 use tern::base::dtype::DType;
 use tern::engine::{
-    Control, Input, Logits, Model, ModelParams, Sampler, SamplerParams, Session, SessionParams,
+    Control, Input, Logits, Model, ModelParams, Numerics, Sampler, SamplerParams, Session,
+    SessionParams,
 };
 
 /// Counts allocations of the whole process while `COUNTING`.
@@ -52,7 +53,8 @@ fn count(work: impl FnOnce()) -> usize {
 #[test]
 fn eval_sample_generate_and_evict_allocate_nothing() {
     assert!(count(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
-    for arch in ["llama", "gemma2", "gemma3", "phi3"] {
+    let exact = ["llama", "gemma2", "gemma3", "phi3"].map(|arch| (arch, Numerics::Exact));
+    for (arch, numerics) in exact.into_iter().chain([("llama", Numerics::Fast)]) {
         let mut tiny = Tiny::new(arch);
         (tiny.dtype, tiny.n_ctx_train, tiny.window) = (DType::Q4_0, 64, 9);
         let file = tiny.gguf();
@@ -60,10 +62,11 @@ fn eval_sample_generate_and_evict_allocate_nothing() {
         let model = Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads");
         let params = SessionParams {
             n_ctx: 64,
-            n_batch: 16,
+            n_batch: if numerics == Numerics::Fast { 40 } else { 16 },
             n_threads: 3,
             n_logits: 4,
             auto_evict: true,
+            numerics,
             ..SessionParams::default()
         };
         let mut session = Session::new(Arc::new(model), &params).expect("a session");

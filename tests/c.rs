@@ -270,7 +270,7 @@ fn a_panic_in_a_callback_is_an_error() {
         struct_size: size_of::<tern_model_params>() as u32,
         device: 0,
         load_mode: 0,
-        reserved: 0,
+        screened_head: 0,
         progress: Some(panics),
         user_data: std::ptr::null_mut(),
         lock_memory: TERN_LOCK_NO,

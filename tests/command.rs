@@ -91,6 +91,8 @@ fn a_wrong_command_line_is_status_2() {
         (&["run", "-m", "x", "-p", "a", "-t", "0"], "1 to 256"),
         (&["run", "-m", "x", "-p", "a", "-n"], "-n"),
         (&["run", "-m", "x", "-p", "a", "--load-mode", "fast"], "map-fast"),
+        (&["run", "-m", "x", "-p", "a", "--kv-type", "q4"], "f16, f32 or q8_0"),
+        (&["run", "-m", "x", "-p", "a", "--kv-type", "f16,"], "f16, f32 or q8_0"),
         (&["run", "-m", "x", "-p", "a", "b"], "unexpected argument 'b'"),
         (&["chat", "-m", "x", "--json"], "'--json'"),
         (&["chat"], "no model given"),
@@ -107,6 +109,9 @@ fn a_wrong_command_line_is_status_2() {
         (&["bench", "-m", "x", "-d", "deep"], "-d deep"),
         (&["bench", "-m", "x", "--busy", "999"], "0 to 256"),
         (&["bench", "-m", "x", "--peer", "y"], "--compare"),
+        (&["bench", "-m", "x", "--text", "y"], "--draft"),
+        (&["bench", "-m", "x", "--draft", "4", "--compare"], "exclude each other"),
+        (&["run", "-m", "x", "-p", "a", "--draft", "64"], "0 to 63"),
         (&["bench", "-m", "x", "--compare", "--roof"], "exclude each other"),
         (&["bench"], "no model given"),
     ];
@@ -200,6 +205,8 @@ fn run_continues_and_answers() {
     let whole = json(&[&raw as &[&str], &["--json"]].concat());
     let expected = [
         "decode_tok_s",
+        "n_accepted",
+        "n_drafted",
         "n_generated",
         "n_prompt",
         "prefill_tok_s",
@@ -226,6 +233,44 @@ fn run_continues_and_answers() {
     assert!(answer["text"].as_str().unwrap().contains("Berlin"), "{answer}");
     assert_eq!(answer["stop"], "eog", "{answer}");
     assert!(!answer["text"].as_str().unwrap().contains("<|im_end|>"), "{answer}");
+}
+
+#[test]
+fn drafts_change_no_text() {
+    let Some(model) = model("drafts_change_no_text", SMOLLM2) else { return };
+    let list = "Monday, Tuesday, Wednesday, Thursday, Friday, ".repeat(3) + "Monday, Tuesday,";
+    let run = |rest: &[&str]| {
+        json(&[&["run", "-m", &model, "-p", &list, "--raw", "--json"] as &[&str], rest].concat())
+    };
+    let greedy = &["--temp", "0"] as &[&str];
+    for sampling in [greedy, &["--temp", "0.5", "--seed", "3"]] {
+        let plain = run(&[sampling, &["-n", "12"]].concat());
+        let drafted = run(&[sampling, &["-n", "12", "--draft", "4"]].concat());
+        assert_eq!(plain["tokens"], drafted["tokens"]);
+        assert_eq!(plain["text"], drafted["text"]);
+        assert_eq!((&plain["n_drafted"], &plain["n_accepted"]), (&0.into(), &0.into()));
+        let count = |key: &str| drafted[key].as_u64().unwrap();
+        assert!(count("n_accepted") <= count("n_drafted"), "{drafted}");
+        // Of what is drawn less is as it was before.
+        let least = count(if sampling == greedy { "n_accepted" } else { "n_drafted" });
+        assert!(least > 0, "{drafted}");
+    }
+    // The context ends at the same token, and a draft wider than it is cut.
+    let full = ["--temp", "0", "-n", "99", "--ctx", "48"];
+    let (plain, drafted) = (run(&full), run(&[&full as &[&str], &["--draft", "30"]].concat()));
+    assert_eq!((&plain["stop"], &plain["tokens"]), (&drafted["stop"], &drafted["tokens"]));
+    assert_eq!(plain["stop"], "context");
+    // The end of an answer, too; and what is said next follows it, a whole answer being drafted.
+    let ask = ["-p", "What is the capital of Germany?", "--temp", "0", "-n", "64", "--json"];
+    let ask = [&["run", "-m", &model] as &[&str], &ask].concat();
+    let answer = json(&ask);
+    let drafted = json(&[&ask as &[&str], &["--draft", "8"]].concat());
+    assert_eq!((&answer["stop"], &answer["text"]), (&"eog".into(), &drafted["text"]));
+    assert_eq!(answer["stop"], drafted["stop"]);
+    let said = "What is the capital of Germany?\n".repeat(3) + "And of France?\n";
+    let args = ["-m", &model, "--temp", "0", "-n", "64"];
+    let drafted = [&args as &[&str], &["--draft", "15"]].concat();
+    assert_eq!(chat(&args, &said), chat(&drafted, &said));
 }
 
 #[test]
@@ -346,6 +391,14 @@ fn inspect_describes_real_models() {
         let tensors = found["dtypes"].as_object().unwrap();
         let bytes: u64 = tensors.values().map(|t| t["bytes"].as_u64().unwrap()).sum();
         assert!(bytes <= fs::metadata(&model).unwrap().len());
+        // Types of keys and values, by the memory they take: the smaller the later.
+        let types = ["f32", "f32,q8_0", "f16", "q8_0,f16", "q8_0"];
+        let bytes = types.map(|types| {
+            let args = ["inspect", &model, "--json", "--ctx", "2048", "--kv-type", types];
+            json(&args)["plan"]["kv_bytes"].as_u64().unwrap()
+        });
+        assert!(bytes.is_sorted_by(|a, b| a > b), "{bytes:?}");
+        assert_eq!(plan["kv_bytes"].as_u64(), Some(bytes[2]));
         let page = text(&["inspect", &model]);
         assert!(page.contains(arch) && page.contains("general.architecture"), "{page}");
     }
@@ -450,6 +503,24 @@ fn bench_measures_the_roof_and_company() {
     // The buffer that the roof is measured with is 256 MiB at least, and no part of the peak.
     let smaller = bench(&args).1["peak_rss_bytes"].as_u64().unwrap();
     assert!(last["peak_rss_bytes"].as_u64().unwrap() < smaller + (64 << 20));
+}
+
+#[test]
+fn bench_measures_drafts() {
+    let Some(model) = model("bench_measures_drafts", SMOLLM2) else { return };
+    let args = ["bench", "-m", &model, "-p", "0", "-n", "16", "-t", "1", "-r", "1", "--draft", "4"];
+    let Value::Array(items) = json(&[&args as &[&str], &["--json"]].concat()) else { panic!() };
+    let tests = ["decode-16", "repeat-16", "repeat-16+draft4"];
+    assert_eq!(tests_of(&items[..3]), tests.map(|test| (test, 1)));
+    let with = &items[2];
+    let mut expected = [&BENCH_KEYS[..], &["n_accepted", "n_drafted", "speedup"]].concat();
+    expected.sort_unstable();
+    assert_eq!(keys(with), expected);
+    let count = |key: &str| with[key].as_u64().unwrap();
+    assert!(0 < count("n_accepted") && count("n_accepted") <= count("n_drafted"), "{with}");
+    let median = |item: &Value| item["tok_s"]["median"].as_f64().unwrap();
+    let speedup = median(with) / median(&items[1]);
+    assert!((with["speedup"].as_f64().unwrap() - speedup).abs() < 1e-9);
 }
 
 #[test]

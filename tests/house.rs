@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// The order is the height: nothing imports what stands below it in this list.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("base", &[]),
-    ("gguf", &["base"]),
     ("quant", &["base"]),
+    ("gguf", &["base", "quant"]),
     ("tokenizer", &["base"]),
     ("sampler", &["base"]),
     ("chat", &["base"]),

@@ -8,7 +8,8 @@ use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight};
+use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
 
 /// Half a unit in the last place of 1.
@@ -350,6 +351,152 @@ fn matmul_with_packed_weights() {
     }
 }
 
+// ---------------------------------------------------------------------------------- panels
+
+/// Weights that share a scale in a panel, and activations in a tile.
+const PANEL_PIECE: usize = 256;
+
+fn tiles(kernels: &Kernels, x: &[f32], k: usize) -> Vec<u32> {
+    let words = kernels.tile_words(k);
+    let mut out = vec![0xdead_beef; (x.len() / k).div_ceil(TILE) * words];
+    for (x, tile) in x.chunks(TILE * k).zip(out.chunks_exact_mut(words)) {
+        kernels.quantize_tile(x, k, tile);
+    }
+    out
+}
+
+fn multiply_panel(kernels: &Kernels, w: &Packed<'_>, x: &[f32], grain: usize) -> Vec<f32> {
+    let (n, n_rows) = (x.len() / w.k, w.n_rows);
+    let words = tiles(kernels, x, w.k);
+    let act = Tiles { n, k: w.k, words: &words };
+    let mut out = vec![f32::NAN; n * n_rows];
+    for first in (0..n_rows).step_by(grain) {
+        let end = n_rows.min(first + grain);
+        kernels.matmul_panel(w, &act, &mut Columns::new(&mut out, n_rows, first..end));
+        let after = out.chunks(n_rows).flat_map(|row| &row[end..]);
+        assert!(after.into_iter().all(|x| x.is_nan()), "beyond the columns");
+    }
+    out
+}
+
+/// How far rounding to panels may take a product from the true one, which comes first: a weight goes
+/// by at most half of a 127th of the largest of its 256 and 2/128 of that, an activation by half.
+fn panel_error(dtype: DType, row: &[u8], x: &[f32]) -> (f64, f64) {
+    let mut w = vec![0.0; x.len()];
+    quant::decode_row(dtype, row, &mut w);
+    let group = quant::layout(dtype).expect("a quantised type").group;
+    let (low, high) = codes_of(dtype);
+    let mut codes = vec![0; w.len()];
+    let (mut scales, mut mins) = (vec![0f32; w.len() / group], vec![0f32; w.len() / group]);
+    quant::expand_row(dtype, row, &mut codes, &mut scales, &mut mins);
+    let (mut truth, mut error) = (0.0, 0.0);
+    for (p, (w, x)) in w.chunks(PANEL_PIECE).zip(x.chunks(PANEL_PIECE)).enumerate() {
+        let of = p * PANEL_PIECE / group..(p * PANEL_PIECE + w.len()) / group;
+        let ends = scales[of.clone()].iter().zip(&mins[of]).flat_map(|(scale, min)| {
+            [low, high].map(|code| (f64::from(*scale) * code + f64::from(*min)).abs())
+        });
+        let most_w = ends.fold(0f64, f64::max);
+        let most_x = x.iter().fold(0f64, |most, x| most.max(f64::from(*x).abs()));
+        // What is taken for zeros is off by all of it.
+        let dw = if most_w < 8e-31 { 8e-31 } else { most_w / 126.0 * (0.5 + 2.0 / 128.0) };
+        let dx = if most_x < 4e-37 { 4e-37 } else { most_x / 127.0 * 0.5001 };
+        for (w, x) in w.iter().zip(x) {
+            let (w, x) = (f64::from(*w), f64::from(*x));
+            truth += w * x;
+            error += w.abs() * dx + dw * x.abs() + dw * dx;
+        }
+        // Sums in floats: one rounding of the scales and one of the product for each piece so far.
+        let largest = w.len() as f64 * (most_w + dw) * (most_x + dx);
+        error += 8.0 * U * largest + 1e-37;
+    }
+    (truth, error)
+}
+
+/// The least and the largest value of a code.
+fn codes_of(dtype: DType) -> (f64, f64) {
+    match dtype {
+        DType::Q4_0 => (-8.0, 7.0),
+        DType::Q4_1 | DType::Q4K => (0.0, 15.0),
+        DType::Q5_0 => (-16.0, 15.0),
+        DType::Q5_1 | DType::Q5K => (0.0, 31.0),
+        DType::Q2K => (0.0, 3.0),
+        DType::Q3K => (-4.0, 3.0),
+        DType::Q6K => (-32.0, 31.0),
+        DType::Mxfp4 => (-12.0, 12.0),
+        DType::Tq1_0 => (-1.0, 1.0),
+        DType::Tq2_0 => (-1.0, 2.0),
+        DType::Q8_0 => (-128.0, 127.0),
+        _ => (-127.0, 127.0),
+    }
+}
+
+/// Panels: the scalar ones within what their rounding allows of the true product, and the others with
+/// the same bits, with any number of tokens and in any range of groups.
+fn check_panel(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
+    let bytes = random_rows(dtype, k, n_rows, random);
+    let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+    p16::pack(dtype, k, &bytes, &mut packed);
+    let w = Packed { dtype, k, n_rows, bytes: &packed };
+    let x = random_activations(29, k, random);
+    let what = format!("panel {dtype}, k = {k}, {n_rows} rows");
+    let all = multiply_panel(Kernels::for_isa(Isa::Scalar), &w, &x, n_rows);
+    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
+    for (i, &out) in all.iter().enumerate() {
+        let (t, r) = (i / n_rows, i % n_rows);
+        let (truth, bound) =
+            panel_error(dtype, &bytes[r * row_bytes..][..row_bytes], &x[t * k..][..k]);
+        let error = (f64::from(out) - truth).abs();
+        assert!(error <= bound, "{what}: [{t}][{r}] = {out}, truly {truth}, bound {bound}");
+    }
+    each_isa(|kernels, isa| {
+        for (n, grain) in [(1, 16), (4, 32), (5, 48), (12, 16), (13, 32), (29, 64)] {
+            let from = (29 - n) / 2;
+            let some = multiply_panel(kernels, &w, &x[from * k..(from + n) * k], grain);
+            let what = format!("{what}, {isa}, {n} tokens");
+            assert_same_bits(&some, &all[from * n_rows..][..some.len()], &what);
+        }
+    });
+}
+
+#[test]
+fn matmul_with_panels() {
+    let mut random = Random(43);
+    for &dtype in DType::ALL.iter().filter(|dtype| dtype.is_quantised()) {
+        let lengths: &[usize] = match dtype.block_len() {
+            32 => &[32, 96, 576, 1056],
+            _ => &[256, 768, 1280],
+        };
+        let emulated = std::env::var_os("TERN_TEST_RUNNER").is_some();
+        let rows: &[usize] = if emulated { &[17] } else { &[1, 16, 17, 49, 64] };
+        for &k in lengths {
+            for &n_rows in rows {
+                check_panel(dtype, k, n_rows, &mut random);
+            }
+        }
+        eprintln!("tested panel_{dtype}");
+    }
+}
+
+#[test]
+fn panels_of_numbers_that_are_not_finite_show() {
+    let (dtype, k, n_rows) = (DType::Q4_0, 512, 16);
+    let mut random = Random(47);
+    let bytes = random_rows(dtype, k, n_rows, &mut random);
+    let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+    p16::pack(dtype, k, &bytes, &mut packed);
+    let w = Packed { dtype, k, n_rows, bytes: &packed };
+    each_isa(|kernels, isa| {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0; 3 * k];
+            x[k + 300] = bad;
+            let out = multiply_panel(kernels, &w, &x, n_rows);
+            for (t, out) in out.chunks(n_rows).enumerate() {
+                assert!(out.iter().all(|x| x.is_finite() == (t != 1)), "{isa}, {bad}, token {t}");
+            }
+        }
+    });
+}
+
 #[test]
 fn matmul_with_quantised_weights() {
     check_all_matmuls(true);
@@ -542,6 +689,185 @@ fn a_panel_outside_the_cache_is_refused() {
 fn sums_that_overlap_are_refused() {
     let b = Panel { data: &[0; 64], n: 2, row: 32, n_groups: 2, group: 16 };
     Kernels::for_isa(Isa::best()).panel_f16(2, (&[0.0; 4], 2), &b, (&mut [0.0; 64], 31));
+}
+
+impl Random {
+    /// -127 to 127.
+    fn code(&mut self) -> i8 {
+        (self.below(255) as i32 - 127) as i8
+    }
+
+    fn codes(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.code()).collect()
+    }
+
+    /// Scales in half precision: most between 0.001 and 1, some zero, some subnormal.
+    fn scales(&mut self, n: usize) -> Vec<u16> {
+        let scale = |random: &mut Random| match random.below(16) {
+            0 => 0,
+            1 => random.below(1024) as u16,
+            _ => f16::from_f32(0.001 + random.float().abs()).to_bits(),
+        };
+        (0..n).map(|_| scale(self)).collect()
+    }
+}
+
+#[test]
+fn scores_of_8_bits_have_the_same_bits_on_every_rung() {
+    let mut random = Random(53);
+    for n in [1, 2, 3, 4, 5, 6, 7, 9, 24] {
+        for head_dim in [4usize, 12, 32, 40, 64, 80, 96, 128, 256] {
+            for n_groups in [0, 1, 2, 3, 4, 5, 8] {
+                let (n_quads, n_blocks) = (head_dim / 4, head_dim.div_ceil(32));
+                let scale_stride = 16 * n_groups + random.below(9);
+                let scales = random.scales(n_blocks * scale_stride + 16);
+                let codes = random.codes(n_groups * n_quads * 64);
+                let k = Keys8 { n_groups, n_quads, codes: &codes, scales: &scales, scale_stride };
+                let padded = 32 * n_blocks;
+                let mut q = random.codes(n * padded);
+                for (i, q) in q.iter_mut().enumerate() {
+                    *q = if i % padded < head_dim { *q } else { 0 };
+                }
+                let d = random.floats(n * n_blocks);
+                let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum();
+                let sums: Vec<i32> = q.chunks(16).map(sum).collect();
+                let q = Queries8 { n, n_blocks, codes: &q, scales: &d, sums: &sums };
+                let out_stride = 16 * n_groups + random.below(5);
+                let before = random.floats(n * out_stride + 1);
+                let mut scalar = None;
+                each_isa(|kernels, isa| {
+                    let what = format!("{isa}: {n} rows of {head_dim}, {n_groups} groups");
+                    let mut out = before.clone();
+                    kernels.scores_q8(&q, &k, (&mut out, out_stride));
+                    for (at, (out, before)) in out.iter().zip(&before).enumerate() {
+                        let (r, c) = (at / out_stride.max(1), at % out_stride.max(1));
+                        if r >= n || c >= 16 * n_groups {
+                            assert_eq!(out.to_bits(), before.to_bits(), "{what}: a gap");
+                            continue;
+                        }
+                        let (mut sum, mut magnitude) = (0.0, 0.0);
+                        for b in 0..n_blocks {
+                            let product = |i: usize| {
+                                let key = ((c / 16 * n_quads + i / 4) * 16 + c % 16) * 4 + i % 4;
+                                i32::from(codes[key]) * i32::from(q.codes[r * padded + i])
+                            };
+                            let dot: i32 = (32 * b..head_dim.min(32 * b + 32)).map(product).sum();
+                            let scale = f16::from_bits(scales[b * scale_stride + c]).to_f64();
+                            let term = f64::from(dot) * scale * f64::from(d[r * n_blocks + b]);
+                            (sum, magnitude) = (sum + term, magnitude + term.abs());
+                        }
+                        let bound = U * (n_blocks as f64 + 1.0) * magnitude;
+                        assert_close(*out, sum, bound, &what);
+                    }
+                    let scalar = scalar.get_or_insert_with(|| out.clone());
+                    assert_same_bits(&out, scalar, &what);
+                });
+            }
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested scores_q8_{isa}"));
+}
+
+#[test]
+fn weights_of_14_bits_have_the_same_bits_on_every_rung() {
+    let mut random = Random(59);
+    for n in 0..150 {
+        for special in [None, Some(f32::NAN), Some(f32::INFINITY), Some(0.0), Some(1e-38)] {
+            let mut p: Vec<f32> = random.floats(n).iter().map(|p| p.abs()).collect();
+            let mut d = random.scales(n);
+            match special {
+                Some(x) if x.is_finite() => p.iter_mut().for_each(|p| *p *= x),
+                Some(x) if n > 0 => d[random.below(n)] = f16::from_f32(x).to_bits(),
+                _ => {}
+            }
+            let products = p.iter().zip(&d).map(|(p, d)| p * f16::from_bits(*d).to_f32());
+            let products: Vec<f32> = products.collect();
+            let mut scalar = None;
+            each_isa(|kernels, isa| {
+                let what = format!("{isa}: {n} weights, {special:?}");
+                let (mut high, mut low) = (vec![255; n], vec![255; n]);
+                let scale = kernels.weigh_q8(&p, &d, &mut high, &mut low);
+                let max = products.iter().copied().fold(0f32, f32::max);
+                if products.iter().all(|p| p.is_finite()) {
+                    let exact = f64::from(max) / 16383.0;
+                    let tiny = 5e-35; // what is below may be taken as nothing
+                    assert_close(scale, exact, U * exact + tiny, &what);
+                    for (i, product) in products.iter().enumerate() {
+                        assert!(high[i] < 128 && low[i] < 128, "{what}: planes of 7 bits");
+                        let code = i32::from(high[i]) * 128 + i32::from(low[i]);
+                        let exact = f64::from(*product);
+                        let bound = f64::from(scale) * (0.5 + 0.005) + tiny;
+                        assert_close(code as f32 * scale, exact, bound, &what);
+                        assert!(*product < max || scale == 0.0 || code == 16383, "{what}: {code}");
+                    }
+                    let scalar = scalar.get_or_insert_with(|| (scale, high.clone(), low.clone()));
+                    assert_eq!((scale, high, low), *scalar, "{what}");
+                } else {
+                    assert!(!scale.is_finite(), "{what}: {scale}");
+                    assert!(high.iter().chain(&low).all(|x| *x < 128), "{what}: planes");
+                }
+            });
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested weigh_q8_{isa}"));
+}
+
+#[test]
+fn mixtures_of_8_bits_are_exact() {
+    let mut random = Random(61);
+    for n in [1, 2, 3, 4, 5, 6, 7, 9, 24] {
+        for n_quads in [0, 1, 2, 5, 32, MOST_MIXED / 4] {
+            for n_groups in [1, 2] {
+                let (width, cells) = (16 * n_groups, 4 * n_quads);
+                let plane = cells + random.below(9);
+                // The greatest of all, for what fits; and the rest.
+                let most = random.below(2) == 0;
+                let weight = |random: &mut Random| if most { 127 } else { random.below(128) as u8 };
+                let weights: Vec<u8> = (0..2 * n * plane).map(|_| weight(&mut random)).collect();
+                let code = |random: &mut Random| if most { -127 } else { random.code() };
+                let codes: Vec<i8> = (0..cells * width).map(|_| code(&mut random)).collect();
+                let v = Values8 { n_quads, n_groups, codes: &codes };
+                let out_stride = width + random.below(5);
+                let before: Vec<i32> =
+                    (0..n * out_stride + 1).map(|_| random.below(2000) as i32 - 1000).collect();
+                each_isa(|kernels, isa| {
+                    let mut out = before.clone();
+                    kernels.mix_q8(n, (&weights, plane), &v, (&mut out, out_stride));
+                    for (at, (out, before)) in out.iter().zip(&before).enumerate() {
+                        let (r, c) = (at / out_stride, at % out_stride);
+                        let mut sum = i64::from(*before);
+                        if r < n && c < width {
+                            let planes = &weights[2 * r * plane..][..2 * plane];
+                            for i in 0..cells {
+                                let weight =
+                                    i64::from(planes[i]) * 128 + i64::from(planes[plane + i]);
+                                let code = codes[(i / 4 * width + c) * 4 + i % 4];
+                                sum += weight * i64::from(code);
+                            }
+                        }
+                        assert_eq!(i64::from(*out), sum, "{isa}: {n} rows, {n_quads} quads");
+                    }
+                });
+            }
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested mix_q8_{isa}"));
+}
+
+#[test]
+#[should_panic(expected = "codes of keys")]
+fn keys_outside_the_cache_are_refused() {
+    let (q, k) = ([0; 32], [0; 511]);
+    let q = Queries8 { n: 1, n_blocks: 1, codes: &q, scales: &[0.0], sums: &[0; 2] };
+    let k = Keys8 { n_groups: 1, n_quads: 8, codes: &k, scales: &[0; 16], scale_stride: 16 };
+    Kernels::for_isa(Isa::best()).scores_q8(&q, &k, (&mut [0.0; 16], 16));
+}
+
+#[test]
+#[should_panic(expected = "codes of values")]
+fn values_outside_the_cache_are_refused() {
+    let v = Values8 { n_quads: 2, n_groups: 1, codes: &[0; 127] };
+    Kernels::for_isa(Isa::best()).mix_q8(1, (&[0; 16], 8), &v, (&mut [0; 16], 16));
 }
 
 #[test]

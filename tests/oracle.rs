@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::dtype::DType;
-use tern::engine::{Control, Input, Isa, Logits, Model, ModelParams, Session, SessionParams};
+use tern::engine::{
+    Control, Input, Isa, Logits, Model, ModelParams, Numerics, Session, SessionParams,
+};
 use tern::quant;
 
 /// Largest difference of a logit, as a share of the largest logit, with float weights and F32 keys
@@ -19,6 +21,8 @@ use tern::quant;
 const FLOAT_BOUND: f64 = 2e-5;
 /// The same for quantised weights, whose kernels also round activations to 8 bits.
 const QUANTISED_BOUND: f64 = 4e-2;
+/// The same for panels, which round weights too, and with fewer scales.
+const PANEL_BOUND: f64 = 8e-2;
 /// The same for 16-bit keys and values.
 const F16_KV_BOUND: f64 = 2e-3;
 
@@ -211,11 +215,17 @@ fn text(n: usize) -> Vec<i32> {
 
 /// The engine's logits of every position.
 fn engine(tiny: &Tiny, isa: Isa, kv_dtype: u32, tokens: &[i32]) -> Vec<Vec<f32>> {
+    let params = SessionParams { kv_dtype, ..SessionParams::default() };
+    engine_with(tiny, isa, &params, tokens)
+}
+
+/// The same with other parameters.
+fn engine_with(tiny: &Tiny, isa: Isa, params: &SessionParams, tokens: &[i32]) -> Vec<Vec<f32>> {
     let file = tiny.gguf();
-    let params = ModelParams { isa: Some(isa), ..ModelParams::default() };
-    let model = Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads");
+    let load = ModelParams { isa: Some(isa), ..ModelParams::default() };
+    let model = Model::load(Input::Memory(&file), &load, &mut |_, _| true).expect("loads");
     let n = tokens.len() as u32;
-    let params = SessionParams { n_logits: n, kv_dtype, n_threads: 2, ..SessionParams::default() };
+    let params = SessionParams { n_logits: n, n_threads: 2, ..*params };
     let mut session = Session::new(Arc::new(model), &params).expect("a session");
     session.eval(tokens, Logits::All, &Control::default()).expect("evaluates");
     (0..tokens.len()).map(|i| session.logits_row(i).unwrap().to_vec()).collect()
@@ -264,6 +274,23 @@ fn every_element_type_computes_what_it_decodes_to() {
         let float = !dtype.is_quantised();
         let bound = if float { FLOAT_BOUND } else { QUANTISED_BOUND };
         compare(&tiny, &Oracle::new(&tiny), 1, bound);
+    }
+}
+
+#[test]
+fn panels_compute_what_every_quantised_type_decodes_to() {
+    let tokens = text(40);
+    for &dtype in DType::ALL.iter().filter(|dtype| dtype.is_quantised()) {
+        let mut tiny = Tiny::new("llama");
+        (tiny.dtype, tiny.n_layer, tiny.n_ff) = (dtype, 2, 512);
+        let expected = Oracle::new(&tiny).logits(&tokens);
+        let params =
+            SessionParams { numerics: Numerics::Fast, kv_dtype: 1, ..SessionParams::default() };
+        for &isa in Isa::available() {
+            let found = difference(&engine_with(&tiny, isa, &params, &tokens), &expected);
+            println!("panels {dtype} {isa}: {found:.2e} of {PANEL_BOUND:.0e}");
+            assert!(found <= PANEL_BOUND, "{dtype} {isa}: {found:.2e}");
+        }
     }
 }
 

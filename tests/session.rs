@@ -427,7 +427,7 @@ fn closing_a_gap_in_positions_leaves_distances_as_they_were() {
 fn bad_parameters_are_named() {
     let model = model();
     let cases = [
-        (SessionParams { kv_dtype: 2, ..small() }, "kv_dtype"),
+        (SessionParams { kv_dtype: 3, ..small() }, "kv_dtype"),
         (SessionParams { n_threads: 257, ..small() }, "n_threads"),
         (SessionParams { n_ctx: u32::MAX, ..small() }, "n_ctx"),
         (SessionParams { auto_evict: true, n_keep: 64, ..small() }, "n_keep"),

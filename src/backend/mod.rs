@@ -11,6 +11,7 @@ pub mod rope;
 
 use std::ops::Range;
 
+use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 
@@ -27,10 +28,13 @@ pub struct TensorRef {
     pub offset: usize,
     /// Its bytes.
     pub bytes: usize,
+    /// Whether they are packed for the CPU's kernels ([`crate::quant::p16`]).
+    pub packed: bool,
 }
 
 impl TensorRef {
-    /// Some of its rows; rows are contiguous, so that a fused tensor splits without a copy.
+    /// Some of its rows; rows are contiguous unless packed, so that a fused tensor splits without a
+    /// copy.
     pub fn rows(&self, first: usize, n_rows: usize) -> TensorRef {
         let row = self.bytes / self.n_rows.max(1);
         TensorRef { n_rows, offset: self.offset + first * row, bytes: n_rows * row, ..*self }
@@ -156,6 +160,8 @@ pub struct Batch<'a> {
     pub outputs: &'a [u32],
     /// Row of the logits that the first of `outputs` fills.
     pub first_output: usize,
+    /// Only the greatest logit of each row is wanted; the others may be minus infinity.
+    pub best: bool,
 }
 
 impl Batch<'_> {
@@ -170,6 +176,18 @@ impl Batch<'_> {
     }
 }
 
+/// What keys or values are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Single precision.
+    F32,
+    /// Codes of 8 bits; up to 32 elements of a head share a scale in half precision.
+    Q8_0,
+}
+
 /// How a session wants its buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
@@ -179,14 +197,20 @@ pub struct Shape {
     pub n_batch: usize,
     /// Rows of logits kept.
     pub n_logits: usize,
-    /// Keys and values as F32 instead of F16.
-    pub kv_f32: bool,
+    /// What keys are stored as.
+    pub k_type: KvType,
+    /// What values are stored as.
+    pub v_type: KvType,
     /// Threads, the caller's included.
     pub n_threads: usize,
+    /// The head is screened where only the best token is wanted.
+    pub screened: bool,
     /// How many of them evaluate one token, and how many several; 0 = as measured.
     pub n_decode: usize,
     /// See `n_decode`.
     pub n_prefill: usize,
+    /// The kernels whose panels many tokens are evaluated with; `None` = as single ones.
+    pub panels: Option<Isa>,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are
@@ -255,6 +279,7 @@ mod tests {
             order_pos,
             outputs: &[],
             first_output: 0,
+            best: false,
         }
     }
 
@@ -276,8 +301,14 @@ mod tests {
 
     #[test]
     fn a_fused_tensor_splits_by_rows() {
-        let fused =
-            TensorRef { dtype: DType::Q4_0, n_cols: 64, n_rows: 6, offset: 100, bytes: 216 };
+        let fused = TensorRef {
+            dtype: DType::Q4_0,
+            n_cols: 64,
+            n_rows: 6,
+            offset: 100,
+            bytes: 216,
+            packed: false,
+        };
         let part = fused.rows(4, 2);
         assert_eq!((part.offset, part.bytes, part.n_rows), (244, 72, 2));
     }

@@ -130,6 +130,8 @@ errors! {
     Limit = "TERN_ERROR_LIMIT",
     /// The logits are not finite numbers.
     NotFinite = "TERN_ERROR_NOT_FINITE",
+    /// The file was packed for another version of tern, or in a layout that it does not know.
+    UnsupportedPacking = "TERN_ERROR_UNSUPPORTED_PACKING",
 }
 
 impl fmt::Display for Error {

@@ -37,10 +37,10 @@ impl Session {
     /// One step: chooses the next token and evaluates it, together with at most `n_draft` tokens
     /// that may follow. Writes to `tokens` those that the sampler chose, in order, and gives how
     /// many they are: at least 1. All of them are then in the cache, and the logits are those of
-    /// the last. Nothing is drafted after a token that ends generation.
+    /// the last; only the best of them, where the head is screened and the sampler wants no more. Nothing is drafted after a token that ends generation.
     ///
     /// Fails as `eval` and `sample` do; the session is then as it was, and the next step begins
-    /// with the token that was chosen.
+    /// with the token that was chosen. Where evaluating fails, that token is in `tokens` already.
     pub fn generate(
         &mut self,
         sampler: &mut Sampler,
@@ -78,7 +78,9 @@ impl Session {
         };
         let is_eog = |token: &i32| self.model().tokenizer().is_eog(*token);
         let n = tokens[1..1 + n].iter().position(is_eog).map_or(n, |end| end + 1);
-        let ns = self.run(&tokens[..1 + n], Logits::All, control)?;
+        let best = n == 0 && self.model().info().screened_head && sampler.wants_only_best();
+        let logits = if best { Logits::Best } else { Logits::All };
+        let ns = self.run(&tokens[..1 + n], logits, control)?;
         self.generation.next = None;
         self.generation.n_drafted += n as u64;
         let mut kept = 1;

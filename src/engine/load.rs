@@ -2,16 +2,17 @@
 //! way out of any error.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
-use crate::base::cpu::Isa;
+use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::file::{Bytes, LoadMode, Source, report};
 use crate::base::log::log;
-use crate::base::memory::{self, Memory};
+use crate::base::memory::{self, HugePages, Memory};
+use crate::base::pool::Pool;
 use crate::chat;
 use crate::gguf::Gguf;
 use crate::model::arch;
@@ -71,6 +72,8 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Bytes of weights read for each token evaluated.
     pub weight_bytes: u64,
+    /// The head is screened ([`ModelParams::screened_head`]).
+    pub screened_head: bool,
     /// Bytes of weights that are locked in RAM: all, or 0.
     pub locked_bytes: u64,
 }
@@ -84,12 +87,16 @@ pub struct Model {
 }
 
 /// A model's file, parsed and checked, before its weights are brought into memory.
-struct Parsed {
-    gguf: Gguf,
-    plan: weights::Plan,
-    tokenizer: Tokenizer,
+pub(super) struct Parsed {
+    pub(super) gguf: Gguf,
+    pub(super) plan: weights::Plan,
     info: ModelInfo,
 }
+
+/// Bytes of weights for which one more thread is worth starting.
+const THREAD_BYTES: u64 = 8 << 20;
+/// Threads that read and pack, at most: more than any disk or bus keeps busy.
+const MOST_THREADS: usize = 8;
 
 impl Model {
     /// Loads a model. `progress` is told bytes done and in all, and says whether to go on.
@@ -103,39 +110,42 @@ impl Model {
         let mode = load_mode(params, &source, &parsed.gguf);
         let len = parsed.gguf.data_len();
         let isa = params.isa.unwrap_or_else(Isa::best);
-        let (plan, gguf) = (parsed.plan, &parsed.gguf);
-        let backend = if mode == LoadMode::Copy && Cpu::packs(isa) {
-            check_memory("weights", Cpu::packed_bytes(&plan.layers, &plan.ends)?)?;
-            let mut done = 0;
-            report(progress, 0, len)?;
-            let mut read = |tensor: &TensorRef, at: usize, buf: &mut [u8]| {
-                let offset = (tensor.offset + at) as u64;
-                source.read_at(gguf.data_offset() + offset, buf)?;
-                check_finite(gguf, tensor, offset, buf)?;
-                done += buf.len() as u64;
-                report(progress, done.min(len), len)
-            };
-            let (layers, ends) = (&plan.layers, &plan.ends);
-            let backend = Cpu::packed(plan.decoder, layers, ends, isa, params.huge, &mut read)?;
-            source.check_unchanged()?;
-            report(progress, len, len)?; // what lies between tensors is not read
-            backend
-        } else {
-            if mode == LoadMode::Copy {
-                check_memory("weights", len)?;
-            }
-            let offset = gguf.data_offset();
-            let bytes = Bytes::load(&source, offset, len, mode, params.huge, progress)?;
-            let backend = Cpu::new(plan.decoder, Arc::new(bytes), isa);
-            if mode != LoadMode::MapFast {
-                check_weights(gguf, &backend)?;
-            }
-            backend
+        let (plan, gguf) = (&parsed.plan, &parsed.gguf);
+        if gguf.is_packed() && !Cpu::packs(isa) {
+            let isa = isa.name();
+            return Err(err!(Unsupported, "the file is packed; the kernels for {isa} are not"));
+        }
+        // The vocabulary is read beside the weights. What is wrong with it comes first, as it does in
+        // the file; so the weights are left alone as soon as that is known.
+        let found = Mutex::new(None);
+        let vocabulary = || *lock(&found) = Some(tokenizer(gguf, plan.decoder.n_vocab));
+        let mut progress = |done, total| match &*lock(&found) {
+            Some(Err(_)) => false,
+            _ => progress(done, total),
         };
+        let backend = match mode == LoadMode::Copy && !gguf.is_packed() && Cpu::packs(isa) {
+            true => packed(&source, gguf, plan, (isa, params.huge), &vocabulary, &mut progress),
+            false => as_it_lies(
+                &source,
+                gguf,
+                plan,
+                (isa, params.huge),
+                mode,
+                &vocabulary,
+                &mut progress,
+            ),
+        };
+        let tokenizer = found.into_inner().unwrap_or_else(PoisonError::into_inner).transpose()?;
+        let backend = backend?;
+        let tokenizer = tokenizer.ok_or_else(|| err!(Internal, "the vocabulary was not read"))?;
         let memory = Memory::new(params.lock, params.huge);
         backend.bytes().lock(&memory)?;
         let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
-        let ends = backend.ends(&plan.ends)?;
+        let mut ends = backend.ends(&plan.ends)?;
+        if parsed.info.screened_head {
+            check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
+            backend.screen(&mut ends, performance_cores().max(1), &memory)?;
+        }
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
             Info,
@@ -148,7 +158,7 @@ impl Model {
         Ok(Model {
             info: ModelInfo { locked_bytes: memory.locked_bytes(), ..parsed.info },
             gguf: parsed.gguf,
-            tokenizer: parsed.tokenizer,
+            tokenizer,
             weights: Arc::new(Weights { backend, layers, ends }),
         })
     }
@@ -157,18 +167,26 @@ impl Model {
     pub fn plan(input: Input<'_>, params: &ModelParams, session: &SessionParams) -> Result<Plan> {
         let source = open(input)?;
         let parsed = parse(&source, params)?;
-        let shape = session.resolve(&parsed.info)?.shape();
         let n_layer = parsed.plan.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
-        let vocab_bytes = parsed.gguf.heap_bytes() as u64 + parsed.tokenizer.heap_bytes() as u64;
-        let packs = Cpu::packs(params.isa.unwrap_or_else(Isa::best));
+        let tokenizer = tokenizer(&parsed.gguf, parsed.plan.decoder.n_vocab)?;
+        let vocab_bytes = parsed.gguf.heap_bytes() as u64 + tokenizer.heap_bytes() as u64;
+        let isa = params.isa.unwrap_or_else(Isa::best);
+        let packs = !parsed.gguf.is_packed() && Cpu::packs(isa);
+        let panels = (parsed.gguf.is_packed() || copied && packs).then_some(isa);
+        let shape = session.resolve(&parsed.info)?.shape(panels);
+        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
             true => data,
             false => 0,
         };
+        let screen_bytes = match parsed.info.screened_head {
+            true => Cpu::screen_bytes(&parsed.plan.decoder, &parsed.plan.ends),
+            false => 0,
+        };
+        let weights_bytes = weights_bytes + screen_bytes;
         Ok(Plan {
             weights_bytes,
             mapped_bytes: if copied { 0 } else { data },
@@ -240,7 +258,7 @@ fn open(input: Input<'_>) -> Result<Source<'_>> {
     }
 }
 
-fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
+pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
     if params.device != 0 {
         return Err(err!(InvalidArgument, "device: found {}, expected 0, the CPU", params.device));
     }
@@ -262,15 +280,6 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
         Ok(bytes)
     };
     let plan = weights::plan(&gguf, &hparams, &mut read)?;
-    let tokenizer = vocab::tokenizer(gguf.metadata())?;
-    if tokenizer.n_vocab() != plan.decoder.n_vocab {
-        return Err(err!(
-            BadVocab,
-            "tokenizer.ggml.tokens: {} of them, but token_embd.weight has {} rows",
-            tokenizer.n_vocab(),
-            plan.decoder.n_vocab
-        ));
-    }
     let info = ModelInfo {
         arch: hparams.arch.name.to_string(),
         name: gguf.metadata().get_str("general.name").ok().flatten().unwrap_or("").to_string(),
@@ -285,20 +294,110 @@ fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
         n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
+        screened_head: params.screened_head && Cpu::screen_bytes(&plan.decoder, &plan.ends) > 0,
         locked_bytes: 0,
     };
-    Ok(Parsed { gguf, plan, tokenizer, info })
+    Ok(Parsed { gguf, plan, info })
 }
 
-/// The mode asked for; else a copy where it takes at most half of the memory that is free, and a
-/// guarded mapping where it takes more. Memory can only be copied.
+/// The file's tokenizer, which has as many tokens as the embedding has rows.
+pub(super) fn tokenizer(gguf: &Gguf, n_vocab: usize) -> Result<Tokenizer> {
+    let tokenizer = vocab::tokenizer(gguf.metadata())?;
+    if tokenizer.n_vocab() != n_vocab {
+        return Err(err!(
+            BadVocab,
+            "tokenizer.ggml.tokens: {} of them, but token_embd.weight has {n_vocab} rows",
+            tokenizer.n_vocab()
+        ));
+    }
+    Ok(tokenizer)
+}
+
+/// The weights in memory of our own, packed. `beside` is called once, on some thread.
+fn packed(
+    source: &Source<'_>,
+    gguf: &Gguf,
+    plan: &weights::Plan,
+    (isa, huge): (Isa, HugePages),
+    beside: &(dyn Fn() + Sync),
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Cpu> {
+    let len = gguf.data_len();
+    check_memory("weights", Cpu::packed_bytes(&plan.layers, &plan.ends)?)?;
+    report(progress, 0, len)?;
+    let read =
+        |tensor: &TensorRef, at: usize, buf: &mut [u8]| read_checked(source, gguf, tensor, at, buf);
+    let mut tell = |done: usize| report(progress, (done as u64).min(len), len);
+    let pool = load_threads(len)?;
+    let (decoder, tensors) = (plan.decoder.clone(), (&*plan.layers, &plan.ends));
+    let backend = Cpu::packed(decoder, tensors, (isa, huge), &pool, &read, beside, &mut tell)?;
+    source.check_unchanged()?;
+    report(progress, len, len)?; // what lies between tensors is not read
+    Ok(backend)
+}
+
+/// The weights as the file has them, mapped or copied. `beside` is called once, on some thread.
+fn as_it_lies(
+    source: &Source<'_>,
+    gguf: &Gguf,
+    plan: &weights::Plan,
+    (isa, huge): (Isa, HugePages),
+    mode: LoadMode,
+    beside: &(dyn Fn() + Sync),
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Cpu> {
+    let len = gguf.data_len();
+    if mode == LoadMode::Copy {
+        check_memory("weights", len)?;
+    }
+    // Only what takes a while is worth a second thread.
+    let pool = load_threads(if mode == LoadMode::MapFast { 0 } else { len.min(THREAD_BYTES) })?;
+    let load = || Bytes::load(source, gguf.data_offset(), len, mode, huge, progress);
+    let bytes = pool.beside(beside, load)??;
+    let backend = Cpu::new(plan.decoder.clone(), Arc::new(bytes), isa, gguf.is_packed());
+    // Those of a packed file were checked when it was packed.
+    if mode != LoadMode::MapFast && !gguf.is_packed() {
+        check_weights(gguf, &backend)?;
+    }
+    Ok(backend)
+}
+
+/// Threads to read and pack so many bytes of weights; the caller alone if there are no more.
+fn load_threads(len: u64) -> Result<Pool> {
+    let useful = usize::try_from(len / THREAD_BYTES).unwrap_or(MOST_THREADS);
+    let n = (1 + useful).min(performance_cores()).clamp(1, MOST_THREADS);
+    Pool::new(n).or_else(|_| Pool::new(1))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads bytes of a tensor, from an offset in it on, and checks them.
+pub(super) fn read_checked(
+    source: &Source<'_>,
+    gguf: &Gguf,
+    tensor: &TensorRef,
+    at: usize,
+    buf: &mut [u8],
+) -> Result<()> {
+    let offset = (tensor.offset + at) as u64;
+    source.read_at(gguf.data_offset() + offset, buf)?;
+    check_finite(gguf, tensor, offset, buf)
+}
+
+/// The mode asked for; else a guarded mapping of packed files, of which a copy would be no faster,
+/// and of those whose copy would take more than half of the memory that is free. Memory can only be
+/// copied.
 fn load_mode(params: &ModelParams, source: &Source<'_>, gguf: &Gguf) -> LoadMode {
     if !source.is_file() {
         return LoadMode::Copy;
     }
-    params.load_mode.unwrap_or_else(|| match gguf.data_len() <= memory::available() / 2 {
-        true => LoadMode::Copy,
-        false => LoadMode::MapGuarded,
+    params.load_mode.unwrap_or_else(|| {
+        match !gguf.is_packed() && gguf.data_len() <= memory::available() / 2 {
+            true => LoadMode::Copy,
+            false => LoadMode::MapGuarded,
+        }
     })
 }
 

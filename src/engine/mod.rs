@@ -4,6 +4,7 @@
 
 mod generate;
 mod load;
+mod pack;
 mod params;
 mod plan;
 mod runner;
@@ -19,6 +20,6 @@ pub use crate::gguf::{Gguf, Value};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
 pub use load::{Input, Model, ModelInfo};
-pub use params::{Control, Logits, ModelParams, SessionParams};
+pub use params::{Control, Logits, ModelParams, Numerics, SessionParams};
 pub use plan::Plan;
 pub use session::{Session, SessionInfo};

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::backend::KvType;
 use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
@@ -24,14 +25,28 @@ pub struct ModelParams {
     /// The device that holds the weights; 0 = the CPU.
     pub device: u32,
     /// How the file's bytes come into memory; `None` = copied if they fit in half of the memory
-    /// that is free, else mapped and guarded.
+    /// that is free and are not packed already ([`super::Model::pack`]), else mapped and guarded.
     pub load_mode: Option<LoadMode>,
     /// The instruction set of the kernels; `None` = the best there is.
     pub isa: Option<Isa>,
+    /// Keep what screens the head beside it, where the head allows: [`Logits::Best`] then reads
+    /// about half of it. Takes about 5 bits for each weight of the head, and time to load.
+    pub screened_head: bool,
     /// Whether the weights must stay in RAM.
     pub lock: Lock,
     /// Whether a copy of the weights is made of huge pages.
     pub huge: HugePages,
+}
+
+/// How numbers are rounded where many tokens are evaluated together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// As for one token: logits are the same bits however a prompt was cut.
+    #[default]
+    Exact,
+    /// 32 tokens and more by panels: quantised weights and activations as 8 bits with one scale for
+    /// 256. Faster; logits depend on how a prompt was cut, and on nothing else.
+    Fast,
 }
 
 /// How to make a session.
@@ -48,8 +63,12 @@ pub struct SessionParams {
     pub n_threads_batch: u32,
     /// Rows of logits that one eval can ask for; 0 = 1.
     pub n_logits: u32,
-    /// Type of keys and values; 0 = F16, 1 = F32.
+    /// Type of keys and values; 0 = F16, 1 = F32, 2 = Q8_0.
     pub kv_dtype: u32,
+    /// Type of keys, where it is another; 0 = as `kv_dtype`.
+    pub k_dtype: u32,
+    /// Type of values, where it is another; 0 = as `kv_dtype`.
+    pub v_dtype: u32,
     /// Evict by the window policy when the cache is full, instead of failing.
     pub auto_evict: bool,
     /// First tokens that automatic eviction keeps; 0 = 4.
@@ -60,6 +79,8 @@ pub struct SessionParams {
     pub lock: Lock,
     /// Whether they are made of huge pages.
     pub huge: HugePages,
+    /// How many tokens are evaluated together.
+    pub numerics: Numerics,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -72,10 +93,13 @@ pub(super) struct Resolved {
     pub(super) n_threads: usize,
     pub(super) n_threads_batch: usize,
     pub(super) n_logits: usize,
-    pub(super) kv_f32: bool,
+    pub(super) k_type: KvType,
+    pub(super) v_type: KvType,
     pub(super) lock: Lock,
     pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
+    pub(super) screened: bool,
+    pub(super) numerics: Numerics,
 }
 
 impl SessionParams {
@@ -88,7 +112,10 @@ impl SessionParams {
         at_most("n_ctx", self.n_ctx, MOST_CELLS)?;
         at_most("n_threads", self.n_threads, MOST_THREADS)?;
         at_most("n_threads_batch", self.n_threads_batch, MOST_THREADS)?;
-        at_most("kv_dtype", self.kv_dtype, 1)?;
+        let both = kv_type("kv_dtype", self.kv_dtype)?;
+        let or_both = |name: &str, n: u32| if n == 0 { Ok(both) } else { kv_type(name, n) };
+        let (k_type, v_type) =
+            (or_both("k_dtype", self.k_dtype)?, or_both("v_dtype", self.v_dtype)?);
         let n_ctx = or(self.n_ctx, model.n_ctx_train as usize);
         let n_batch = or(self.n_batch, DEFAULT_BATCH as usize).min(n_ctx);
         let n_logits = or(self.n_logits, 1).min(n_ctx);
@@ -108,10 +135,13 @@ impl SessionParams {
             n_threads: self.n_threads as usize,
             n_threads_batch: or(self.n_threads_batch, self.n_threads as usize),
             n_logits,
-            kv_f32: self.kv_dtype == 1,
+            k_type,
+            v_type,
             lock: self.lock,
             huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
+            screened: model.screened_head,
+            numerics: self.numerics,
         })
     }
 }
@@ -129,11 +159,26 @@ impl SessionParams {
     }
 }
 
+fn kv_type(name: &str, number: u32) -> Result<KvType> {
+    match number {
+        0 => Ok(KvType::F16),
+        1 => Ok(KvType::F32),
+        2 => Ok(KvType::Q8_0),
+        _ => Err(err!(
+            InvalidArgument,
+            "{name}: found {number}, expected 0 (F16), 1 (F32) or 2 (Q8_0)"
+        )),
+    }
+}
+
 /// Which tokens of a span want logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits<'a> {
     /// The last one.
     Last,
+    /// Of the last one only the greatest, so that a greedy sampler can choose. Cheaper than
+    /// [`Logits::Last`] where the model screens its head ([`ModelParams::screened_head`]).
+    Best,
     /// Those at these places in the span, ascending; row `i` is then that of the `i`-th.
     Positions(&'a [u32]),
     /// All.

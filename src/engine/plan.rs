@@ -2,11 +2,12 @@
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Decoder, Shape};
+use crate::base::cpu::Isa;
 use crate::base::error::{Result, err};
 use crate::base::memory;
 use crate::kv::cells::Cells;
 
-use super::params::Resolved;
+use super::params::{Numerics, Resolved};
 
 /// Bytes needed, by what for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,15 +27,19 @@ pub struct Plan {
 }
 
 impl Resolved {
-    pub(super) fn shape(&self) -> Shape {
+    /// The shape of a session on a device with these kernels for panels, if it has any.
+    pub(super) fn shape(&self, panels: Option<Isa>) -> Shape {
         Shape {
             n_ctx: self.n_ctx,
             n_batch: self.n_batch,
             n_logits: self.n_logits,
-            kv_f32: self.kv_f32,
+            k_type: self.k_type,
+            v_type: self.v_type,
+            screened: self.screened,
             n_threads: self.most_threads,
             n_decode: self.n_threads,
             n_prefill: self.n_threads_batch,
+            panels: panels.filter(|_| self.numerics == Numerics::Fast),
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Runner<B: Backend> {
     pub(super) pos_limit: u32,
     /// Rows of logits that the last eval left, and how many there can be.
     pub(super) n_logits: usize,
+    /// Those are right for the best token only.
+    pub(super) only_best: bool,
     pub(super) max_logits: usize,
     pub(super) n_evicted: u64,
     /// Places in a batch that want logits; reserved for `n_batch`.
@@ -47,6 +49,7 @@ impl<B: Backend> Runner<B> {
             Ok(n_logits) => {
                 self.cells.commit();
                 self.n_logits = n_logits;
+                self.only_best = logits == Logits::Best;
                 Ok(())
             }
             Err(error) => {
@@ -73,6 +76,7 @@ impl<B: Backend> Runner<B> {
                 order_pos: &order_pos[..at.end],
                 outputs: &self.outputs,
                 first_output: n_logits,
+                best: logits == Logits::Best,
             };
             let check = || control.check();
             forward(&self.weights, &mut self.kv, &mut self.scratch, &batch, &check)?;
@@ -84,7 +88,7 @@ impl<B: Backend> Runner<B> {
 
     fn check_outputs(&self, n_tokens: usize, logits: Logits<'_>) -> Result<()> {
         let wanted = match logits {
-            Logits::Last => 1,
+            Logits::Last | Logits::Best => 1,
             Logits::None => 0,
             Logits::All => n_tokens,
             Logits::Positions(places) => {
@@ -208,8 +212,8 @@ fn choose_outputs(
     match logits {
         Logits::None => {}
         Logits::All => outputs.extend(0..len as u32),
-        Logits::Last if first + len == n_tokens => outputs.push(len as u32 - 1),
-        Logits::Last => {}
+        Logits::Last | Logits::Best if first + len == n_tokens => outputs.push(len as u32 - 1),
+        Logits::Last | Logits::Best => {}
         Logits::Positions(places) => {
             let inside = places.iter().filter(|&&p| (first..first + len).contains(&(p as usize)));
             outputs.extend(inside.map(|&p| p - first as u32));

@@ -91,7 +91,7 @@ impl Session {
 
     fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
         let weights = Arc::clone(model.weights());
-        let shape = params.shape();
+        let shape = params.shape(weights.backend.panels());
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let memory = Memory::new(params.lock, params.huge);
@@ -110,6 +110,7 @@ impl Session {
             auto_evict: params.auto_evict,
             pos_limit: params.n_ctx.max(model.info().n_ctx_train as usize) as u32,
             n_logits: 0,
+            only_best: false,
             max_logits: params.n_logits,
             n_evicted: 0,
             outputs,
@@ -184,6 +185,13 @@ impl Session {
 
     /// Row `i` of the logits that the last eval left.
     pub fn logits_row(&self, i: usize) -> Result<&[f32]> {
+        if self.runner.only_best {
+            return Err(err!(NotReady, "the last eval kept the best token only, and no logits"));
+        }
+        self.row(i)
+    }
+
+    fn row(&self, i: usize) -> Result<&[f32]> {
         match self.n_logits() {
             0 => Err(err!(NotReady, "there are no logits; eval first")),
             n if i >= n => Err(err!(InvalidArgument, "logits: found row {i}, expected below {n}")),
@@ -203,7 +211,14 @@ impl Session {
 
     /// Samples from row `i` of the logits.
     pub(super) fn sample_row(&self, sampler: &mut Sampler, i: usize) -> Result<i32> {
-        let logits = self.logits_row(i)?;
+        if self.runner.only_best && !sampler.wants_only_best() {
+            return Err(err!(
+                NotReady,
+                "the last eval kept the best token only: greedy sampling without penalties, biases \
+                 and log-probabilities can choose it, no other"
+            ));
+        }
+        let logits = self.row(i)?;
         let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.sample(logits, &mut scratch)
     }
@@ -259,6 +274,11 @@ impl Session {
         self.runner.scratch.n_barriers()
     }
 
+    /// How many best tokens were found without reading the whole head ([`Logits::Best`]).
+    pub fn n_screened(&self) -> u64 {
+        self.runner.scratch.n_screened()
+    }
+
     /// How often a thread of the session has gone to sleep so far: nothing else in a token can make
     /// one wait.
     pub fn n_sleeps(&self) -> u64 {
@@ -267,9 +287,10 @@ impl Session {
 
     /// The state of the session.
     pub fn info(&self) -> SessionInfo {
-        let decoder = self.runner.weights.backend.decoder();
-        let n_layer = self.runner.weights.layers.len();
-        let (kv_bytes, scratch_bytes) = session_bytes(decoder, n_layer, &self.params.shape());
+        let weights = &self.runner.weights;
+        let shape = self.params.shape(weights.backend.panels());
+        let (kv_bytes, scratch_bytes) =
+            session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,

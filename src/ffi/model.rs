@@ -129,6 +129,35 @@ pub unsafe extern "C" fn tern_model_plan(
     })
 }
 
+/// Writes the packed form of a model's file: its matrices as the kernels read them. Loading that
+/// copies nothing, and it evaluates as fast, and to the same logits, as the original does when it is
+/// loaded with TERN_LOAD_COPY.
+///
+/// `packed_path` appears whole or not at all. A file that is there is replaced, and models that were
+/// loaded from it stay what they are. It has all that the original has, each weight checked; only
+/// tern reads it, and only a version that knows its layout (TERN_ERROR_UNSUPPORTED_PACKING), so keep
+/// the original. `progress` may be NULL, and is as that of tern_model_params. Fails as
+/// tern_model_load() does, and with TERN_ERROR_UNSUPPORTED if the file is packed already,
+/// TERN_ERROR_INVALID_ARGUMENT if both paths lead to one file, TERN_ERROR_IO if it cannot be
+/// written.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_model_pack(
+    path: *const c_char,
+    packed_path: *const c_char,
+    progress: tern_progress_fn,
+    user_data: *mut c_void,
+) -> tern_status {
+    guard(|| {
+        // SAFETY: the header's contract for strings.
+        let (from, to) = unsafe { (file_path(path)?, c_str(packed_path, "packed_path")?) };
+        let to = Path::new(OsStr::from_bytes(to.to_bytes()));
+        // SAFETY: the header's contract for callbacks.
+        let mut progress = unsafe { progress_of(progress, user_data) };
+        Model::pack(from, to, &mut progress).map(|_| ())
+    })
+}
+
 /// Describes a model. The strings are lent until the model is freed.
 #[unsafe(no_mangle)]
 #[must_use]
@@ -259,21 +288,30 @@ unsafe fn load(
     // SAFETY: the caller's contract.
     let params = unsafe { read_sized(params, "params")? };
     let settings = model_params_of(&params)?;
-    let mut progress = |done: u64, total: u64| match params.progress {
-        // SAFETY: the caller's contract. An exception that a C++ callback lets escape, against the
-        // header, ends the process in the guard, where Rust refuses to catch it.
-        Some(progress) => unsafe { progress(params.user_data, done, total) == 0 },
-        None => true,
-    };
+    // SAFETY: the caller's contract.
+    let mut progress = unsafe { progress_of(params.progress, params.user_data) };
     let model = Model::load(input, &settings, &mut progress)?;
     let words = Words::new(&model)?;
     give(&MODELS, Loaded { model: Arc::new(model), words }, to)
 }
 
-fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
-    if params.reserved != 0 {
-        return Err(err!(Unsupported, "params: reserved is {}, expected 0", params.reserved));
+/// What the library calls for a callback of the caller's.
+///
+/// # Safety
+/// `progress`, if any, may be called with `user_data` as long as the result is used.
+unsafe fn progress_of(
+    progress: tern_progress_fn,
+    user_data: *mut c_void,
+) -> impl FnMut(u64, u64) -> bool {
+    move |done, total| match progress {
+        // SAFETY: the contract of this function. An exception that a C++ callback lets escape,
+        // against the header, ends the process in the guard, where Rust refuses to catch it.
+        Some(progress) => unsafe { progress(user_data, done, total) == 0 },
+        None => true,
     }
+}
+
+fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
     let load_mode = match params.load_mode {
         TERN_LOAD_DEFAULT => None,
         TERN_LOAD_COPY => Some(LoadMode::Copy),
@@ -284,7 +322,14 @@ fn model_params_of(params: &tern_model_params) -> Result<ModelParams> {
         }
     };
     let (lock, huge) = (lock_of(params.lock_memory)?, huge_pages_of(params.huge_pages)?);
-    Ok(ModelParams { device: params.device, load_mode, lock, huge, ..ModelParams::default() })
+    Ok(ModelParams {
+        device: params.device,
+        load_mode,
+        screened_head: params.screened_head != 0,
+        lock,
+        huge,
+        ..ModelParams::default()
+    })
 }
 
 /// The engine's view of a TERN_LOCK_*.

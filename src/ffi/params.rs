@@ -11,8 +11,8 @@ pub type tern_token = i32;
 
 /// How the weights get into memory.
 pub type tern_load_mode = u32;
-/// TERN_LOAD_COPY if the file is at most half of the memory that is available, else
-/// TERN_LOAD_MAP_GUARDED.
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
+/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
 pub const TERN_LOAD_DEFAULT: tern_load_mode = 0;
 /// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
 /// evaluate. What happens to the file afterwards does not matter.
@@ -22,7 +22,7 @@ pub const TERN_LOAD_COPY: tern_load_mode = 1;
 /// SIGBUS: replace model files by rename, never in place.
 pub const TERN_LOAD_MAP_GUARDED: tern_load_mode = 2;
 /// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less.
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
 pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 
 /// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the
@@ -63,8 +63,11 @@ pub struct tern_model_params {
     pub device: u32,
     /// How the weights get into memory; one of TERN_LOAD_*.
     pub load_mode: tern_load_mode,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: keep what screens the head beside it, if the head allows that, about 5 bits for each
+    /// of its weights. TERN_LOGITS_BEST then reads about half of the head, in a model whose best
+    /// tokens stand out; and so does tern_session_generate() with a greedy sampler, which then
+    /// leaves no logits.
+    pub screened_head: u32,
     /// Called while the model loads; NULL = not.
     pub progress: tern_progress_fn,
     /// Handed to `progress`.
@@ -143,6 +146,9 @@ pub type tern_kv_dtype = u32;
 pub const TERN_KV_F16: tern_kv_dtype = 0;
 /// Single precision: 4 bytes.
 pub const TERN_KV_F32: tern_kv_dtype = 1;
+/// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
+/// TERN_KV_F16, and of what a long context makes a token read.
+pub const TERN_KV_Q8_0: tern_kv_dtype = 2;
 
 /// What eval does when the KV cache is full.
 pub type tern_when_full = u32;
@@ -171,7 +177,7 @@ pub struct tern_session_params {
     pub n_threads_prefill: u32,
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     pub n_logits: u32,
-    /// The element type of the KV cache; one of TERN_KV_*.
+    /// The element type of the KV cache, keys and values; one of TERN_KV_*.
     pub kv_dtype: tern_kv_dtype,
     /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
     pub when_full: tern_when_full,
@@ -183,6 +189,10 @@ pub struct tern_session_params {
     pub lock_memory: tern_lock,
     /// Whether they are made of huge pages; one of TERN_HUGE_PAGES_*.
     pub huge_pages: tern_huge_pages,
+    /// The element type of keys, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    pub k_dtype: tern_kv_dtype,
+    /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
+    pub v_dtype: tern_kv_dtype,
 }
 
 /// What tern_session_describe() says.
@@ -230,6 +240,10 @@ pub const TERN_LOGITS_LAST: tern_logits = 0;
 pub const TERN_LOGITS_POSITIONS: tern_logits = 1;
 /// None: a prompt's part that is not its end. Saves the work.
 pub const TERN_LOGITS_NONE: tern_logits = 2;
+/// Of the last token, and only for a greedy sampler without penalties, biases and log-probabilities:
+/// it chooses the same token as with TERN_LOGITS_LAST. tern_session_logits() and all other samplers
+/// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
+pub const TERN_LOGITS_BEST: tern_logits = 3;
 
 /// How to evaluate. Zero is the default of every field.
 #[repr(C)]
@@ -372,7 +386,7 @@ macro_rules! no_padding {
 no_padding! {
     tern_device_info { struct_size: u32, kind: u32, name: *const c_char, memory_bytes: u64 }
     tern_model_params {
-        struct_size: u32, device: u32, load_mode: u32, reserved: u32,
+        struct_size: u32, device: u32, load_mode: u32, screened_head: u32,
         progress: tern_progress_fn, user_data: *mut c_void, lock_memory: u32, huge_pages: u32,
     }
     tern_model_info {
@@ -388,7 +402,7 @@ no_padding! {
     tern_session_params {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
         n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
-        lock_memory: u32, huge_pages: u32,
+        lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,

@@ -10,7 +10,7 @@ use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::{Control, Logits, Session, SessionParams};
+use crate::engine::{Control, Logits, Numerics, Session, SessionParams};
 
 /// Makes a session for a model, and allocates everything it will need. `params` may be NULL.
 ///
@@ -87,7 +87,8 @@ pub unsafe extern "C" fn tern_session_eval_with(
             TERN_LOGITS_LAST => Logits::Last,
             TERN_LOGITS_POSITIONS => Logits::Positions(positions),
             TERN_LOGITS_NONE => Logits::None,
-            other => return Err(err!(InvalidArgument, "logits: {other}, expected 0 to 2")),
+            TERN_LOGITS_BEST => Logits::Best,
+            other => return Err(err!(InvalidArgument, "logits: {other}, expected 0 to 3")),
         };
         eval(&session, tokens, logits, params.deadline_ns)
     })
@@ -300,12 +301,12 @@ fn eval(
 
 /// The engine's view of C's parameters.
 pub(super) fn session_params(params: &tern_session_params) -> Result<SessionParams> {
-    if !matches!(params.kv_dtype, TERN_KV_F16 | TERN_KV_F32) {
-        return Err(err!(
-            InvalidArgument,
-            "params: kv_dtype: {}, expected 0 or 1",
-            params.kv_dtype
-        ));
+    let dtypes =
+        [("kv_dtype", params.kv_dtype), ("k_dtype", params.k_dtype), ("v_dtype", params.v_dtype)];
+    for (name, dtype) in dtypes {
+        if !matches!(dtype, TERN_KV_F16 | TERN_KV_F32 | TERN_KV_Q8_0) {
+            return Err(err!(InvalidArgument, "params: {name}: {dtype}, expected 0 to 2"));
+        }
     }
     let auto_evict = match params.when_full {
         TERN_WHEN_FULL_FAIL => false,
@@ -319,10 +320,13 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         n_threads_batch: params.n_threads_prefill,
         n_logits: params.n_logits,
         kv_dtype: params.kv_dtype,
+        k_dtype: params.k_dtype,
+        v_dtype: params.v_dtype,
         auto_evict,
         n_sink: params.n_sink,
         n_keep: params.n_keep,
         lock: lock_of(params.lock_memory)?,
         huge: huge_pages_of(params.huge_pages)?,
+        numerics: Numerics::Exact,
     })
 }

@@ -66,11 +66,13 @@ pub enum tern_status {
     TERN_ERROR_LIMIT = -26,
     /// The logits are not finite numbers; there is nothing to choose from.
     TERN_ERROR_NOT_FINITE = -27,
+    /// The file was packed for another version of tern: pack the original again with this one.
+    TERN_ERROR_UNSUPPORTED_PACKING = -28,
 }
 use tern_status::*;
 
 /// Names, by the negated code.
-const NAMES: [&CStr; 28] = [
+const NAMES: [&CStr; 29] = [
     c"TERN_OK",
     c"TERN_ERROR_INVALID_ARGUMENT",
     c"TERN_ERROR_INVALID_HANDLE",
@@ -99,6 +101,7 @@ const NAMES: [&CStr; 28] = [
     c"TERN_ERROR_FORKED",
     c"TERN_ERROR_LIMIT",
     c"TERN_ERROR_NOT_FINITE",
+    c"TERN_ERROR_UNSUPPORTED_PACKING",
 ];
 
 fn status_of(error: &Error) -> tern_status {
@@ -130,6 +133,7 @@ fn status_of(error: &Error) -> tern_status {
         Error::Forked(_) => TERN_ERROR_FORKED,
         Error::Limit(_) => TERN_ERROR_LIMIT,
         Error::NotFinite(_) => TERN_ERROR_NOT_FINITE,
+        Error::UnsupportedPacking(_) => TERN_ERROR_UNSUPPORTED_PACKING,
     }
 }
 
@@ -211,6 +215,7 @@ mod tests {
             err!(Forked, ""),
             err!(Limit, ""),
             err!(NotFinite, ""),
+            err!(UnsupportedPacking, ""),
         ];
         assert_eq!(errors.len() + 1, NAMES.len());
         for (i, error) in errors.iter().enumerate() {
@@ -220,7 +225,7 @@ mod tests {
             let name = unsafe { CStr::from_ptr(tern_status_name(code)) };
             assert_eq!(name.to_str(), Ok(error.name()));
         }
-        for code in [1, -28, i32::MIN, i32::MAX] {
+        for code in [1, -29, i32::MIN, i32::MAX] {
             // SAFETY: as above.
             assert_eq!(unsafe { CStr::from_ptr(tern_status_name(code)) }, c"unknown");
         }

@@ -12,7 +12,8 @@
 //! the data is read into our own memory, once, and everything is answered from there: a file that
 //! changes later cannot undo a check. The data itself is not read.
 //!
-//! This module knows no key except `general.alignment`, and no tensor's name.
+//! This module knows no key except `general.alignment` and those of [`packing`], and no tensor's
+//! name.
 //!
 //! Limits, beyond what the format sets: 65,535 keys of at most 256 bytes, strings of at most 1 MiB
 //! (64 KiB in arrays), 65,535 tensors, names of at most 127 bytes, alignments from 8 to 65,536,
@@ -21,9 +22,11 @@
 
 mod cursor;
 mod meta;
+pub mod packing;
 mod size;
 mod tensors;
 mod value;
+pub mod write;
 
 pub use meta::Metadata;
 pub use tensors::TensorInfo;
@@ -43,6 +46,7 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 pub struct Gguf {
     version: u32,
     alignment: u64,
+    is_packed: bool,
     data_offset: u64,
     data_len: u64,
     metadata: Metadata,
@@ -55,8 +59,9 @@ impl Gguf {
     /// Takes memory of at most four times the bytes before the data, and time of n log n. Fails
     /// with `BadFile` if the file is damaged or cut short, `BadTensor` if a tensor's shape or place
     /// cannot be, `UnsupportedDtype` for a type of elements that tern does not know, `Unsupported`
-    /// for another version or byte order, `Limit` beyond the limits above. The sentence says at
-    /// which byte of the file, and in which field.
+    /// for another version or byte order, `UnsupportedPacking` for a file that is packed in another
+    /// way than [`packing`] describes, `Limit` beyond the limits above. The sentence says at which
+    /// byte of the file, and in which field.
     pub fn parse(source: &Source<'_>) -> Result<Gguf> {
         let mut cursor = Cursor::new(source);
         let version = read_version(&mut cursor)?;
@@ -70,7 +75,8 @@ impl Gguf {
 
         let index = meta::Index::read(&mut cursor, n_entries)?;
         let alignment = read_alignment(&index, &mut cursor)?;
-        let table = tensors::read(&mut cursor, n_tensors, alignment)?;
+        let is_packed = packing::read(&index, &mut cursor, alignment)?;
+        let table = tensors::read(&mut cursor, n_tensors, alignment, is_packed)?;
 
         let header_len = cursor.at();
         let file_len = Size::of(source.len());
@@ -89,6 +95,7 @@ impl Gguf {
         Ok(Gguf {
             version,
             alignment: alignment.get(),
+            is_packed,
             data_offset: data_offset.get(),
             data_len: data_len.get(),
             metadata: Metadata::new(header, index),
@@ -129,6 +136,11 @@ impl Gguf {
     /// What every tensor's offset is a multiple of, in bytes.
     pub fn alignment(&self) -> u64 {
         self.alignment
+    }
+
+    /// Whether the file is packed for the kernels ([`packing`]).
+    pub fn is_packed(&self) -> bool {
+        self.is_packed
     }
 
     /// Bytes of memory that this takes.

@@ -1,10 +1,12 @@
 //! The table of tensors: names, shapes, types, ranges; all checked before anyone sees them.
 
 use super::cursor::{Cursor, Place, Shown, Span};
+use super::packing;
 use super::reserve;
 use super::size::Size;
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
+use crate::quant::p16;
 
 /// Most tensors.
 const MAX_TENSORS: u64 = 65_535;
@@ -20,6 +22,8 @@ const MAX_DIMS: usize = 4;
 pub struct TensorInfo {
     /// The type of its elements.
     pub dtype: DType,
+    /// Whether its rows lie packed for kernels ([`p16`]), and not one after the other.
+    pub packed: bool,
     /// Its shape, the length of a row first; 1 beyond `n_dims`. Never 0; all together fit u64.
     pub shape: [u64; 4],
     /// How many dimensions the file gives: 0 (one element) to 4.
@@ -54,20 +58,27 @@ pub(super) fn check_count(cursor: &Cursor<'_, '_>, n: u64) -> Result<usize> {
     super::check_count(cursor, n, MIN_ROW, MAX_TENSORS, "tensors")
 }
 
-/// Reads `n` rows of the table. Where the data ends is not known yet, see [`Tensors::check`].
+/// Reads `n` rows of the table; some tensors may be packed in a file that is. Where the data ends is
+/// not known yet, see [`Tensors::check`].
 pub(super) fn read(
     cursor: &mut Cursor<'_, '_>,
     n: usize,
     alignment: Size,
+    is_packed: bool,
 ) -> Result<Vec<TensorInfo>> {
     let mut table = reserve(n, "tensors")?;
     for i in 0..n {
-        table.push(read_row(cursor, i, alignment)?);
+        table.push(read_row(cursor, i, alignment, is_packed)?);
     }
     Ok(table)
 }
 
-fn read_row(cursor: &mut Cursor<'_, '_>, i: usize, alignment: Size) -> Result<TensorInfo> {
+fn read_row(
+    cursor: &mut Cursor<'_, '_>,
+    i: usize,
+    alignment: Size,
+    is_packed: bool,
+) -> Result<TensorInfo> {
     cursor.place = Place::Name(i);
     let name = cursor.string(MAX_NAME)?;
     super::check_name(cursor, name)?;
@@ -87,13 +98,16 @@ fn read_row(cursor: &mut Cursor<'_, '_>, i: usize, alignment: Size) -> Result<Te
     }
     cursor.place = Place::Tensor(name, "type");
     let id = cursor.u32()?;
-    let Some(dtype) = DType::from_gguf(id) else {
+    let Some((dtype, packed)) = packing::dtype(id) else {
         let place = Shown(cursor.place, cursor.bytes());
         let at = cursor.at().get();
         return Err(err!(UnsupportedDtype, "byte {at}: {place}: {id}, which tern does not know"));
     };
+    if packed && !is_packed {
+        return Err(cursor.bad_tensor(format_args!("{dtype}, packed, in a file that is not")));
+    }
     cursor.place = Place::Tensor(name, "shape");
-    let bytes = byte_size(dtype, shape).map_err(|why| {
+    let bytes = byte_size(dtype, packed, shape).map_err(|why| {
         let [a, b, c, d] = shape;
         cursor.bad_tensor(format_args!("{a} x {b} x {c} x {d} of {dtype}: {why}"))
     })?;
@@ -107,22 +121,33 @@ fn read_row(cursor: &mut Cursor<'_, '_>, i: usize, alignment: Size) -> Result<Te
         let (offset, bytes) = (offset.get(), bytes.get());
         return Err(cursor.bad_tensor(format_args!("{bytes} bytes at {offset}, beyond 64 bits")));
     }
-    Ok(TensorInfo { dtype, shape, n_dims, offset: offset.get(), bytes: bytes.get(), name })
+    Ok(TensorInfo { dtype, packed, shape, n_dims, offset: offset.get(), bytes: bytes.get(), name })
 }
 
-/// The exact bytes of a tensor, or why it has none.
-fn byte_size(dtype: DType, shape: [u64; MAX_DIMS]) -> std::result::Result<Size, &'static str> {
+/// The exact bytes of a tensor, packed or not, or why it has none.
+pub(super) fn byte_size(
+    dtype: DType,
+    packed: bool,
+    shape: [u64; MAX_DIMS],
+) -> std::result::Result<Size, &'static str> {
     const TOO_LARGE: &str = "too large";
     let [row, rest @ ..] = shape;
     if !Size::of(row).is_multiple_of(Size::of_len(dtype.block_len())) {
         return Err("rows are not whole blocks");
     }
-    let row_bytes = Size::of(row).to_usize().and_then(|row| dtype.row_bytes(row));
+    let k = Size::of(row).to_usize();
+    let row_bytes = k.and_then(|row| dtype.row_bytes(row));
     let mut bytes = row_bytes.map(Size::of_len).ok_or(TOO_LARGE)?;
     let mut elements = Size::of(row);
     for dim in rest.map(Size::of) {
         bytes = bytes.mul(dim).ok_or(TOO_LARGE)?;
         elements = elements.mul(dim).ok_or(TOO_LARGE)?;
+    }
+    if packed {
+        let rows = rest.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
+        let rows = rows.and_then(|n| Size::of(n).to_usize());
+        let bytes = k.zip(rows).and_then(|(k, rows)| p16::packed_bytes(dtype, k, rows));
+        return bytes.map(Size::of_len).ok_or(TOO_LARGE);
     }
     Ok(bytes)
 }

@@ -7,6 +7,7 @@
 //!
 //! Kinds of kernels, each a folder with one file for each rung:
 //! - [`packed`]: weights of the layout [`p16`] times activations; what a copied model runs on.
+//!   [`packed::panel`]: the same with one scale for 256 weights, for many tokens.
 //! - [`matmul`]: the same with the file's blocks, for mapped models. A quantised weight is multiplied as integers: the
 //!   activations are rounded to 8 bits in blocks of 32 ([`Kernels::quantize`]), and
 //!   `out = sum over groups of d * (scale * (codes . q) + min * sum(q))`.
@@ -30,6 +31,7 @@ pub mod peak;
 mod quantize;
 
 pub use packed::Packed;
+pub use packed::panel::{TILE, Tiles};
 
 use std::sync::OnceLock;
 
@@ -39,6 +41,7 @@ use crate::base::pool::Columns;
 use crate::quant::p16;
 
 use attend::Sums;
+pub use attend::q8::{KV_BLOCK, KV_QUAD, Keys8, MOST_MIXED, Queries8, Values8};
 pub use attend::{GROUP, Panel};
 
 /// Weights that share a scale in quantised activations.
@@ -102,8 +105,10 @@ pub struct Kernels {
     isa: Isa,
     matmul: [MatmulFn; DType::COUNT],
     packed: [Option<packed::PackedFn>; DType::COUNT],
+    panels: packed::panel::Panels,
     quantize: QuantizeFn,
     attend: attend::Attend,
+    attend8: attend::q8::Attend8,
     elem: elem::Elem,
 }
 
@@ -118,8 +123,10 @@ impl Kernels {
             isa,
             matmul: std::array::from_fn(|i| matmul::for_isa(DType::ALL[i], isa)),
             packed: std::array::from_fn(|i| packed::for_isa(DType::ALL[i], isa)),
+            panels: packed::panel::for_isa(isa),
             quantize: quantize::for_isa(isa),
             attend: attend::for_isa(isa),
+            attend8: attend::for_isa_q8(isa),
             elem: elem::for_isa(isa),
         })
     }
@@ -166,19 +173,42 @@ impl Kernels {
     /// Multiplies: `out[t][r]` = row `r` of `w` times token `t`, for the columns `r` of `out`: whole
     /// groups of 16 rows, but for the last of `w`.
     pub fn matmul_packed(&self, w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-        let bytes = p16::packed_bytes(w.dtype, w.k, w.n_rows).expect("weights are whole blocks");
-        assert_eq!(w.bytes.len(), bytes, "{}: bytes of packed weights", w.dtype);
-        assert_eq!(act.k, w.k, "lengths of rows");
-        assert!(w.k > 0, "a row has weights");
-        assert_eq!(out.n_rows(), act.n, "tokens");
-        let end = out.first() + out.len();
-        assert!(end <= w.n_rows, "columns of out are rows of weights");
-        assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
-        assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
+        check_packed(w, act.n, act.k, out);
         act.check(w.dtype);
         let matmul = self.packed[w.dtype as usize].expect("kernels that pack");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { matmul(w, act, out) }
+    }
+
+    /// Words that a tile of up to [`TILE`] rows of `k` activations takes.
+    pub fn tile_words(&self, k: usize) -> usize {
+        self.panels.tile_words(k)
+    }
+
+    /// Rounds up to [`TILE`] rows of `k` activations to 8 bits with a scale for each 256, the last of
+    /// a row for those that are left: a tile, in the order that these kernels read.
+    ///
+    /// Scales, codes, and what becomes of numbers that are not finite are as in
+    /// [`Kernels::quantize`]. Lengths: `x` 1 to 12 rows, `k` a multiple of 32, `tile`
+    /// [`Kernels::tile_words`].
+    pub fn quantize_tile(&self, x: &[f32], k: usize, tile: &mut [u32]) {
+        assert!(k > 0 && k.is_multiple_of(ACTIVATION_BLOCK), "whole blocks");
+        assert!(x.len().is_multiple_of(k) && (1..=TILE).contains(&(x.len() / k)), "rows of a tile");
+        assert_eq!(tile.len(), self.tile_words(k), "words of a tile");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { self.panels.quantize_tile(x, k, tile) }
+    }
+
+    /// Multiplies packed weights of a quantised type with tiles, as [`Kernels::matmul_packed`] but
+    /// with weights and activations rounded to 8 bits with one scale for 256; see
+    /// [`packed::panel`]. The same bits on every rung.
+    pub fn matmul_panel(&self, w: &Packed<'_>, act: &Tiles<'_>, out: &mut Columns<'_, f32>) {
+        assert!(w.dtype.is_quantised(), "{}: floats have no panels", w.dtype);
+        check_packed(w, act.n, act.k, out);
+        let words = act.n.div_ceil(TILE) * self.tile_words(act.k);
+        assert_eq!(act.words.len(), words, "words of tiles");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { self.panels.matmul(w, act, out) }
     }
 
     /// Adds products to `n` rows of sums, in half precision:
@@ -211,6 +241,72 @@ impl Kernels {
         check_panel(&sums, b);
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.attend.panel_f32)(sums, b) }
+    }
+
+    /// Products of queries and keys in 8 bits, over all elements of a head:
+    /// `out[r][c] = sum over blocks b of d_q[r][b] * d_k[b][c] * (q . k)`.
+    ///
+    /// Blocks are added in their order, `(float(q . k) * d_k) * d_q` with one rounding for the last
+    /// product and the sum. Rows of `out` have 16 elements for each group, and begin `out_stride` apart.
+    /// Same bits on every rung.
+    pub fn scores_q8(
+        &self,
+        q: &Queries8<'_>,
+        k: &Keys8<'_>,
+        (out, out_stride): (&mut [f32], usize),
+    ) {
+        let (n, blocks, cells) = (q.n, q.n_blocks, k.n_groups.saturating_mul(GROUP));
+        assert_eq!(k.n_quads.div_ceil(KV_BLOCK / KV_QUAD), blocks, "blocks of a key");
+        assert_eq!(
+            q.codes.len(),
+            n.saturating_mul(blocks).saturating_mul(KV_BLOCK),
+            "codes of queries"
+        );
+        assert_eq!(q.scales.len(), n * blocks, "scales of queries");
+        assert_eq!(q.sums.len(), 2 * n * blocks, "sums of queries");
+        let codes = cells.saturating_mul(KV_QUAD).saturating_mul(k.n_quads);
+        assert_eq!(k.codes.len(), codes, "codes of keys");
+        assert!(extent(blocks, k.scale_stride, cells) <= k.scales.len(), "scales of keys");
+        assert!(n < 2 || out_stride >= cells, "rows of sums do not overlap");
+        assert!(extent(n, out_stride, cells) <= out.len(), "sums");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.scores)(q, k, (out, out_stride)) }
+    }
+
+    /// Rounds weights of cells, `p[i] * d[i]` with `d` in half precision and neither below 0, to
+    /// codes of 14 bits: `high` has the upper 7 of each, `low` the lower. Gives what a code of 1 is
+    /// worth: the largest product / 16383 (0 where that product is below 5e-35), and a NaN or an infinity if one is among the products.
+    /// Same bits on every rung.
+    pub fn weigh_q8(&self, p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
+        let n = p.len();
+        assert!(d.len() == n && high.len() == n && low.len() == n, "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.weigh)(p, d, high, low) }
+    }
+
+    /// Adds values in 8 bits, times the codes of weights, to `n` rows of sums:
+    /// `out[r][c] += sum over cells i of weight[r][i] * v[i][c]`, exact.
+    ///
+    /// Weights are `[n][2][plane]`: of each row the upper plane, then the lower, 4 for each quad of
+    /// `v`. Rows of `out` have 16 elements for each group, and begin `out_stride` apart. For at most
+    /// [`MOST_MIXED`] cells into the same sums.
+    pub fn mix_q8(
+        &self,
+        n: usize,
+        (weights, plane): (&[u8], usize),
+        v: &Values8<'_>,
+        (out, out_stride): (&mut [i32], usize),
+    ) {
+        let (width, cells) = (v.n_groups * GROUP, v.n_quads.saturating_mul(KV_QUAD));
+        assert!(matches!(v.n_groups, 1 | 2), "groups of a block");
+        assert!(cells <= MOST_MIXED && cells <= plane, "cells");
+        let planes = n.saturating_mul(2);
+        assert!(extent(planes, plane, if n == 0 { 0 } else { cells }) <= weights.len(), "weights");
+        assert_eq!(v.codes.len(), cells * width, "codes of values");
+        assert!(n < 2 || out_stride >= width, "rows of sums do not overlap");
+        assert!(extent(n, out_stride, width) <= out.len(), "sums");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend8.mix)(n, (weights, plane), v, (out, out_stride)) }
     }
 
     /// `x = cap * tanh(x / cap)`, with an absolute error of at most `3e-7 * cap`; `cap` is above 0.
@@ -290,15 +386,33 @@ impl Kernels {
     }
 }
 
-/// Checks that all that a panel is multiplied with lies where it should.
-fn check_panel<T>(sums: &Sums<'_>, b: &Panel<'_, T>) {
-    let rows = |n: usize, stride: usize, len: usize| match n.checked_sub(1) {
+/// Asserts the lengths of packed weights and of what they make of `n` rows of `k`.
+fn check_packed(w: &Packed<'_>, n: usize, k: usize, out: &Columns<'_, f32>) {
+    let bytes = p16::packed_bytes(w.dtype, w.k, w.n_rows).expect("weights are whole blocks");
+    assert_eq!(w.bytes.len(), bytes, "{}: bytes of packed weights", w.dtype);
+    assert_eq!(k, w.k, "lengths of rows");
+    assert!(w.k > 0, "a row has weights");
+    assert_eq!(out.n_rows(), n, "tokens");
+    let end = out.first() + out.len();
+    assert!(end <= w.n_rows, "columns of out are rows of weights");
+    assert_eq!(out.first() % p16::ROWS, 0, "whole groups");
+    assert!(end == w.n_rows || end.is_multiple_of(p16::ROWS), "whole groups");
+}
+
+/// Elements up to the end of the last of `n` rows of `len`.
+fn extent(n: usize, stride: usize, len: usize) -> usize {
+    match n.checked_sub(1) {
         None => Some(0),
         Some(last) => last.checked_mul(stride).and_then(|at| at.checked_add(len)),
-    };
+    }
+    .expect("elements can be counted")
+}
+
+/// Checks that all that a panel is multiplied with lies where it should.
+fn check_panel<T>(sums: &Sums<'_>, b: &Panel<'_, T>) {
     let width = b.n_groups.checked_mul(GROUP).expect("columns can be counted");
     assert!(sums.n < 2 || sums.out_stride >= width, "rows of sums do not overlap");
     assert!(b.extent().is_some_and(|n| n <= b.data.len()), "the panel lies in the cache");
-    assert!(rows(sums.n, sums.a_stride, b.n).is_some_and(|n| n <= sums.a.len()), "factors");
-    assert!(rows(sums.n, sums.out_stride, width).is_some_and(|n| n <= sums.out.len()), "sums");
+    assert!(extent(sums.n, sums.a_stride, b.n) <= sums.a.len(), "factors");
+    assert!(extent(sums.n, sums.out_stride, width) <= sums.out.len(), "sums");
 }

@@ -29,7 +29,8 @@ pub fn plan(
     data: &mut dyn FnMut(&TensorRef) -> Result<Vec<u8>>,
 ) -> Result<Plan> {
     let mut finder = Finder { gguf, used: 0 };
-    let embd = finder.matrix("token_embd.weight", h.n_embd, None)?;
+    let tied = !finder.has("output.weight");
+    let embd = finder.matrix("token_embd.weight", h.n_embd, None, tied)?;
     let n_vocab = embd.n_rows;
     let mut layers = Vec::new();
     layers
@@ -39,9 +40,9 @@ pub fn plan(
         layers.push(layer(&mut finder, h, i)?);
     }
     let norm = finder.vector("output_norm.weight", h.n_embd)?;
-    let head = match finder.has("output.weight") {
-        true => finder.matrix("output.weight", h.n_embd, Some(n_vocab))?,
-        false => embd, // tied
+    let head = match tied {
+        true => embd,
+        false => finder.matrix("output.weight", h.n_embd, Some(n_vocab), true)?,
     };
     let bias = finder.optional("output.bias", n_vocab)?;
     let ends = Ends { embd, norm, head: Projection { weight: head, bias } };
@@ -76,7 +77,9 @@ pub fn plan(
 fn layer(f: &mut Finder<'_>, h: &Hparams, i: usize) -> Result<Layer> {
     let (q_rows, kv_rows) = (h.n_head * h.head_dim, h.n_head_kv * h.head_dim);
     let b = |name: &str| format!("blk.{i}.{name}");
-    let [q, k, v] = if h.arch.fused {
+    // The rows of packed tensors cannot be split: there, each part is a tensor (see `part_name`).
+    let fused = h.arch.fused && !f.gguf.is_packed();
+    let [q, k, v] = if fused {
         let rows = [q_rows, kv_rows, kv_rows];
         f.fused(&b("attn_qkv"), h.n_embd, rows)?
     } else {
@@ -92,7 +95,7 @@ fn layer(f: &mut Finder<'_>, h: &Hparams, i: usize) -> Result<Layer> {
             return Err(err!(BadTensor, "{}.bias: missing", b(name)));
         }
     }
-    let [gate, up] = if h.arch.fused {
+    let [gate, up] = if fused {
         f.fused(&b("ffn_up"), h.n_embd, [h.n_ff, h.n_ff])?
     } else {
         [
@@ -137,7 +140,8 @@ fn factors(
     let mut read = |name: &str| -> Result<Vec<f32>> {
         let Some(info) = f.gguf.tensor(name) else { return Ok(Vec::new()) };
         let tensor = reference(name, info)?;
-        if tensor.dtype != DType::F32 || tensor.n_rows != 1 || tensor.n_cols > 4096 {
+        let is_short = tensor.n_rows == 1 && tensor.n_cols <= 4096;
+        if tensor.dtype != DType::F32 || tensor.packed || !is_short {
             return Err(err!(BadTensor, "{name}: expected a short vector of F32"));
         }
         f.used += 1;
@@ -164,7 +168,7 @@ impl Finder<'_> {
     }
 
     fn vector(&mut self, name: &str, n: usize) -> Result<TensorRef> {
-        let tensor = self.matrix(name, n, Some(1))?;
+        let tensor = self.matrix(name, n, Some(1), false)?;
         match tensor.dtype.is_quantised() {
             true => {
                 Err(err!(BadTensor, "{name}: type {}, expected F32, F16 or BF16", tensor.dtype))
@@ -177,10 +181,21 @@ impl Finder<'_> {
         if self.has(name) { self.vector(name, n).map(Some) } else { Ok(None) }
     }
 
-    /// A tensor of `n_rows` rows of `n_cols`; any number of rows if that is not given.
-    fn matrix(&mut self, name: &str, n_cols: usize, n_rows: Option<usize>) -> Result<TensorRef> {
+    /// A tensor of `n_rows` rows of `n_cols`; any number of rows if that is not given. Those that
+    /// are `multiplied` are packed in a packed file, and only those.
+    fn matrix(
+        &mut self,
+        name: &str,
+        n_cols: usize,
+        n_rows: Option<usize>,
+        multiplied: bool,
+    ) -> Result<TensorRef> {
         let info = self.gguf.tensor(name).ok_or_else(|| err!(BadTensor, "{name}: missing"))?;
         let tensor = reference(name, info)?;
+        if tensor.packed != (multiplied && self.gguf.is_packed()) {
+            let is = if tensor.packed { "packed, expected as it is" } else { "not packed" };
+            return Err(err!(BadTensor, "{name}: {is} in a packed file"));
+        }
         if tensor.n_cols != n_cols || n_rows.is_some_and(|n| n != tensor.n_rows) {
             let (rows, cols) = (tensor.n_rows, tensor.n_cols);
             return Err(match n_rows {
@@ -193,7 +208,7 @@ impl Finder<'_> {
     }
 
     fn projection(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Result<Projection> {
-        let weight = self.matrix(&format!("{name}.weight"), n_cols, Some(n_rows))?;
+        let weight = self.matrix(&format!("{name}.weight"), n_cols, Some(n_rows), true)?;
         Ok(Projection { weight, bias: self.optional(&format!("{name}.bias"), n_rows)? })
     }
 
@@ -239,6 +254,21 @@ fn cut(vector: &TensorRef, first: usize, n: usize) -> TensorRef {
     TensorRef { n_cols: n, offset, bytes, ..*vector }
 }
 
+/// The name of a part of a fused tensor where it is a tensor of its own, as in a packed file: that
+/// which other architectures give it.
+pub fn part_name(layers: &[Layer], part: &TensorRef) -> Option<String> {
+    layers.iter().enumerate().find_map(|(i, l)| {
+        let parts = [("q", &l.q), ("k", &l.k), ("v", &l.v)].map(|(n, p)| (format!("attn_{n}"), p));
+        let halves = [("gate", &l.gate), ("up", &l.up)].map(|(n, p)| (format!("ffn_{n}"), p));
+        let (name, kind) = parts.into_iter().chain(halves).find_map(|(name, p)| {
+            let is_bias = p.bias.is_some_and(|bias| bias == *part);
+            let kind = if p.weight == *part { Some("weight") } else { is_bias.then_some("bias") };
+            Some((name, kind?))
+        })?;
+        Some(format!("blk.{i}.{name}.{kind}"))
+    })
+}
+
 /// A tensor's place, as a device wants it.
 pub fn reference(name: &str, info: &TensorInfo) -> Result<TensorRef> {
     let size = |n: u64| usize::try_from(n).map_err(|_| err!(BadTensor, "{name}: {n} is too large"));
@@ -252,5 +282,6 @@ pub fn reference(name: &str, info: &TensorInfo) -> Result<TensorRef> {
         n_rows: size(n_rows)?,
         offset: size(info.offset)?,
         bytes: size(info.bytes)?,
+        packed: info.packed,
     })
 }

@@ -121,12 +121,20 @@ pub fn decode_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 ///
 /// A block of a float type is one weight.
 pub fn check_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    /// Blocks that are looked at together: which of them it is, is asked only when there is one.
+    const TOGETHER: usize = 256;
     macro_rules! check {
         ($format:ty) => {
-            bytes
-                .chunks_exact(<$format as Format>::DTYPE.block_bytes())
-                .position(|block| !<$format as Format>::is_finite(block))
+            first_not_finite::<$format>(bytes, TOGETHER)
         };
+    }
+    fn first_not_finite<F: Format>(bytes: &[u8], together: usize) -> Option<usize> {
+        let size = F::DTYPE.block_bytes();
+        let part = bytes.chunks(together * size).position(|blocks| {
+            !blocks.chunks_exact(size).fold(true, |all, block| all & F::is_finite(block))
+        })?;
+        let mut blocks = bytes[part * together * size..].chunks_exact(size);
+        Some(part * together + blocks.position(|block| !F::is_finite(block))?)
     }
     each_format!(dtype, check)
 }

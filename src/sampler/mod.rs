@@ -142,6 +142,12 @@ impl Params {
         share > 0.0 && share < 1.0
     }
 
+    /// Whether the token with the greatest logit is all that is asked for.
+    fn only_best(&self) -> bool {
+        let Params { temperature, n_logprobs, .. } = *self;
+        temperature == 0.0 && n_logprobs == 0 && self.logit_bias.is_empty() && !self.penalises()
+    }
+
     /// Whether a penalty is in force.
     fn penalises(&self) -> bool {
         (self.repeat_penalty != 0.0 && self.repeat_penalty != 1.0)
@@ -219,6 +225,12 @@ impl Sampler {
             params: Params { logit_bias: bias, ..*params },
             logprobs,
         })
+    }
+
+    /// Whether it chooses the token with the greatest logit, whatever the others are: greedily,
+    /// without penalties, biases and log-probabilities.
+    pub fn wants_only_best(&self) -> bool {
+        self.params.only_best()
     }
 
     /// Chooses a token from one row of logits, and remembers it as [`Sampler::accept`] does.

@@ -12,7 +12,8 @@ use std::time::Instant;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::Columns;
-use tern::kernel::{Activations, GROUP, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Activations, GROUP, KV_BLOCK, Kernels, Packed, Panel, Weight};
+use tern::kernel::{Keys8, Queries8, Values8};
 use tern::quant::p16;
 
 const K: usize = 2048;
@@ -54,6 +55,7 @@ fn main() {
         for &isa in Isa::available().iter().filter(|isa| wanted(&isas, isa.name())) {
             for n_cells in [512, 4096] {
                 attention(Kernels::for_isa(isa), n_cells);
+                attention_q8(Kernels::for_isa(isa), n_cells);
             }
         }
     }
@@ -134,9 +136,6 @@ fn main() {
 /// over as many caches in half precision as exceed the processor's: what a token of SmolLM2-135M
 /// does in each layer.
 fn attention(kernels: &Kernels, n_cells: usize) {
-    const HEADS: usize = 3;
-    const HEAD_DIM: usize = 64;
-    const TILE: usize = 128;
     let size = if kernels.isa() == Isa::Scalar { READ_BYTES / 16 } else { READ_BYTES };
     let head_len = n_cells * HEAD_DIM;
     let n_heads = size / (4 * head_len);
@@ -176,12 +175,101 @@ fn attention(kernels: &Kernels, n_cells: usize) {
             black_box(&mut mixed);
         })
     };
-    let (one, eight) = (run(1), run(8));
-    let macs = (2 * n_heads * head_len * HEADS) as f64;
+    let elements = 2 * n_heads * head_len;
+    report(kernels, "F16", n_cells, (elements, 2 * elements), [run(1), run(8)]);
+}
+
+const HEADS: usize = 3;
+const HEAD_DIM: usize = 64;
+const TILE: usize = 128;
+
+/// The same with keys and values in 8 bits.
+fn attention_q8(kernels: &Kernels, n_cells: usize) {
+    const BLOCKS: usize = HEAD_DIM / KV_BLOCK;
+    let size = if kernels.isa() == Isa::Scalar { READ_BYTES / 16 } else { READ_BYTES };
+    let head_len = n_cells * HEAD_DIM;
+    let n_heads = size / (2 * head_len);
+    let codes: Vec<i8> =
+        (0..2 * n_heads * head_len).map(|i| (i * 31 % 255) as i8).map(|x| x.max(-127)).collect();
+    let scales: Vec<u16> = (0..codes.len() / KV_BLOCK).map(|i| 0x2000 + i as u16 % 59).collect();
+    let run = |n_tokens: usize| {
+        let rows = HEADS * n_tokens;
+        let q: Vec<f32> = (0..rows * HEAD_DIM).map(|i| (i % 7) as f32 / 7.0).collect();
+        let mut q_codes = vec![0; q.len()];
+        let mut q_scales = vec![0.0; q.len() / KV_BLOCK];
+        let mut sums = vec![0; q.len() / 16];
+        kernels.quantize(&q, &mut q_codes, &mut q_scales, &mut sums);
+        let q =
+            Queries8 { n: rows, n_blocks: BLOCKS, codes: &q_codes, scales: &q_scales, sums: &sums };
+        let mut scores = vec![0.0; rows * TILE];
+        let mut weights = vec![0; rows * 2 * TILE];
+        let mut worth = vec![0.0; rows];
+        let mut sums = vec![0; rows * KV_BLOCK];
+        let mut part = vec![0.0; rows * HEAD_DIM];
+        let mut mixed = vec![0.0; rows * HEAD_DIM];
+        seconds(|| {
+            let scales = scales.chunks_exact(2 * n_cells * BLOCKS);
+            for (head, scales) in codes.chunks_exact(2 * head_len).zip(scales) {
+                let (keys, values) = head.split_at(head_len);
+                let (of_keys, of_values) = scales.split_at(n_cells * BLOCKS);
+                for (tile, keys) in keys.chunks_exact(TILE * HEAD_DIM).enumerate() {
+                    let keys = Keys8 {
+                        n_groups: TILE / GROUP,
+                        n_quads: HEAD_DIM / 4,
+                        codes: keys,
+                        scales: &of_keys[tile * TILE..],
+                        scale_stride: n_cells,
+                    };
+                    kernels.scores_q8(&q, &keys, (&mut scores, TILE));
+                    for scores in scores.chunks_exact_mut(TILE) {
+                        black_box(kernels.powers(scores));
+                    }
+                    for b in 0..BLOCKS {
+                        let d = &of_values[b * n_cells + tile * TILE..][..TILE];
+                        let rows_of = scores.chunks_exact(TILE).zip(weights.chunks_mut(2 * TILE));
+                        for ((p, planes), worth) in rows_of.zip(&mut worth) {
+                            let (high, low) = planes.split_at_mut(TILE);
+                            *worth = kernels.weigh_q8(p, d, high, low);
+                        }
+                        let at = (b * n_cells + tile * TILE) * KV_BLOCK;
+                        let codes = &values[at..][..TILE * KV_BLOCK];
+                        let values = Values8 { n_quads: TILE / 4, n_groups: 2, codes };
+                        sums.fill(0);
+                        kernels.mix_q8(rows, (&weights, TILE), &values, (&mut sums, KV_BLOCK));
+                        let parts = part.chunks_exact_mut(HEAD_DIM).zip(sums.chunks(KV_BLOCK));
+                        for ((part, sums), worth) in parts.zip(&worth) {
+                            for (part, sum) in part[b * KV_BLOCK..].iter_mut().zip(sums) {
+                                *part = *sum as f32 * worth;
+                            }
+                        }
+                    }
+                    for (mixed, part) in
+                        mixed.chunks_exact_mut(HEAD_DIM).zip(part.chunks_exact(HEAD_DIM))
+                    {
+                        kernels.blend(mixed, 0.5, part, 0.5);
+                    }
+                }
+            }
+            black_box(&mut mixed);
+        })
+    };
+    let elements = 2 * n_heads * head_len;
+    let bytes = elements / KV_BLOCK * (KV_BLOCK + 2);
+    report(kernels, "Q8_0", n_cells, (elements, bytes), [run(1), run(8)]);
+}
+
+fn report(
+    kernels: &Kernels,
+    dtype: &str,
+    n_cells: usize,
+    (elements, bytes): (usize, usize),
+    [one, eight]: [f64; 2],
+) {
+    let macs = (elements * HEADS) as f64;
     println!(
-        "attention, {:<12} {n_cells:>5} cells: one token {:>6.2} GB/s {:>6.1} GMAC/s, eight {:>6.1} GMAC/s",
+        "attention, {:<12} {dtype:<4} {n_cells:>5} cells: one token {:>6.2} GB/s {:>6.1} GMAC/s, eight {:>6.1} GMAC/s",
         kernels.isa().name(),
-        (4 * n_heads * head_len) as f64 / one / 1e9,
+        bytes as f64 / one / 1e9,
         macs / one / 1e9,
         8.0 * macs / eight / 1e9,
     );

@@ -82,6 +82,44 @@ static void loading(const char *path) {
     CHECK(plan.kv_bytes > kv_bytes);
 }
 
+static int stop_at(void *user_data, uint64_t done, uint64_t total) {
+    CHECK(done <= total);
+    return (*(int *)user_data)-- == 0;
+}
+
+static void packing(const char *path) {
+    char packed[] = "/tmp/tern-packing-XXXXXX";
+    int fd = mkstemp(packed), reports = 2;
+    CHECK(fd >= 0);
+    close(fd);
+    GIVES(TERN_ERROR_ABORTED, tern_model_pack(path, packed, stop_at, &reports));
+    reports = 1 << 20;
+    OK(tern_model_pack(path, packed, stop_at, &reports));
+    CHECK(reports < (1 << 20) - 2);
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_model_pack(path, path, NULL, NULL));
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_model_pack(path, NULL, NULL, NULL));
+    GIVES(TERN_ERROR_IO, tern_model_pack(path, "/tmp", NULL, NULL));
+
+    /* Both say the same. */
+    tern_model *models[] = {load(path), load(packed)};
+    GIVES(TERN_ERROR_UNSUPPORTED, tern_model_pack(packed, "/tmp/tern-twice", NULL, NULL));
+    unlink(packed);
+    const tern_token tokens[] = {65, 66, 67};
+    const float *logits[2];
+    tern_session *sessions[2];
+    size_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        sessions[i] = session_of(models[i], 64);
+        OK(tern_session_eval(sessions[i], tokens, 3));
+        OK(tern_session_logits(sessions[i], &logits[i], &n));
+    }
+    CHECK(n > 0 && memcmp(logits[0], logits[1], n * sizeof(float)) == 0);
+    for (int i = 0; i < 2; i++) {
+        tern_session_free(sessions[i]);
+        tern_model_free(models[i]);
+    }
+}
+
 static void describing(const tern_model *model) {
     tern_model_info info = TERN_INIT(tern_model_info);
     OK(tern_model_describe(model, &info));
@@ -242,7 +280,10 @@ static void evaluating(const tern_model *model) {
     eval.logits = TERN_LOGITS_NONE;
     OK(tern_session_eval_with(session, tokens, 1, &eval));
     GIVES(TERN_ERROR_NOT_READY, tern_session_logits(session, &logits, &n));
-    eval.logits = 3;
+    eval.logits = TERN_LOGITS_BEST;
+    OK(tern_session_eval_with(session, tokens, 1, &eval));
+    GIVES(TERN_ERROR_NOT_READY, tern_session_logits(session, &logits, &n));
+    eval.logits = 4;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_eval_with(session, tokens, 1, &eval));
     eval.logits = TERN_LOGITS_LAST;
     eval.deadline_ns = 1; /* long ago */
@@ -337,8 +378,30 @@ static void evaluating(const tern_model *model) {
     params.when_full = 2;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
     params.when_full = 0;
-    params.kv_dtype = 2;
+    params.kv_dtype = 3;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+    params.kv_dtype = TERN_KV_F16;
+    params.v_dtype = 3;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
+
+    /* Keys and values in types of their own: smaller in that order. */
+    const tern_kv_dtype types[][3] = {{TERN_KV_F32, 0, 0},
+                                      {TERN_KV_F32, 0, TERN_KV_Q8_0},
+                                      {TERN_KV_F16, 0, 0},
+                                      {TERN_KV_F16, TERN_KV_Q8_0, 0},
+                                      {TERN_KV_Q8_0, 0, 0}};
+    uint64_t before = UINT64_MAX;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        params.kv_dtype = types[i][0];
+        params.k_dtype = types[i][1];
+        params.v_dtype = types[i][2];
+        OK(tern_session_new(model, &params, &session));
+        OK(tern_session_eval(session, tokens, 4));
+        OK(tern_session_describe(session, &info));
+        CHECK(info.kv_bytes < before);
+        before = info.kv_bytes;
+        tern_session_free(session);
+    }
     tern_sampler_free(sampler);
 }
 
@@ -441,6 +504,7 @@ int main(int argc, char **argv) {
     library();
     loading(path);
     threads_and_memory(path);
+    packing(path);
     tern_model *model = load(path);
     describing(model);
     text(model);

@@ -70,6 +70,8 @@ int main(int argc, char **argv) {
     GIVES(TERN_ERROR_BAD_FILE, tern_model_load_memory(NULL, 0, NULL, &new_model));
     GIVES(TERN_ERROR_IO, tern_model_load_fd(-1, 0, 0, NULL, &new_model));
     ARGUMENT(tern_model_plan(NULL, NULL, NULL, NULL));
+    ARGUMENT(tern_model_pack(NULL, path, NULL, NULL));
+    ARGUMENT(tern_model_pack(path, NULL, NULL, NULL));
     ARGUMENT(tern_model_plan(path, NULL, NULL, NULL));
     ARGUMENT(tern_model_describe(model, NULL));
     ARGUMENT(tern_model_metadata(model, NULL, &text, &n));

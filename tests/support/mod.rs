@@ -6,6 +6,7 @@
 )]
 
 pub mod counting;
+pub mod decoded;
 pub mod gguf_writer;
 pub mod tiny;
 

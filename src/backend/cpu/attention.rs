@@ -16,18 +16,14 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Batch, Decoder, Shape};
-use crate::base::aligned::Buffer;
 use crate::base::error::Result;
-use crate::kernel::{GROUP, Kernels};
+use crate::kernel::{GROUP, KV_BLOCK};
 
-use super::cache::{Element, Head, Store, is_run, value_width};
+use super::attention_q8::Eights;
+use super::cache::{Element, Head, Stored, key_panel, value_panel, value_width};
+use super::tiles::{Block, Cells, MOST_TOKENS, TILE, Tile};
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
-/// Cells of a tile: a multiple of [`GROUP`]. Keys and values of one head and tile fit into the
-/// caches next to a core, with room for scores.
-const TILE: usize = 128;
-/// Tokens that go through the kernels together, at most; fewer if they have many heads.
-const MOST_TOKENS: usize = 8;
 /// Query heads that go through the kernels together, about.
 const MOST_ROWS: usize = 24;
 /// Multiplications below which another thread is not worth waking: some microseconds.
@@ -35,25 +31,33 @@ const SMALL: usize = 1 << 17;
 
 /// Lengths that follow from a model's heads.
 #[derive(Clone, Copy)]
-struct Sizes {
-    head_dim: usize,
+pub(super) struct Sizes {
+    pub(super) head_dim: usize,
+    /// Floats of a query: whole blocks of 8-bit codes.
+    pub(super) query: usize,
     /// Floats of a mixture.
-    width: usize,
+    pub(super) width: usize,
     /// Query heads of a kv head.
-    n_group: usize,
+    pub(super) n_group: usize,
     /// Tokens of a block, at most.
     n_tokens: usize,
 }
 
 impl Sizes {
-    fn new(d: &Decoder) -> Sizes {
+    pub(super) fn new(d: &Decoder) -> Sizes {
         let n_group = d.n_head / d.n_head_kv;
         Sizes {
             head_dim: d.head_dim,
+            query: d.head_dim.next_multiple_of(KV_BLOCK),
             width: value_width(d.head_dim),
             n_group,
             n_tokens: (MOST_ROWS / n_group).clamp(1, MOST_TOKENS),
         }
+    }
+
+    /// Rows of a block: query heads of all its tokens.
+    pub(super) fn rows(&self) -> usize {
+        self.n_tokens * self.n_group
     }
 
     /// Floats of the part of `n_tokens`, whole cache lines.
@@ -63,8 +67,7 @@ impl Sizes {
 
     /// Floats that a thread works in.
     fn work_len(&self) -> usize {
-        let rows = self.n_tokens * self.n_group;
-        rows * (self.head_dim + TILE + GROUP + self.width + 2) + self.part_len(self.n_tokens)
+        self.rows() * (self.query + TILE + GROUP + self.width + 2) + self.part_len(self.n_tokens)
     }
 
     /// Floats of the parts of few tokens.
@@ -81,33 +84,35 @@ pub(super) fn buffer_lens(d: &Decoder, shape: &Shape) -> (usize, usize) {
 }
 
 /// What a thread works in.
-struct Work<'w> {
-    /// Queries, scaled: `[row][head_dim]`.
-    q: &'w mut [f32],
+pub(super) struct Work<'w> {
+    /// Queries, scaled: `[row][query]`, zeros behind the head's elements.
+    pub(super) q: &'w mut [f32],
     /// `[row][TILE]`
-    scores: &'w mut [f32],
+    pub(super) scores: &'w mut [f32],
     /// Scores of one block of cells that is not whole: `[row][GROUP]`.
-    block: &'w mut [f32],
+    pub(super) block: &'w mut [f32],
     /// Merged mixtures, `[row][width]`, and their `m` and `l`.
     merged: Part<'w>,
     part: &'w mut [f32],
+    /// What keys or values in 8 bits need.
+    pub(super) eights: &'w mut Eights,
 }
 
 impl<'w> Work<'w> {
-    fn new(buffer: &'w mut [f32], sizes: &Sizes) -> Work<'w> {
-        let rows = sizes.n_tokens * sizes.n_group;
-        let (q, rest) = buffer.split_at_mut(rows * sizes.head_dim);
+    fn new(buffer: &'w mut [f32], eights: &'w mut Eights, sizes: &Sizes) -> Work<'w> {
+        let rows = sizes.rows();
+        let (q, rest) = buffer.split_at_mut(rows * sizes.query);
         let (scores, rest) = rest.split_at_mut(rows * TILE);
         let (block, rest) = rest.split_at_mut(rows * GROUP);
         let (merged, part) = rest.split_at_mut(rows * (sizes.width + 2));
-        Work { q, scores, block, merged: Part::new(merged, rows), part }
+        Work { q, scores, block, merged: Part::new(merged, rows), part, eights }
     }
 }
 
 /// The parts of some rows, or what they were merged to.
-struct Part<'p> {
+pub(super) struct Part<'p> {
     /// `[row][width]`
-    o: &'p mut [f32],
+    pub(super) o: &'p mut [f32],
     m: &'p mut [f32],
     l: &'p mut [f32],
 }
@@ -127,40 +132,6 @@ impl<'p> Part<'p> {
     }
 }
 
-/// Some tokens of a batch, one after the other, and what each of them sees.
-struct Block {
-    first: usize,
-    n: usize,
-    visible: [(usize, usize); MOST_TOKENS],
-}
-
-impl Block {
-    fn new(batch: &Batch<'_>, window: u32, first: usize, n: usize) -> Block {
-        let mut visible = [(0, 0); MOST_TOKENS];
-        for (i, visible) in visible[..n].iter_mut().enumerate() {
-            let range = batch.visible(first + i, window);
-            *visible = (range.start, range.end);
-        }
-        Block { first, n, visible }
-    }
-
-    /// The tiles that any of the tokens sees.
-    fn tiles(&self) -> Range<usize> {
-        let visible = &self.visible[..self.n];
-        let start = visible.iter().map(|v| v.0).min().unwrap_or(0);
-        let end = visible.iter().map(|v| v.1).max().unwrap_or(0);
-        start / TILE..end.div_ceil(TILE)
-    }
-
-    /// What token `i` sees of a tile, counted from the tile's start; empty if nothing.
-    fn in_tile(&self, i: usize, tile: usize) -> (usize, usize) {
-        let base = tile * TILE;
-        let (start, end) = self.visible[i];
-        let within = |at: usize| at.saturating_sub(base).min(TILE);
-        (within(start), within(end))
-    }
-}
-
 impl Cpu {
     /// Mixes values for all query heads of the batch's tokens, from `s.q` to `s.mixed`.
     pub(super) fn attend_all(
@@ -171,62 +142,47 @@ impl Cpu {
         batch: &Batch<'_>,
     ) -> Result<()> {
         let n = batch.tokens.len();
-        let sizes = Sizes::new(&self.decoder);
-        match (&kv.store, n <= sizes.n_tokens) {
-            (Store::F16(kv_half), true) => {
-                self.attend_few(s, l.window, batch, |head| kv.head::<u16, _>(kv_half, head))
-            }
-            (Store::F32(kv_half), true) => {
-                self.attend_few(s, l.window, batch, |head| kv.head::<f32, _>(kv_half, head))
-            }
-            (Store::F16(kv_half), false) => {
-                self.attend_many(s, l.window, batch, |head| kv.head::<u16, _>(kv_half, head))
-            }
-            (Store::F32(kv_half), false) => {
-                self.attend_many(s, l.window, batch, |head| kv.head::<f32, _>(kv_half, head))
-            }
+        match n <= Sizes::new(&self.decoder).n_tokens {
+            true => self.attend_few(s, l.window, kv, batch),
+            false => self.attend_many(s, l.window, kv, batch),
         }
     }
 
     /// Few tokens: threads share heads and tiles.
-    fn attend_few<'k, T: Element + 'k>(
-        &self,
-        s: &mut Scratch,
-        window: u32,
-        batch: &Batch<'_>,
-        head: impl Fn(usize) -> Head<'k, T> + Sync,
-    ) -> Result<()> {
+    fn attend_few(&self, s: &mut Scratch, window: u32, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
         let (rows, part_len) = (n * sizes.n_group, sizes.part_len(n));
         let block = Block::new(batch, window, 0, n);
         let tiles = block.tiles();
         let parts = &mut s.parts[..d.n_head_kv * tiles.len() * part_len];
-        let (q, work) = (&s.q, &s.work);
-        let make = |worker: usize, item: usize, part: &mut [f32]| {
-            let mut buffer = lock(&work[worker]);
-            let mut work = Work::new(&mut buffer, &sizes);
-            let (h, tile) = (item / tiles.len(), tiles.start + item % tiles.len());
-            self.pack_queries(q, &block, h, &mut work);
-            let part = &mut part[..rows * (sizes.width + 2)];
-            let part = &mut Part::new(part, rows);
-            self.part(&head(h), batch.order, &block, tile, &mut work, part);
+        let (q, work, eights) = (&s.q, &s.work, &s.eights);
+        // The parts of some items from `first` on.
+        let make = |worker: usize, first: usize, parts: &mut [f32]| {
+            let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
+            let mut work = Work::new(&mut buffer, &mut eights, &sizes);
+            let mut packed = None;
+            for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
+                let (h, tile) = ((first + i) / tiles.len(), (first + i) % tiles.len());
+                let head = kv.head(h);
+                if packed != Some(h) {
+                    self.pack_queries(q, &block, h, &head, &mut work);
+                    packed = Some(h);
+                }
+                let part = &mut part[..rows * (sizes.width + 2)];
+                let part = &mut Part::new(part, rows);
+                self.part(&head, batch.order, &block, tiles.start + tile, &mut work, part);
+            }
         };
         if tiles.len() * TILE * n * d.n_head * d.head_dim < SMALL {
-            for (item, part) in parts.chunks_exact_mut(part_len).enumerate() {
-                make(0, item, part);
-            }
+            make(0, 0, parts);
         } else {
             // Neighbours for one thread, as long as there is enough for all.
             let grain = (d.n_head_kv * tiles.len() / (8 * s.pool.n_active())).clamp(1, 4);
-            s.pool.rows(parts, part_len, grain, |worker, first, parts| {
-                for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
-                    make(worker, first + i, part);
-                }
-            })?;
+            s.pool.rows(parts, part_len, grain, make)?;
         }
-        let mut buffer = lock(&s.work[0]);
-        let mut merged = Work::new(&mut buffer, &sizes).merged;
+        let (mut buffer, mut eights) = (lock(&s.work[0]), lock(&s.eights[0]));
+        let mut merged = Work::new(&mut buffer, &mut eights, &sizes).merged;
         let width = d.n_head * d.head_dim;
         for (h, parts) in parts.chunks_exact_mut(tiles.len() * part_len).enumerate() {
             merged.clear();
@@ -240,27 +196,21 @@ impl Cpu {
     }
 
     /// Many tokens: threads share tokens.
-    fn attend_many<'k, T: Element + 'k>(
-        &self,
-        s: &mut Scratch,
-        window: u32,
-        batch: &Batch<'_>,
-        head: impl Fn(usize) -> Head<'k, T> + Sync,
-    ) -> Result<()> {
+    fn attend_many(&self, s: &mut Scratch, window: u32, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
         let width = d.n_head * d.head_dim;
-        let (q, work) = (&s.q, &s.work);
+        let (q, work, eights) = (&s.q, &s.work, &s.eights);
         // At least two blocks for each thread, to even out.
         let n_tokens = (n / (2 * s.pool.n_active())).clamp(1, sizes.n_tokens);
         s.pool.rows(&mut s.mixed[..n * width], width, n_tokens, |worker, first, out| {
-            let mut buffer = lock(&work[worker]);
-            let mut work = Work::new(&mut buffer, &sizes);
+            let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
+            let mut work = Work::new(&mut buffer, &mut eights, &sizes);
             let block = Block::new(batch, window, first, out.len() / width);
             let rows = block.n * sizes.n_group;
             for h in 0..d.n_head_kv {
-                let head = head(h);
-                self.pack_queries(q, &block, h, &mut work);
+                let head = kv.head(h);
+                self.pack_queries(q, &block, h, &head, &mut work);
                 work.merged.clear();
                 for tile in block.tiles() {
                     let buffer = std::mem::take(&mut work.part);
@@ -274,22 +224,37 @@ impl Cpu {
         })
     }
 
-    /// The queries of a block for the heads of kv head `h`, scaled.
-    fn pack_queries(&self, q: &[f32], block: &Block, h: usize, work: &mut Work<'_>) {
+    /// The queries of a block for the heads of kv head `h`, scaled; in 8 bits if its keys are.
+    fn pack_queries(
+        &self,
+        q: &[f32],
+        block: &Block,
+        h: usize,
+        head: &Head<'_>,
+        work: &mut Work<'_>,
+    ) {
         let d = &self.decoder;
-        let len = d.n_head / d.n_head_kv * d.head_dim;
+        let sizes = Sizes::new(d);
+        let len = sizes.n_group * d.head_dim;
         let tokens = q.chunks_exact(d.n_head * d.head_dim).skip(block.first).take(block.n);
-        for (row, packed) in tokens.zip(work.q.chunks_exact_mut(len)) {
-            for (packed, q) in packed.iter_mut().zip(&row[h * len..][..len]) {
+        let heads = tokens.flat_map(|row| row[h * len..][..len].chunks_exact(d.head_dim));
+        for (packed, q) in work.q.chunks_exact_mut(sizes.query).zip(heads) {
+            let (packed, rest) = packed.split_at_mut(d.head_dim);
+            for (packed, q) in packed.iter_mut().zip(q) {
                 *packed = q * d.attn_scale;
             }
+            rest.fill(0.0);
+        }
+        if let Stored::Q8(_) = head.k {
+            let q = &work.q[..block.n * sizes.n_group * sizes.query];
+            work.eights.quantise(self.kernels, q);
         }
     }
 
     /// The part of a block's tokens in one tile of one kv head.
-    fn part<T: Element>(
+    fn part(
         &self,
-        head: &Head<'_, T>,
+        head: &Head<'_>,
         order: &[u32],
         block: &Block,
         tile: usize,
@@ -300,12 +265,14 @@ impl Cpu {
         let seen = |i: usize| block.in_tile(i, tile);
         let start = (0..block.n).map(|i| seen(i).0).min().unwrap_or(0);
         let end = (0..block.n).map(|i| seen(i).1).max().unwrap_or(0);
-        let base = tile * TILE;
-        let run = is_run(&order[base + start..base + end]);
-        let cells = Cells { tile: &order[base..base + end], run };
+        let cells = Cells::new(order, tile, start..end);
 
-        let rows = 0..block.n * n_group;
-        self.scores(head, &cells, start..end, rows.len(), work);
+        let rows = block.n * n_group;
+        match head.k {
+            Stored::F16(k) => self.scores(k, &cells, start..end, rows, work),
+            Stored::F32(k) => self.scores(k, &cells, start..end, rows, work),
+            Stored::Q8(k) => self.scores_q8(&k, &cells, start..end, rows, work),
+        }
         for i in 0..block.n {
             let (start, end) = seen(i);
             for row in i * n_group..(i + 1) * n_group {
@@ -317,6 +284,35 @@ impl Cpu {
             }
         }
 
+        let values = Tile { cells: &cells, seen: start..end };
+        match head.v {
+            Stored::F16(v) => self.mix_all(v, &values, block, tile, work, part),
+            Stored::F32(v) => self.mix_all(v, &values, block, tile, work, part),
+            Stored::Q8(v) => self.mix_all_q8(&v, &values, block, tile, work, part),
+        }
+    }
+
+    /// Mixes values in floats for all rows of a block.
+    fn mix_all<T: Element>(
+        &self,
+        v: &[T],
+        Tile { cells, seen: all }: &Tile<'_>,
+        block: &Block,
+        tile: usize,
+        work: &Work<'_>,
+        part: &mut Part<'_>,
+    ) {
+        let Sizes { n_group, head_dim, .. } = Sizes::new(&self.decoder);
+        let (seen, start) = (|i: usize| block.in_tile(i, tile), all.start);
+        let mix = |wanted: Range<usize>, rows: Range<usize>, o: &mut [f32]| {
+            cells.each_run(wanted, |at, first, len| {
+                let values = value_panel(v, head_dim, first, len);
+                let width = values.row;
+                let powers = &work.scores[rows.start * TILE + at..];
+                let o = &mut o[rows.start * width..];
+                T::panel(self.kernels, rows.len(), (powers, TILE), &values, (o, width));
+            });
+        };
         part.o.fill(0.0);
         // What all tokens see, if they begin at the same cell, is mixed for all together.
         let same_start = (1..block.n).all(|i| seen(i).0 == start);
@@ -324,51 +320,35 @@ impl Cpu {
             true => (0..block.n).map(|i| seen(i).1).min().unwrap_or(start).max(start),
             false => start,
         };
-        let kernels = self.kernels;
-        mix(kernels, head, &cells, start..common, rows, work.scores, part.o);
+        mix(start..common, 0..block.n * n_group, part.o);
         for i in 0..block.n {
             let (start, end) = seen(i);
             let rows = i * n_group..(i + 1) * n_group;
             let from = if same_start { common } else { start };
-            mix(kernels, head, &cells, from..end, rows, work.scores, part.o);
+            mix(from..end, rows, part.o);
         }
     }
 
     /// Scores of the first `n` rows for the cells `wanted` of a tile.
     fn scores<T: Element>(
         &self,
-        head: &Head<'_, T>,
+        k: &[T],
         cells: &Cells<'_>,
         wanted: Range<usize>,
         n: usize,
         work: &mut Work<'_>,
     ) {
-        let d = self.decoder.head_dim;
+        let Sizes { head_dim, query, .. } = Sizes::new(&self.decoder);
         for row in work.scores.chunks_exact_mut(TILE).take(n) {
             row[wanted.clone()].fill(0.0);
         }
-        cells.each_run(wanted, |at, first, len| {
-            let mut done = 0;
-            while done < len {
-                let (cell, left) = (first + done, len - done);
-                let (number, lane) = (cell / GROUP, cell % GROUP);
-                let scores = &mut work.scores[at + done..];
-                if lane == 0 && left >= GROUP {
-                    let n_blocks = left / GROUP;
-                    let keys = head.keys(number, n_blocks);
-                    T::panel(self.kernels, n, (work.q, d), &keys, (scores, TILE));
-                    done += n_blocks * GROUP;
-                    continue;
-                }
-                let keys = head.keys(number, 1);
-                work.block[..n * GROUP].fill(0.0);
-                T::panel(self.kernels, n, (work.q, d), &keys, (work.block, GROUP));
-                let here = left.min(GROUP - lane);
-                for (row, block) in scores.chunks_mut(TILE).zip(work.block.chunks(GROUP)).take(n) {
-                    row[..here].copy_from_slice(&block[lane..lane + here]);
-                }
-                done += here;
+        let q = &*work.q;
+        cells.each_block(wanted, n, work.scores, work.block, |first, n_blocks, to| {
+            let keys = key_panel(k, head_dim, first, n_blocks);
+            if to.1 == GROUP {
+                to.0[..n * GROUP].fill(0.0);
             }
+            T::panel(self.kernels, n, (q, query), &keys, to);
         });
     }
 
@@ -416,50 +396,6 @@ impl Cpu {
     }
 }
 
-/// The cells of a tile, by ascending position.
-struct Cells<'a> {
-    tile: &'a [u32],
-    /// What is wanted of them is one run.
-    run: bool,
-}
-
-impl Cells<'_> {
-    /// Calls `f(at, first, len)` for runs of neighbours among the cells `wanted`: `len` cells from
-    /// `first` on, the first of them at place `at` of the tile.
-    fn each_run(&self, wanted: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
-        let (mut at, end) = (wanted.start, wanted.end);
-        while at < end {
-            let cells = &self.tile[at..end];
-            let gap = |(a, b): (&u32, &u32)| a + 1 != *b;
-            let len = match self.run {
-                true => cells.len(),
-                false => cells.iter().zip(&cells[1..]).position(gap).map_or(cells.len(), |i| i + 1),
-            };
-            f(at, cells[0] as usize, len);
-            at += len;
-        }
-    }
-}
-
-/// Adds the values of the cells `wanted` to the mixtures of `rows`, with their powers.
-fn mix<T: Element>(
-    kernels: &Kernels,
-    head: &Head<'_, T>,
-    cells: &Cells<'_>,
-    wanted: Range<usize>,
-    rows: Range<usize>,
-    powers: &[f32],
-    o: &mut [f32],
-) {
-    cells.each_run(wanted, |at, first, len| {
-        let values = head.values(first, len);
-        let width = values.row;
-        let powers = &powers[rows.start * TILE + at..];
-        let o = &mut o[rows.start * width..];
-        T::panel(kernels, rows.len(), (powers, TILE), &values, (o, width));
-    });
-}
-
-pub(super) fn lock(work: &Mutex<Buffer<f32>>) -> std::sync::MutexGuard<'_, Buffer<f32>> {
+pub(super) fn lock<T>(work: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     work.lock().unwrap_or_else(PoisonError::into_inner)
 }

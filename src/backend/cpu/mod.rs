@@ -6,10 +6,14 @@
 
 mod arena;
 mod attention;
+mod attention_q8;
 mod cache;
+mod cache_q8;
 mod phases;
 mod scratch;
+mod screen;
 mod threads;
+mod tiles;
 mod weights;
 
 use std::sync::Arc;
@@ -19,12 +23,13 @@ use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
 use crate::base::memory::HugePages;
+use crate::base::pool::Pool;
 use crate::kernel::Kernels;
 
 use arena::Arena;
 use threads::Found;
 
-pub use arena::Read;
+pub use arena::{Read, grow, pack, tensors};
 pub use cache::Kv;
 pub use scratch::Scratch;
 pub use weights::{CpuEnds, CpuLayer, bad_block};
@@ -35,15 +40,25 @@ pub struct Cpu {
     bytes: Arc<Bytes>,
     /// Where tensors lie in `bytes`, if that is not the file's data.
     arena: Option<Arena>,
+    /// Its matrices are packed, by itself or in the file.
+    packed: bool,
     kernels: &'static Kernels,
     /// How many threads its sessions have found to be fastest.
     found: Found,
 }
 
 impl Cpu {
-    /// A device for the weights in `bytes`, with the kernels of `isa`.
-    pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa) -> Cpu {
-        Cpu { decoder, bytes, arena: None, kernels: Kernels::for_isa(isa), found: Found::default() }
+    /// A device for the weights in `bytes`, with the kernels of `isa`. They lie as in the file, which
+    /// may be a packed one.
+    pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa, packed: bool) -> Cpu {
+        let (kernels, found) = (Kernels::for_isa(isa), Found::default());
+        Cpu { decoder, bytes, arena: None, packed, kernels, found }
+    }
+
+    /// The instruction set of its panels; `None` where weights lie as in the file, from which there
+    /// are none.
+    pub fn panels(&self) -> Option<Isa> {
+        self.packed.then(|| self.isa())
     }
 
     /// Whether the kernels of `isa` are made for packed weights ([`Cpu::packed`]).
@@ -56,20 +71,23 @@ impl Cpu {
         Ok(Arena::new(layers, ends)?.len() as u64)
     }
 
-    /// A device with weights of its own, packed for the kernels of `isa`. `read` gives a tensor's
-    /// bytes; it is asked for each byte once, in the file's order.
+    /// A device with weights of its own, packed for the kernels of `isa` by the threads of `pool`.
+    /// `read` gives a tensor's bytes; it is asked for each byte once, and roughly in the file's order.
+    /// One of the threads first runs `beside`. `progress` is told, by the calling thread, how many
+    /// bytes have been read. Of several errors the first in the file comes back.
     pub fn packed(
         decoder: Decoder,
-        layers: &[Layer],
-        ends: &Ends,
-        isa: Isa,
-        huge: HugePages,
+        (layers, ends): (&[Layer], &Ends),
+        (isa, huge): (Isa, HugePages),
+        pool: &Pool,
         read: Read<'_>,
+        beside: &(dyn Fn() + Sync),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
-        let bytes = Bytes::build(arena.len(), huge, |bytes| arena.fill(bytes, read))?;
-        let bytes = Arc::new(bytes);
-        Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa) })
+        let fill = |bytes: &mut [u8]| arena.fill(bytes, pool, read, beside, progress);
+        let bytes = Arc::new(Bytes::build(arena.len(), huge, fill)?);
+        Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa, true) })
     }
 
     /// What it computes.

@@ -4,9 +4,9 @@ use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS};
-use crate::kernel::Activations;
 
 use super::attention::lock;
+use super::scratch::Inputs;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 
@@ -57,7 +57,7 @@ impl Backend for Cpu {
         }
         let n_embd = d.n_embd;
         self.norm(&s.pool, &s.x[..n * n_embd], &l.attn_norm, &mut s.normed[..n * n_embd])?;
-        let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.q, &l.k, &l.v])?;
+        let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.q, &l.k, &l.v])?;
         let angles = l.rope.map(|i| self.angles(i, &s.cos, &s.sin, s.n_batch));
         let (q_width, kv_width) = (d.n_head * d.head_dim, d.n_head_kv * d.head_dim);
         let outs = [&mut s.q[..n * q_width], &mut s.k[..n * kv_width], &mut s.v[..n * kv_width]];
@@ -65,7 +65,7 @@ impl Backend for Cpu {
         let grain = ROW_GRAIN.max(d.head_dim).next_multiple_of(lcm(d.head_dim, GROUP_ROWS));
         let (work, widths) = (&s.work, [q_width, kv_width, kv_width]);
         s.pool.columns_of(outs, n, widths, grain, |worker, i, part| {
-            self.project_part([&l.q, &l.k, &l.v][i], &act, part);
+            self.project_part([&l.q, &l.k, &l.v][i], &inputs, part);
             let norm = [&l.q_norm, &l.k_norm, &None][i].as_deref();
             let angles = if i < 2 { angles } else { None };
             if norm.is_some() || angles.is_some() {
@@ -84,19 +84,19 @@ impl Backend for Cpu {
     }
 
     fn attn_out(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
-        let act = s.codes.quantise(self, &s.pool, &s.mixed, n, &[&l.attn_out])?;
+        let inputs = s.codes.quantise(self, &s.pool, &s.mixed, n, &[&l.attn_out])?;
         let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
-        self.project_and_add(&s.pool, &l.attn_out, &act, out, l.post_attn_norm.as_deref())
+        self.project_and_add(&s.pool, &l.attn_out, &inputs, out, l.post_attn_norm.as_deref())
     }
 
     fn ffn_up(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
         let (n_embd, n_ff) = (self.decoder.n_embd, self.decoder.n_ff);
         self.norm(&s.pool, &s.x[..n * n_embd], &l.ffn_norm, &mut s.normed[..n * n_embd])?;
-        let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
+        let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
         let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
         s.pool.column_pairs(gate, up, n_ff, ROW_GRAIN, |_, gate, up| {
-            self.project_part(&l.gate, &act, gate);
-            self.project_part(&l.up, &act, up);
+            self.project_part(&l.gate, &inputs, gate);
+            self.project_part(&l.up, &inputs, up);
             for t in 0..n {
                 self.activate(gate.row_mut(t), up.row_mut(t));
             }
@@ -104,9 +104,9 @@ impl Backend for Cpu {
     }
 
     fn ffn_down(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
-        let act = s.codes.quantise(self, &s.pool, &s.gate, n, &[&l.down])?;
+        let inputs = s.codes.quantise(self, &s.pool, &s.gate, n, &[&l.down])?;
         let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
-        self.project_and_add(&s.pool, &l.down, &act, out, l.post_ffn_norm.as_deref())
+        self.project_and_add(&s.pool, &l.down, &inputs, out, l.post_ffn_norm.as_deref())
     }
 
     fn head(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
@@ -118,11 +118,17 @@ impl Backend for Cpu {
             let x = &s.x[t as usize * n_embd..][..n_embd];
             self.kernels.rms_norm(x, &ends.norm, self.decoder.norm_eps, out);
         }
-        let act = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
+        let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&ends.head])?;
         let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
         let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
+        if let Some(screening) = s.screening.as_mut().filter(|_| batch.best && n == 1)
+            && self.best_logits(&s.pool, ends, screening, &inputs, logits)?
+        {
+            s.threads.end(&self.found);
+            return Ok(());
+        }
         s.pool.columns(logits, n_vocab, ROW_GRAIN, |_, part| {
-            self.project_part(&ends.head, &act, part);
+            self.project_part(&ends.head, &inputs, part);
             if cap != 0.0 {
                 (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
             }
@@ -159,7 +165,7 @@ impl Backend for Cpu {
             for head in row.chunks_exact_mut(self.decoder.head_dim) {
                 self.rotate(head, cos, sin);
             }
-            kv.set_key(self.kernels, cell, row);
+            kv.set_key(self.kernels, cell, row)?;
         }
         Ok(())
     }
@@ -172,11 +178,11 @@ impl Backend for Cpu {
 
 impl Cpu {
     /// `out = weight * input + bias`, for some rows of the weight and all tokens.
-    fn project_part(&self, m: &Matrix, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-        self.matmul(m, act, out);
+    fn project_part(&self, m: &Matrix, inputs: &Inputs<'_>, out: &mut Columns<'_, f32>) {
+        self.matmul(m, inputs, out);
         if let Some(bias) = &m.bias {
             let bias = &bias[out.first()..out.first() + out.len()];
-            for t in 0..act.n {
+            for t in 0..inputs.n() {
                 self.kernels.add(out.row_mut(t), bias);
             }
         }
@@ -187,14 +193,14 @@ impl Cpu {
         &self,
         pool: &Pool,
         m: &Matrix,
-        act: &Activations<'_>,
+        inputs: &Inputs<'_>,
         out: Residual<'_>,
         norm: Option<&[f32]>,
     ) -> Result<()> {
-        let (n, width) = (act.n, m.tensor.n_rows);
+        let (n, width) = (inputs.n(), m.tensor.n_rows);
         let (x, delta) = (&mut out.x[..n * width], &mut out.delta[..n * width]);
         pool.column_pairs(x, delta, width, ROW_GRAIN, |_, x, delta| {
-            self.project_part(m, act, delta);
+            self.project_part(m, inputs, delta);
             if norm.is_none() {
                 (0..n).for_each(|t| self.kernels.add(x.row_mut(t), delta.row_mut(t)));
             }

@@ -9,11 +9,31 @@ use crate::base::cpu::Cores;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::Pool;
-use crate::kernel::Activations;
+use crate::kernel::{Activations, Kernels, TILE, Tiles};
 
+use super::attention_q8::Eights;
+use super::screen::Screening;
 use super::threads::Threads;
 use super::weights::Matrix;
 use super::{Cpu, attention};
+
+/// Tokens from which on panels are used: unpacking weights for fewer takes longer than it saves.
+const PANEL_TOKENS: usize = 32;
+
+/// What projections read: rows of activations, as they are and as the kernels want them.
+pub(super) struct Inputs<'a> {
+    /// For exact products; without codes if all readers take `tiles`.
+    pub(super) exact: Activations<'a>,
+    /// For panels, if they are used.
+    pub(super) tiles: Option<Tiles<'a>>,
+}
+
+impl Inputs<'_> {
+    /// Rows.
+    pub(super) fn n(&self) -> usize {
+        self.exact.n
+    }
+}
 
 /// Rows of activations in int8 blocks, as the kernels of quantised weights want them.
 pub(super) struct Codes {
@@ -22,6 +42,8 @@ pub(super) struct Codes {
     scales: Buffer<f32>,
     /// The sum of each 16 codes.
     sums: Buffer<i32>,
+    /// The rows again, in tiles for panels; empty if those are not used.
+    tiles: Buffer<u32>,
 }
 
 /// Parts of the quantising of a batch, at most.
@@ -37,11 +59,18 @@ impl Codes {
         x: &'a [f32],
         n: usize,
         readers: &[&Matrix],
-    ) -> Result<Activations<'a>> {
+    ) -> Result<Inputs<'a>> {
         let k = readers.first().map_or(0, |m| m.tensor.n_cols);
         let x = &x[..n * k];
-        if !readers.iter().any(|m| m.tensor.dtype.is_quantised()) {
-            return Ok(Activations { n, k, x, q: &[], d: &[], sum: &[] });
+        let panels = !self.tiles.is_empty() && n >= PANEL_TOKENS;
+        let tiles = match panels && readers.iter().any(|m| m.has_panels()) {
+            true => Some(tile_rows(cpu, pool, k, x, &mut self.tiles)?),
+            false => None,
+        };
+        let in_blocks = |m: &&Matrix| m.tensor.dtype.is_quantised() && !(panels && m.has_panels());
+        if !readers.iter().any(in_blocks) {
+            let exact = Activations { n, k, x, q: &[], d: &[], sum: &[] };
+            return Ok(Inputs { exact, tiles });
         }
         let (q, d, sum) = (
             &mut self.codes[..n * k],
@@ -53,8 +82,28 @@ impl Codes {
             _ => quantise_rows(cpu, pool, k, (x, q, d, sum))?,
         }
         let (q, d) = (&self.codes[..n * k], &self.scales[..n * k / 32]);
-        Ok(Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] })
+        let exact = Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] };
+        Ok(Inputs { exact, tiles })
     }
+}
+
+/// Quantises rows of `k` to tiles, shared out tile by tile.
+fn tile_rows<'a>(
+    cpu: &Cpu,
+    pool: &Pool,
+    k: usize,
+    x: &[f32],
+    tiles: &'a mut [u32],
+) -> Result<Tiles<'a>> {
+    let (n, len) = (x.len() / k, cpu.kernels.tile_words(k));
+    let words = &mut tiles[..n.div_ceil(TILE) * len];
+    pool.rows(words, len, 1, |_, first, rows| {
+        let x = x[first * TILE * k..].chunks(TILE * k);
+        for (x, tile) in x.zip(rows.chunks_exact_mut(len)) {
+            cpu.kernels.quantize_tile(x, k, tile);
+        }
+    })?;
+    Ok(Tiles { n, k, words })
 }
 
 /// Quantises rows of `k`: threads take runs of them, each by way of a lock that nobody else wants.
@@ -112,10 +161,13 @@ pub struct Scratch {
     pub(super) frequencies: Vec<Frequencies>,
     /// What each thread works in during attention, and the parts of tiles.
     pub(super) work: Vec<Mutex<Buffer<f32>>>,
+    pub(super) eights: Vec<Mutex<Eights>>,
     pub(super) parts: Buffer<f32>,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
     pub(super) n_batch: usize,
+    /// Where the head can be screened.
+    pub(super) screening: Option<Screening>,
 }
 
 /// The lengths of a session's buffers, in elements.
@@ -123,6 +175,7 @@ struct Lengths {
     x: usize,
     normed: usize,
     codes: usize,
+    tiles: usize,
     q: usize,
     kv: usize,
     ff: usize,
@@ -130,17 +183,25 @@ struct Lengths {
     work: usize,
     parts: usize,
     logits: usize,
+    /// Of [`Screening`].
+    screening: [usize; 4],
 }
 
 impl Lengths {
     fn new(d: &Decoder, shape: &Shape) -> Lengths {
         let rows = shape.n_batch.max(shape.n_logits);
-        let widest = d.n_embd.max(d.n_head * d.head_dim).max(d.n_ff);
+        let widths = [d.n_embd, d.n_head * d.head_dim, d.n_ff];
+        let widest = widths.into_iter().max().unwrap_or(0);
+        let tile = shape.panels.map_or(0, |isa| {
+            let kernels = Kernels::for_isa(isa);
+            widths.into_iter().map(|k| kernels.tile_words(k)).max().unwrap_or(0)
+        });
         let (work, parts) = attention::buffer_lens(d, shape);
         Lengths {
             x: shape.n_batch * d.n_embd,
             normed: rows * d.n_embd,
             codes: rows * widest,
+            tiles: rows.div_ceil(TILE) * tile,
             q: shape.n_batch * d.n_head * d.head_dim,
             kv: shape.n_batch * d.n_head_kv * d.head_dim,
             ff: shape.n_batch * d.n_ff,
@@ -148,6 +209,10 @@ impl Lengths {
             work,
             parts,
             logits: shape.n_logits * d.n_vocab,
+            screening: match shape.screened {
+                true => Screening::lens(d.n_embd, d.n_vocab),
+                false => [0; 4],
+            },
         }
     }
 
@@ -160,6 +225,7 @@ impl Lengths {
             + line(self.codes)
             + f32s(self.codes.div_ceil(32))
             + f32s(self.codes.div_ceil(16))
+            + f32s(self.tiles)
             + 2 * f32s(self.q) // q, mixed
             + 2 * f32s(self.kv)
             + 2 * f32s(self.ff)
@@ -167,23 +233,27 @@ impl Lengths {
             + n_threads as u64 * f32s(self.work)
             + f32s(self.parts)
             + f32s(self.logits)
+            + line(self.screening[0])
+            + self.screening[1..].iter().map(|&n| f32s(n)).sum::<u64>()
     }
 }
 
 impl Cpu {
     /// Bytes of a session's activations and logits.
     pub fn scratch_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
-        Lengths::new(decoder, shape).bytes(shape.n_threads)
+        let eights = shape.n_threads as u64 * Eights::bytes(decoder, shape);
+        Lengths::new(decoder, shape).bytes(shape.n_threads) + eights
     }
 
     /// Makes a session's buffers and threads.
     pub fn scratch(&self, shape: &Shape, memory: &Memory) -> Result<Scratch> {
         let d = &self.decoder;
         let n = Lengths::new(d, shape);
-        let mut work = Vec::new();
+        let (mut work, mut eights) = (Vec::new(), Vec::new());
         let pool = Pool::new(shape.n_threads)?;
         for _ in 0..shape.n_threads {
             work.push(Mutex::new(memory.buffer(n.work)?));
+            eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
         Ok(Scratch {
             pool,
@@ -194,6 +264,7 @@ impl Cpu {
                 codes: memory.buffer(n.codes)?,
                 scales: memory.buffer(n.codes.div_ceil(32))?,
                 sums: memory.buffer(n.codes.div_ceil(16))?,
+                tiles: memory.buffer(n.tiles)?,
             },
             q: memory.buffer(n.q)?,
             k: memory.buffer(n.kv)?,
@@ -206,9 +277,14 @@ impl Cpu {
             sin: memory.buffer(n.angles)?,
             frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
             work,
+            eights,
             parts: memory.buffer(n.parts)?,
             logits: memory.buffer(n.logits)?,
             n_batch: shape.n_batch,
+            screening: match shape.screened {
+                true => Some(Screening::new(d.n_embd, d.n_vocab, &memory)?),
+                false => None,
+            },
         })
     }
 }
@@ -217,6 +293,11 @@ impl Scratch {
     /// How often all threads have waited for all.
     pub fn n_barriers(&self) -> u64 {
         self.pool.n_shared_jobs()
+    }
+
+    /// How many tokens were found without the whole head.
+    pub fn n_screened(&self) -> u64 {
+        self.screening.as_ref().map_or(0, |screening| screening.n_screened)
     }
 
     /// How often a thread has gone to sleep for want of work, or to wait for another.

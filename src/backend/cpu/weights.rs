@@ -7,10 +7,12 @@ use crate::base::aligned::Buffer;
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::pool::Columns;
-use crate::kernel::{Activations, Packed, Weight};
+use crate::kernel::{Packed, Weight};
 use crate::quant::{self, p16};
 
 use super::Cpu;
+use super::scratch::Inputs;
+use super::screen::Screen;
 
 /// A projection: where its matrix lies, and its bias.
 pub(super) struct Matrix {
@@ -20,6 +22,13 @@ pub(super) struct Matrix {
     /// Whether they are packed.
     packed: bool,
     pub(super) bias: Option<Buffer<f32>>,
+}
+
+impl Matrix {
+    /// Whether many tokens may be multiplied with it by panels.
+    pub(super) fn has_panels(&self) -> bool {
+        self.packed && self.tensor.dtype.is_quantised()
+    }
 }
 
 /// The weights of one layer.
@@ -46,6 +55,8 @@ pub struct CpuEnds {
     pub(super) embd: Matrix,
     pub(super) norm: Buffer<f32>,
     pub(super) head: Matrix,
+    /// What screens the head, if the model was loaded so.
+    pub(super) screen: Option<Screen>,
 }
 
 impl Cpu {
@@ -76,6 +87,7 @@ impl Cpu {
             embd: self.table(&ends.embd, None)?,
             norm: self.vector(&ends.norm)?,
             head: self.matrix(&ends.head)?,
+            screen: None,
         })
     }
 
@@ -87,7 +99,7 @@ impl Cpu {
     /// The bytes of a tensor, and whether they are packed. Ranges were checked against the file when
     /// it was parsed, or made with the arena.
     fn place(&self, tensor: &TensorRef) -> Result<(Range<usize>, bool)> {
-        let Some(arena) = &self.arena else { return Ok((tensor.range(), false)) };
+        let Some(arena) = &self.arena else { return Ok((tensor.range(), tensor.packed)) };
         let place = arena.place(tensor).ok_or_else(|| err!(Internal, "a tensor has no place"))?;
         Ok((place.range(), place.packed))
     }
@@ -111,12 +123,17 @@ impl Cpu {
     }
 
     /// Multiplies a matrix with activations: the columns of `out`.
-    pub(super) fn matmul(&self, m: &Matrix, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+    pub(super) fn matmul(&self, m: &Matrix, inputs: &Inputs<'_>, out: &mut Columns<'_, f32>) {
         let TensorRef { dtype, n_cols: k, n_rows, .. } = m.tensor;
         let bytes = &self.bytes.as_slice()[m.at.clone()];
-        match m.packed {
-            true => self.kernels.matmul_packed(&Packed { dtype, k, n_rows, bytes }, act, out),
-            false => self.kernels.matmul(&Weight { dtype, k, n_rows, bytes }, act, out),
+        if !m.packed {
+            let w = Weight { dtype, k, n_rows, bytes };
+            return self.kernels.matmul(&w, &inputs.exact, out);
+        }
+        let w = Packed { dtype, k, n_rows, bytes };
+        match &inputs.tiles {
+            Some(tiles) if m.has_panels() => self.kernels.matmul_panel(&w, tiles, out),
+            _ => self.kernels.matmul_packed(&w, &inputs.exact, out),
         }
     }
 
@@ -124,7 +141,7 @@ impl Cpu {
         self.table(&projection.weight, projection.bias)
     }
 
-    fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
+    pub(super) fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
         let (at, packed) = self.place(tensor)?;
         Ok(Matrix { tensor: *tensor, at, packed, bias: self.optional(bias)? })
     }

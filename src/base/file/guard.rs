@@ -1,6 +1,7 @@
 //! Whether a file is still what it was: its stamp, and a lease that makes writers wait.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::{Errno, File, errno};
 use crate::base::error::{Result, err};
@@ -50,6 +51,11 @@ impl Stamp {
             _ => "a device",
         };
         Err(err!(Io, "{name}: {kind}, expected a regular file"))
+    }
+
+    /// Whether that is the same file, changed or not.
+    pub(super) fn is_of(&self, found: &std::fs::Metadata) -> bool {
+        (self.dev, self.inode) == (found.dev(), found.ino())
     }
 
     /// Compares with what the file is now.

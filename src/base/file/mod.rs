@@ -7,6 +7,9 @@
 #![allow(unsafe_code, reason = "system calls, and slices over mappings")]
 
 mod guard;
+mod output;
+
+pub use output::Output;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -179,6 +182,16 @@ impl<'a> Source<'a> {
                 Ok(())
             }
             Kind::File { file, offset: start } => read_exact(&file.fd, start + offset, buf),
+        }
+    }
+
+    /// Whether the source is the file at `path`, by whichever of its names.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match &self.kind {
+            Kind::File { file, .. } => {
+                std::fs::metadata(path).is_ok_and(|found| file.stamp.is_of(&found))
+            }
+            Kind::Memory(_) => false,
         }
     }
 

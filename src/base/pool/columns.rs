@@ -56,6 +56,17 @@ impl<'a, T> Columns<'a, T> {
         self.n_rows
     }
 
+    /// Some of these columns, counted from the first of them.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub fn part(&mut self, columns: Range<usize>) -> Columns<'_, T> {
+        assert!(columns.start <= columns.end && columns.end <= self.len, "columns of these");
+        let columns = self.first + columns.start..self.first + columns.end;
+        // SAFETY: they are some of ours, and `&mut self` is borrowed as long as they live.
+        unsafe { Columns::of(self.base, self.stride, self.n_rows, columns) }
+    }
+
     /// The columns' part of a row, `len` long.
     ///
     /// # Panics

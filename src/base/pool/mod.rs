@@ -16,6 +16,7 @@
 //! cores are about as fast as two. Therefore a job must not wait for another worker of the same job.
 #![allow(unsafe_code, reason = "starts threads that borrow from a frame that outlives their work")]
 
+mod beside;
 mod columns;
 mod split;
 mod thread;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use tern::Error;
 use tern::base::error::Sentence;
-use tern::engine::LoadMode;
+use tern::engine::{LoadMode, Numerics};
 
 /// What a command returns.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -132,6 +132,18 @@ where
     }
 }
 
+/// `TYPE` for keys and values, or `TYPE,TYPE`.
+fn kv_types(option: &str, text: &str) -> Result<(u32, u32)> {
+    let number = |name: &str| match name {
+        "f16" => Ok(0),
+        "f32" => Ok(1),
+        "q8_0" => Ok(2),
+        _ => Err(Failure::Usage(format!("{option} {text}: expected f16, f32 or q8_0"))),
+    };
+    let (k, v) = text.split_once(',').unwrap_or((text, text));
+    Ok((number(k)?, number(v)?))
+}
+
 /// The error for an option that the command does not have.
 pub(crate) fn unknown<T>(option: &str) -> Result<T> {
     Err(Failure::Usage(format!("there is no option '{option}'")))
@@ -160,8 +172,12 @@ pub(crate) struct Common {
     pub(crate) n_ctx: Option<u32>,
     /// Tokens evaluated at once.
     pub(crate) n_batch: u32,
+    /// Types of keys and values, as [`tern::engine::SessionParams`] has them.
+    pub(crate) kv_types: (u32, u32),
     /// How the weights come into memory.
     pub(crate) load_mode: Option<LoadMode>,
+    /// How many tokens are evaluated together.
+    pub(crate) numerics: Numerics,
     /// Whether to print JSON.
     pub(crate) json: bool,
 }
@@ -175,6 +191,7 @@ impl Common {
             "--threads-batch" => self.n_threads_batch = args.number(option, 1..=256)?,
             "--ctx" => self.n_ctx = Some(args.number(option, 0..=1 << 30)?),
             "-b" | "--batch" => self.n_batch = args.number(option, 1..=1 << 20)?,
+            "--kv-type" => self.kv_types = kv_types(option, &args.text()?)?,
             "--load-mode" => {
                 let name = args.text()?;
                 let Some(mode) = LoadMode::from_name(&name) else {
@@ -182,6 +199,17 @@ impl Common {
                     return Err(Failure::Usage(format!("{option} {name}: expected {names}")));
                 };
                 self.load_mode = Some(mode);
+            }
+            "--numerics" => {
+                let name = args.text()?;
+                self.numerics = match name.as_str() {
+                    "exact" => Numerics::Exact,
+                    "fast" => Numerics::Fast,
+                    _ => {
+                        let names = "exact or fast";
+                        return Err(Failure::Usage(format!("{option} {name}: expected {names}")));
+                    }
+                };
             }
             "--json" => self.json = true,
             _ => return Ok(false),

@@ -8,7 +8,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use tern::engine::{Model, Sampler, SamplerParams, Session, SessionParams};
 
 use super::args::{Arg, Args, Common, Result, io_error, unexpected};
-use super::generate::{Generated, Stop, generate};
+use super::generate::{Amount, Generated, MOST_DRAFTED, Stop, generate};
 use super::prompt::{self, Turn};
 use super::{interrupt, load, output, sampling};
 
@@ -29,12 +29,14 @@ struct Talk {
 pub(crate) fn command(args: &mut Args) -> Result<()> {
     let mut common = Common::default();
     let mut sampler_params = sampling::defaults();
-    let (mut system, mut n) = (None::<String>, DEFAULT_N);
+    let mut system = None::<String>;
+    let mut amount = Amount { n_max: DEFAULT_N, n_draft: 0 };
     while let Some(arg) = args.next()? {
         let Arg::Option(option) = &arg else { return unexpected(&arg) };
         match option.as_str() {
             "--system" => system = Some(args.text()?),
-            "-n" => n = args.number(option, 1..=1 << 30)?,
+            "-n" => amount.n_max = args.number(option, 1..=1 << 30)?,
+            "--draft" => amount.n_draft = args.number(option, 0..=MOST_DRAFTED)?,
             _ if option != "--json" && common.take(option, args)? => {}
             _ if sampling::take(&mut sampler_params, option, args)? => {}
             _ => return unexpected(&arg),
@@ -46,15 +48,24 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     let model = load::model(&common)?;
     // A model that cannot chat should say so before its user has typed anything.
     prompt::format(&model, &[Turn { role: "user", content: "?".into() }])?;
-    let params = SessionParams { auto_evict: true, ..load::session_params(&common, &model) };
+    let params = SessionParams {
+        auto_evict: true,
+        n_logits: amount.n_draft + 1,
+        ..load::session_params(&common, &model)
+    };
     let session = load::session(&model, &params)?;
     let turns = system.into_iter().collect();
     let talk = Talk { session, turns, text: String::new(), tokens: Vec::new() };
-    converse(talk, &mut sampler, &sampler_params, n)
+    converse(talk, &mut sampler, &sampler_params, amount)
 }
 
 /// Reads what the user says, line by line, and answers, until the input ends.
-fn converse(mut talk: Talk, sampler: &mut Sampler, params: &SamplerParams, n: usize) -> Result<()> {
+fn converse(
+    mut talk: Talk,
+    sampler: &mut Sampler,
+    params: &SamplerParams,
+    amount: Amount,
+) -> Result<()> {
     interrupt::install();
     let is_terminal = std::io::stdin().is_terminal() && output::is_watched();
     if is_terminal {
@@ -79,7 +90,7 @@ fn converse(mut talk: Talk, sampler: &mut Sampler, params: &SamplerParams, n: us
                 *sampler = Sampler::new(params)?;
             }
             said => {
-                let done = talk.answer(said, sampler, n)?;
+                let done = talk.answer(said, sampler, amount)?;
                 output::print(if done.text.ends_with('\n') { "" } else { "\n" })?;
                 if is_terminal {
                     output::note(&done.stats());
@@ -101,11 +112,11 @@ impl Talk {
     }
 
     /// Takes the user's turn, and prints the assistant's as it comes.
-    fn answer(&mut self, said: &str, sampler: &mut Sampler, n: usize) -> Result<Generated> {
+    fn answer(&mut self, said: &str, sampler: &mut Sampler, amount: Amount) -> Result<Generated> {
         self.turns.push(Turn { role: "user", content: said.to_string() });
         let model = self.session.model().clone();
         let new = self.advance(&model)?;
-        let done = generate(&mut self.session, sampler, &new, n, &mut output::print)?;
+        let done = generate(&mut self.session, sampler, &new, amount, &mut output::print)?;
         if done.stop == Stop::Aborted && done.n_prompt == 0 {
             // The prompt was not evaluated: as if the user had said nothing.
             self.turns.pop();

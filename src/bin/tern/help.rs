@@ -7,6 +7,7 @@ pub(crate) fn of(command: &str) -> Option<&'static str> {
         "chat" => CHAT,
         "tokenize" => TOKENIZE,
         "inspect" => INSPECT,
+        "pack" => PACK,
         "perplexity" => PERPLEXITY,
         "bench" => BENCH,
         _ => return None,
@@ -21,6 +22,7 @@ tern: language models on the machine itself
   tern chat        talk
   tern tokenize    turn text into tokens
   tern inspect     check and describe a model's file
+  tern pack        write a model's file again, so that it loads at once
   tern perplexity  measure how well a model predicts a text
   tern bench       measure speed and memory
   tern help [COMMAND], tern COMMAND --help
@@ -33,9 +35,13 @@ Models are GGUF files. All commands with a model take these:
       --ctx N           tokens of context; default: 4096, or fewer if the model was
                         trained on fewer; 0: as many as the model was trained on
   -b, --batch N         tokens evaluated at once; default: 512
+      --numerics N      exact: a prompt gives the same numbers however it is cut (default);
+                        fast: prompts in 8 bits with one scale for 256
+      --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
+                        TYPE,TYPE: keys, and values
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
-                        the free memory, else map-guarded
+                        the free memory and the file is not packed, else map-guarded
 
 Exit status: 0 done; 1 failed, with one line `error: NAME: sentence` on standard error, NAME
 being that of the C API's status; 2 the command line was wrong. TERN_CPU=scalar|avx2|avx512_vnni|
@@ -52,10 +58,13 @@ The text goes to standard output as it is generated. Ctrl-C ends it.
       --system TEXT     what the system says before it
       --raw             no chat template: the model goes on with the text
   -n N                  at most so many tokens; default: 512
+      --draft N         where the text repeats itself or the prompt, evaluate up to N tokens more
+                        at once: the same text, sooner; 8 to 16 are good, at most 63; default: 0
       --endless         evict old tokens when the context is full, instead of ending
       --json            print one object when done, and no text before:
                         {\"text\", \"tokens\": [ids], \"n_prompt\", \"n_generated\",
-                        \"prefill_tok_s\", \"decode_tok_s\", \"stop\", \"seed\"}
+                        \"prefill_tok_s\", \"decode_tok_s\", \"n_drafted\", \"n_accepted\",
+                        \"stop\", \"seed\"}
                         stop: \"eog\" (the model ended), \"length\", \"context\" or \"aborted\";
                         a speed is null where nothing was measured
 
@@ -77,6 +86,7 @@ conversation is forgotten, and the talk goes on.
 
       --system TEXT     what the system says first
   -n N                  at most so many tokens an answer; default: 1024
+      --draft N         see `tern help run`
 
 And the sampling options, see `tern help run`, and those of all commands, see `tern help`.
 ";
@@ -103,11 +113,24 @@ Loads everything that a session would need. A file that can be used is described
 memory that a session with --ctx tokens takes; for one that cannot, the exit status is 1, and
 standard error has one line `error: NAME: sentence`.
 
-      --json            print one object: the architecture and its numbers, \"dtypes\",
+      --json            print one object: the architecture and its numbers, \"packed\" (whether
+                        `tern pack` wrote it), \"dtypes\",
                         \"plan\" (bytes), \"chat_template\" (\"none\", \"ok\" or what is wrong),
                         \"metadata\" (long arrays as {\"len\", \"first\"})
 
 And the options of all commands, see `tern help`.
+";
+
+const PACK: &str = "\
+tern pack FROM TO: writes a model's file again, so that it loads at once
+
+TO is a GGUF with all that FROM has, but its matrices lie as the kernels read them: loading it
+copies nothing, and it evaluates as fast, and to the same numbers, as FROM does from memory of its
+own. Each weight is checked, and not again when TO is loaded. TO appears when it is whole; a file
+that was there is replaced. Only tern reads such a file, and only a version that knows its layout:
+keep FROM.
+
+      --json            print {\"bytes\"}, those of TO
 ";
 
 const PERPLEXITY: &str = "\
@@ -134,13 +157,18 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
       --roof            also measure how fast the machine reads memory that no cache holds and how
                         fast it multiplies, and which part of that decoding and prefill reach
       --busy N          decode a second time, in alternation, beside N busy processes
+      --draft N         also go on with a text that repeats itself, greedily, in alternation
+                        without drafts and with at most N a step; the text must be the same
+      --text FILE       that text; default: one of this command's
       --json            print an array: one object for each test,
                         {\"test\", \"threads\", \"tok_s\": {\"min\", \"median\", \"max\"}, \"gb_s\",
                         \"gmac_s\", \"roof_gb_s\", \"roof_gmac_s\", \"share\", \"kept\", \"p50_us\",
                         \"p99_us\", \"max_us\"}, and as its last element
                         {\"load_ms\", \"ttft_ms\", \"peak_rss_bytes\", \"isa\"}
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
-                        it, or \"roof\" (without tok_s: null; with \"median_gb_s\" beside the best)
+                        it, \"repeat-N\" and \"repeat-N+draftN\" (with \"n_drafted\",
+                        \"n_accepted\" and \"speedup\"), or \"roof\" (without tok_s: null;
+                        with \"median_gb_s\" beside the best)
                         gb_s: weights read per second; gmac_s: of a prefill, billions of
                         multiplications by weights per second; share: of decoding
                         gb_s / roof_gb_s, of a prefill gmac_s / roof_gmac_s; kept: the part of

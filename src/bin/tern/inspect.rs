@@ -81,6 +81,7 @@ fn describe(model: &Model, plan: &Plan, n_ctx: u32, template: &str) -> Json {
         "arch": info.arch,
         "name": info.name,
         "gguf_version": model.gguf().version(),
+        "packed": model.gguf().is_packed(),
         "n_params": info.n_params,
         "n_vocab": info.n_vocab,
         "n_ctx_train": info.n_ctx_train,
@@ -131,6 +132,7 @@ fn page(model: &Model, plan: &Plan, n_ctx: u32, template: &str) -> String {
     );
     line("vocabulary", format!("{} tokens", info.n_vocab));
     line("chat template", template.to_string());
+    line("packed", if model.gguf().is_packed() { "yes, for tern" } else { "no" }.to_string());
     for (name, (n, weights, bytes)) in dtypes(model) {
         let size = output::bytes(bytes);
         line(name, format!("{n} tensors, {:.1} M weights, {size}", weights as f64 / 1e6));

@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod output;
+mod pack;
 mod perplexity;
 mod prompt;
 mod run;
@@ -59,6 +60,7 @@ fn dispatch(args: &mut Args, topic: &mut String) -> Result<()> {
         "chat" => chat::command,
         "tokenize" => tokenize::command,
         "inspect" => inspect::command,
+        "pack" => pack::command,
         "perplexity" => perplexity::command,
         "bench" => bench::command,
         "help" => return help(args, topic),

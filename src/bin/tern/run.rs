@@ -6,8 +6,9 @@ use serde_json::json;
 use tern::engine::{Sampler, SessionParams};
 
 use super::args::{Arg, Args, Common, Failure, Result, unexpected};
+use super::generate::{Amount, MOST_DRAFTED, generate};
 use super::prompt::{self, Turn};
-use super::{generate, interrupt, load, output, sampling};
+use super::{interrupt, load, output, sampling};
 
 /// Tokens generated at most, where nobody says.
 const DEFAULT_N: usize = 512;
@@ -17,14 +18,15 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     let mut common = Common::default();
     let mut sampler_params = sampling::defaults();
     let (mut text, mut file, mut system) = (None::<String>, None::<PathBuf>, None::<String>);
-    let (mut n, mut raw, mut endless) = (DEFAULT_N, false, false);
+    let (mut n_max, mut n_draft, mut raw, mut endless) = (DEFAULT_N, 0, false, false);
     while let Some(arg) = args.next()? {
         let Arg::Option(option) = &arg else { return unexpected(&arg) };
         match option.as_str() {
             "-p" | "--prompt" => text = Some(args.text()?),
             "-f" | "--file" => file = Some(args.path()?),
             "--system" => system = Some(args.text()?),
-            "-n" => n = args.number(option, 0..=1 << 30)?,
+            "-n" => n_max = args.number(option, 0..=1 << 30)?,
+            "--draft" => n_draft = args.number(option, 0..=MOST_DRAFTED)?,
             "--raw" => raw = true,
             "--endless" => endless = true,
             _ if common.take(option, args)? => {}
@@ -56,10 +58,15 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
         turns.push(Turn { role: "user", content: text });
         prompt::formatted(&model, &prompt::format(&model, &turns)?)?
     };
-    let params = SessionParams { auto_evict: endless, ..load::session_params(&common, &model) };
+    let params = SessionParams {
+        auto_evict: endless,
+        n_logits: n_draft + 1,
+        ..load::session_params(&common, &model)
+    };
     let mut session = load::session(&model, &params)?;
     interrupt::install();
-    let done = generate::generate(&mut session, &mut sampler, &tokens, n, &mut |part| {
+    let amount = Amount { n_max, n_draft };
+    let done = generate(&mut session, &mut sampler, &tokens, amount, &mut |part| {
         if common.json { Ok(()) } else { output::print(part) }
     })?;
     if common.json {
@@ -70,6 +77,8 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
             "n_generated": done.tokens.len(),
             "prefill_tok_s": done.prefill_tok_s(),
             "decode_tok_s": done.decode_tok_s(),
+            "n_drafted": done.n_drafted,
+            "n_accepted": done.n_accepted,
             "stop": done.stop.name(),
             "seed": sampler_params.seed,
         }));

@@ -10,12 +10,21 @@
 //! of the rows (products and sums rounded apart in the scalar rung), which begins with what `out`
 //! holds: neither the other rows nor the place where a panel is cut change its bits.
 
+//! Keys and values in 8 bits have kernels of their own ([`q8`]).
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_q8;
+#[cfg(target_arch = "x86_64")]
+mod avx512_q8;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_q8;
+pub(super) mod q8;
 mod scalar;
 
 use crate::base::cpu::Isa;
@@ -90,6 +99,21 @@ pub(crate) struct Attend {
     pub(crate) to_f16: unsafe fn(&[f32], &mut [u16]),
 }
 
+/// The kernels for 8 bits for `isa`, which the CPU must have.
+pub(super) fn for_isa_q8(isa: Isa) -> q8::Attend8 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2_q8::ATTEND8,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512_q8::ATTEND8,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon_q8::NEON,
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => neon_q8::DOTPROD,
+        _ => q8::SCALAR,
+    }
+}
+
 /// The kernels for `isa`, which the CPU must have.
 pub(super) fn for_isa(isa: Isa) -> Attend {
     match isa {
@@ -107,4 +131,17 @@ pub(super) fn for_isa(isa: Isa) -> Attend {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn rows_at_once(n: usize, most: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1))
+}
+
+/// Calls `f(first, n)` for `n` rows, at most `most` at once.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn each_rows(n: usize, most: usize, mut f: impl FnMut(usize, usize)) {
+    let at_once = rows_at_once(n, most);
+    let mut row = 0;
+    while row < n {
+        let now = at_once.min(n - row);
+        f(row, now);
+        row += now;
+    }
 }

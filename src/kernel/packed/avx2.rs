@@ -173,6 +173,8 @@ macro_rules! each_block {
     };
 }
 
+pub(super) use each_block;
+
 /// Multiplies, with quantised weights.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {

@@ -36,6 +36,7 @@ mod neon_i8mm;
 mod neon_rungs;
 #[cfg(target_arch = "aarch64")]
 mod neon_tiles;
+pub(in crate::kernel) mod panel;
 mod scalar;
 
 use super::Activations;

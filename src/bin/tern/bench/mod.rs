@@ -6,11 +6,13 @@
 
 mod busy;
 mod compare;
+mod drafts;
 mod report;
 mod roof;
 mod session;
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,10 +20,12 @@ use serde_json::{Value as Json, json};
 use tern::engine::{Model, Session, SessionParams};
 
 use self::compare::Peer;
+use self::drafts::Repeat;
 use self::report::{HEADING, Measured};
 use self::roof::Roof;
 use self::session::Bench;
 use super::args::{Arg, Args, Common, Failure, Result, unexpected};
+use super::generate::MOST_DRAFTED;
 use super::load;
 use super::output::{self, Progress};
 
@@ -36,6 +40,10 @@ struct Plan {
     /// Busy processes beside the decoding.
     n_busy: usize,
     with_roof: bool,
+    /// Tokens to draft for each step, in a test of its own; 0: no such test.
+    n_draft: u32,
+    /// The text that is gone on with there, if anybody says.
+    text: Option<PathBuf>,
 }
 
 impl Plan {
@@ -54,6 +62,8 @@ impl Default for Plan {
             n_runs: 5,
             n_busy: 0,
             with_roof: false,
+            n_draft: 0,
+            text: None,
         }
     }
 }
@@ -73,6 +83,8 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
             "-t" | "--threads" => plan.n_threads = args.numbers(option, 1..=256)?,
             "--busy" => plan.n_busy = args.number(option, 0..=256)?,
             "--roof" => plan.with_roof = true,
+            "--draft" => plan.n_draft = args.number(option, 1..=MOST_DRAFTED)?,
+            "--text" => plan.text = Some(args.path()?),
             "--compare" => with_peer = true,
             "--peer" => peer.command = Some(args.text()?),
             "--peer-model" => peer.model = Some(args.path()?.into()),
@@ -92,6 +104,12 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
         (false, _) if peer.command.is_some() || peer.model.is_some() => {
             Err(Failure::Usage("--peer and --peer-model are options of --compare".into()))
         }
+        (false, _) if plan.text.is_some() && plan.n_draft == 0 => {
+            Err(Failure::Usage("--text is an option of --draft".into()))
+        }
+        (true, _) if plan.n_draft > 0 => {
+            Err(Failure::Usage("--compare and --draft exclude each other".into()))
+        }
         (false, _) => measure(&common, &plan),
         (true, false) => compare::command(&common, &plan, &peer),
         (true, true) => Err(Failure::Usage("--compare and --roof exclude each other".into())),
@@ -108,6 +126,10 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
     let mut progress = Progress::new();
     let mut ttft_ms = f64::INFINITY;
     let mut peak = Peak::default();
+    let repeat = match plan.n_draft {
+        0 => None,
+        n => Some(Repeat::new(&model, plan.text.as_deref(), plan.n_decode, n)?),
+    };
     for &n_threads in &plan.n_threads {
         let first = results.len();
         let mut session = new_session(&model, common, plan, n_threads)?;
@@ -128,6 +150,10 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
                 let depth = depth as usize;
                 results.extend(bench.decode(plan.n_decode, depth, plan.n_runs, plan.n_busy)?);
             }
+        }
+        if let Some(repeat) = repeat.as_ref().filter(|_| plan.n_decode > 0) {
+            progress.show(format!("{n_threads} threads: drafts"));
+            results.extend(repeat.measure(n_threads, plan.n_runs)?);
         }
         peak.without(plan.with_roof, || roof.measure(plan.n_runs))?;
         if plan.with_roof {

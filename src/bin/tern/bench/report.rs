@@ -23,8 +23,21 @@ pub(crate) struct Measured {
     pub(crate) roof_gmac_s: Option<f64>,
     /// Tokens per second as a part of what they are on a machine with nothing else to do.
     pub(crate) kept: Option<f64>,
-    /// Nanoseconds of each call of eval, in ascending order.
+    /// Nanoseconds of each call of eval or generate, in ascending order.
     pub(crate) call_ns: Vec<u64>,
+    /// What came of drafts, where there were any.
+    pub(crate) drafts: Option<Drafts>,
+}
+
+/// What came of drafts in one run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drafts {
+    /// Tokens drafted.
+    pub(crate) n_drafted: u64,
+    /// Those of them that were chosen.
+    pub(crate) n_accepted: u64,
+    /// Median speed with drafts / without.
+    pub(crate) speedup: f64,
 }
 
 /// The heading of the table.
@@ -74,6 +87,11 @@ impl Measured {
         if let Some(median) = self.median_gb_s {
             object["median_gb_s"] = median.into();
         }
+        if let Some(drafts) = self.drafts {
+            object["n_drafted"] = drafts.n_drafted.into();
+            object["n_accepted"] = drafts.n_accepted.into();
+            object["speedup"] = drafts.speedup.into();
+        }
         object
     }
 
@@ -88,10 +106,13 @@ impl Measured {
             false => (format!("{median:.1}"), format!("({min:.1} .. {max:.1})")),
         };
         let ms = |percent| self.percentile_us(percent).unwrap_or(0.0) / 1e3;
-        let calls = match self.call_ns.is_empty() {
+        let mut calls = match self.call_ns.is_empty() {
             true => self.median_gb_s.map_or_else(String::new, |gb_s| format!("median {gb_s:.1}")),
             false => format!("{:.2} / {:.2} / {:.2}", ms(50), ms(99), ms(100)),
         };
+        if let Some(Drafts { n_drafted, n_accepted, speedup }) = self.drafts {
+            calls += &format!("; {speedup:.2} x, {n_accepted} of {n_drafted} drafted accepted");
+        }
         // A prefill reads little: what counts is how fast it multiplies.
         let gb_s = match self.gmac_s.is_some() && !self.tok_s.is_empty() {
             true => String::new(),

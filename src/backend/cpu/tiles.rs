@@ -1,0 +1,119 @@
+//! Tiles of the cache: what the tokens of a block see of them, and where that stands.
+
+use std::ops::Range;
+
+use crate::backend::Batch;
+use crate::kernel::GROUP;
+
+use super::cache::is_run;
+
+/// Cells of a tile: a multiple of [`GROUP`]. Keys and values of one head and tile fit into the
+/// caches next to a core, with room for scores.
+pub(super) const TILE: usize = 128;
+/// Tokens that go through the kernels together, at most; fewer if they have many heads.
+pub(super) const MOST_TOKENS: usize = 8;
+
+/// Some tokens of a batch, one after the other, and what each of them sees.
+pub(super) struct Block {
+    pub(super) first: usize,
+    pub(super) n: usize,
+    visible: [(usize, usize); MOST_TOKENS],
+}
+
+impl Block {
+    pub(super) fn new(batch: &Batch<'_>, window: u32, first: usize, n: usize) -> Block {
+        let mut visible = [(0, 0); MOST_TOKENS];
+        for (i, visible) in visible[..n].iter_mut().enumerate() {
+            let range = batch.visible(first + i, window);
+            *visible = (range.start, range.end);
+        }
+        Block { first, n, visible }
+    }
+
+    /// The tiles that any of the tokens sees.
+    pub(super) fn tiles(&self) -> Range<usize> {
+        let visible = &self.visible[..self.n];
+        let start = visible.iter().map(|v| v.0).min().unwrap_or(0);
+        let end = visible.iter().map(|v| v.1).max().unwrap_or(0);
+        start / TILE..end.div_ceil(TILE)
+    }
+
+    /// What token `i` sees of a tile, counted from the tile's start; empty if nothing.
+    pub(super) fn in_tile(&self, i: usize, tile: usize) -> (usize, usize) {
+        let base = tile * TILE;
+        let (start, end) = self.visible[i];
+        let within = |at: usize| at.saturating_sub(base).min(TILE);
+        (within(start), within(end))
+    }
+}
+
+/// What the tokens of a block see of a tile.
+pub(super) struct Tile<'a> {
+    pub(super) cells: &'a Cells<'a>,
+    /// What any of them sees.
+    pub(super) seen: Range<usize>,
+}
+
+/// The cells of a tile, by ascending position.
+pub(super) struct Cells<'a> {
+    tile: &'a [u32],
+    /// What is wanted of them is one run.
+    run: bool,
+}
+
+impl<'a> Cells<'a> {
+    /// Those of a tile of `order` of which the places `wanted` are.
+    pub(super) fn new(order: &'a [u32], tile: usize, wanted: Range<usize>) -> Cells<'a> {
+        let tile = &order[tile * TILE..][..wanted.end];
+        Cells { tile, run: is_run(&tile[wanted]) }
+    }
+
+    /// Calls `f(at, first, len)` for runs of neighbours among the cells `wanted`: `len` cells from
+    /// `first` on, the first of them at place `at` of the tile.
+    pub(super) fn each_run(&self, wanted: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
+        let (mut at, end) = (wanted.start, wanted.end);
+        while at < end {
+            let cells = &self.tile[at..end];
+            let gap = |(a, b): (&u32, &u32)| a + 1 != *b;
+            let len = match self.run {
+                true => cells.len(),
+                false => cells.iter().zip(&cells[1..]).position(gap).map_or(cells.len(), |i| i + 1),
+            };
+            f(at, cells[0] as usize, len);
+            at += len;
+        }
+    }
+
+    /// Computes scores of `n` rows for the cells `wanted`, by blocks of 16 neighbours:
+    /// `f(block, n_blocks, (sums, stride))` is to add them up for some of those. `spare` takes the
+    /// scores of blocks that are wanted in part: its stride is [`GROUP`], others are [`TILE`].
+    pub(super) fn each_block(
+        &self,
+        wanted: Range<usize>,
+        n: usize,
+        scores: &mut [f32],
+        spare: &mut [f32],
+        f: impl Fn(usize, usize, (&mut [f32], usize)),
+    ) {
+        self.each_run(wanted, |at, first, len| {
+            let mut done = 0;
+            while done < len {
+                let (cell, left) = (first + done, len - done);
+                let (number, lane) = (cell / GROUP, cell % GROUP);
+                let scores = &mut scores[at + done..];
+                if lane == 0 && left >= GROUP {
+                    let n_blocks = left / GROUP;
+                    f(number, n_blocks, (scores, TILE));
+                    done += n_blocks * GROUP;
+                    continue;
+                }
+                f(number, 1, (spare, GROUP));
+                let here = left.min(GROUP - lane);
+                for (row, block) in scores.chunks_mut(TILE).zip(spare.chunks(GROUP)).take(n) {
+                    row[..here].copy_from_slice(&block[lane..lane + here]);
+                }
+                done += here;
+            }
+        });
+    }
+}

@@ -1,0 +1,333 @@
+//! Types of the KV cache: keys and values in halves, floats and 8 bits, in every combination. The
+//! same bits however the work is cut, all operations of the cache, and what 8 bits cost in accuracy.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use support::tiny::{N_VOCAB, Random, Tiny};
+use tern::engine::{
+    Control, Error, Input, Isa, Logits, Model, ModelParams, Session, SessionParams,
+};
+
+const F16: u32 = 0;
+const F32: u32 = 1;
+const Q8_0: u32 = 2;
+
+/// Types of keys and values with 8 bits among them.
+const MIXED: [(u32, u32); 5] = [(Q8_0, Q8_0), (Q8_0, F16), (F16, Q8_0), (Q8_0, F32), (F32, Q8_0)];
+
+/// Parameters for these types, by `kv_dtype` alone where that will do.
+fn of(k: u32, v: u32, params: SessionParams) -> SessionParams {
+    match (k, v) {
+        _ if k == v => SessionParams { kv_dtype: k, ..params },
+        (_, F16) => SessionParams { k_dtype: k, ..params },
+        (F16, _) => SessionParams { v_dtype: v, ..params },
+        _ => SessionParams { kv_dtype: k, v_dtype: v, ..params },
+    }
+}
+
+fn model_of(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
+    let params = ModelParams { isa, ..ModelParams::default() };
+    let file = tiny.gguf();
+    Arc::new(Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads"))
+}
+
+fn session(model: &Arc<Model>, params: SessionParams) -> Session {
+    Session::new(Arc::clone(model), &params).expect("a session")
+}
+
+fn text(n: usize) -> Vec<i32> {
+    let mut random = Random(11);
+    (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
+}
+
+fn eval(s: &mut Session, tokens: &[i32]) {
+    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
+}
+
+fn bits(s: &Session) -> Vec<u32> {
+    s.logits().expect("logits").iter().map(|x| x.to_bits()).collect()
+}
+
+/// The largest difference of logits, as a share of the largest logit.
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    f64::from(worst) / f64::from(largest)
+}
+
+#[test]
+fn neither_threads_nor_splits_change_a_bit() {
+    for &isa in Isa::available() {
+        for (i, (n_head_kv, head_dim)) in [(1, 16), (2, 20), (1, 40), (2, 80)].iter().enumerate() {
+            let mut tiny = Tiny::new("gemma3");
+            (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, *head_dim);
+            (tiny.n_head, tiny.n_head_kv) = (4, *n_head_kv);
+            let model = model_of(&tiny, Some(isa));
+            let tokens = text(260);
+            for (k, v) in [MIXED[0], MIXED[1 + i]] {
+                let mut expected = None;
+                for (n_threads, n_batch, call) in
+                    [(1, 512, 420), (2, 64, 420), (3, 5, 420), (8, 9, 420), (4, 200, 131)]
+                {
+                    let params =
+                        SessionParams { n_ctx: 270, n_batch, n_threads, ..Default::default() };
+                    let mut s = session(&model, of(k, v, params));
+                    tokens.chunks(call).for_each(|part| eval(&mut s, part));
+                    eval(&mut s, &[3]);
+                    let found = bits(&s);
+                    let expected = expected.get_or_insert_with(|| found.clone());
+                    let what = format!("{} threads {n_threads}, batch {n_batch}", isa.name());
+                    assert!(found == *expected, "{what}: types {k} {v}, heads of {head_dim}");
+                }
+            }
+        }
+    }
+}
+
+/// The cell that a token happens to stand in does not matter, nor do runs of cells that begin
+/// anywhere in a quad.
+#[test]
+fn cells_in_any_order_give_the_same_bits() {
+    for head_dim in [16, 40] {
+        // One layer, so that keys and values do not depend on what is evicted when.
+        let mut tiny = Tiny::new("llama");
+        (tiny.n_layer, tiny.head_dim) = (1, head_dim);
+        let model = model_of(&tiny, None);
+        for (k, v) in MIXED {
+            let params =
+                SessionParams { n_ctx: 601, n_batch: 64, n_threads: 2, ..Default::default() };
+            let params = of(k, v, params);
+            let tokens = text(500);
+            let gone = [(3, 20), (150, 151), (170, 171), (174, 250), (300, 333), (390, 391)];
+
+            let mut early = session(&model, params); // later tokens fill the cells of those that left
+            let mut at = 0;
+            for (from, to) in gone {
+                eval(&mut early, &tokens[at..to as usize + 30]);
+                at = to as usize + 30;
+                early.kv_evict_range(from, to).unwrap();
+            }
+            eval(&mut early, &tokens[at..]);
+
+            let mut late = session(&model, params); // every token in the cell of its position
+            eval(&mut late, &tokens);
+            for (from, to) in gone {
+                late.kv_evict_range(from, to).unwrap();
+            }
+            let mut fork = early.fork().unwrap();
+            let mut of_late = late.fork().unwrap();
+            for next in [&tokens[..40], &[7]] {
+                let all = [&mut early, &mut late, &mut fork, &mut of_late];
+                let found = all.map(|s| {
+                    eval(s, next);
+                    bits(s)
+                });
+                let same = found.iter().all(|bits| *bits == found[0]);
+                assert!(same, "types {k} {v}, heads of {head_dim}, {} tokens", next.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn forked_truncated_and_evaluated_again_is_the_same() {
+    let model = model_of(&Tiny::new("gemma3"), None);
+    let tokens = text(40);
+    for (k, v) in MIXED {
+        let params = SessionParams { n_ctx: 64, n_batch: 16, n_threads: 2, ..Default::default() };
+        let params = of(k, v, params);
+        let mut whole = session(&model, params);
+        eval(&mut whole, &tokens);
+        let mut s = session(&model, params);
+        eval(&mut s, &tokens[..30]);
+        let mut fork = s.fork().expect("a fork");
+        eval(&mut s, &[1, 2, 3]); // the original goes elsewhere
+        eval(&mut fork, &tokens[30..]);
+        assert!(bits(&fork) == bits(&whole), "types {k} {v}: a fork");
+        s.truncate(12).expect("truncates");
+        eval(&mut s, &tokens[12..]);
+        assert!(bits(&s) == bits(&whole), "types {k} {v}: truncated");
+    }
+}
+
+#[test]
+fn heads_of_any_length_are_close_to_those_in_floats() {
+    for &isa in Isa::available() {
+        for head_dim in [10, 16, 40, 64, 80, 96, 128, 256] {
+            let mut tiny = Tiny::new("llama");
+            (tiny.n_layer, tiny.head_dim) = (2, head_dim);
+            let model = model_of(&tiny, Some(isa));
+            let tokens = text(200);
+            let logits = |k, v| {
+                let params = SessionParams { n_ctx: 256, n_threads: 2, ..Default::default() };
+                let mut s = session(&model, of(k, v, params));
+                eval(&mut s, &tokens);
+                s.logits().unwrap().to_vec()
+            };
+            let exact = logits(F32, F32);
+            for (k, v) in MIXED {
+                let found = difference(&logits(k, v), &exact);
+                let what = format!("{}: heads of {head_dim}, types {k} {v}", isa.name());
+                println!("{what}: {found:.1e}");
+                assert!(found <= 0.02, "{what}: {found:.1e}");
+                assert!(found >= 1e-6, "{what}: {found:.1e}, as if it were not in 8 bits");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_plan_knows_every_byte() {
+    for (head_dim, n_ctx) in [(64, 256), (80, 256), (40, 100)] {
+        let mut tiny = Tiny::new("llama");
+        (tiny.head_dim, tiny.n_layer, tiny.n_head_kv) = (head_dim, 3, 2);
+        let file = tiny.gguf();
+        let model = model_of(&tiny, None);
+        let bytes = |k, v| {
+            let params = SessionParams { n_ctx, n_threads: 1, ..Default::default() };
+            let params = of(k, v, params);
+            let plan = Model::plan(Input::Memory(&file), &ModelParams::default(), &params).unwrap();
+            let info = session(&model, params).info();
+            assert_eq!(plan.kv_bytes, info.kv_bytes, "types {k} {v}");
+            assert!(plan.scratch_bytes >= info.scratch_bytes, "types {k} {v}");
+            plan.kv_bytes
+        };
+        // Cells in whole groups of 16, elements in whole groups of 16 (values) or 4 (keys).
+        let (whole, dim) = (u64::from(n_ctx.next_multiple_of(16)), head_dim as u64);
+        let (wide, heads) = (dim.next_multiple_of(16), 3 * 2);
+        let keys = [whole * dim * 2, whole * dim * 4, whole * (dim + 2 * dim.div_ceil(32))];
+        let all = u64::from(n_ctx) * wide;
+        let values = [all * 2, all * 4, all + whole * 2 * dim.div_ceil(32)];
+        let beside = bytes(F16, F16) - heads * (keys[0] + values[0]);
+        for k in [F16, F32, Q8_0] {
+            for v in [F16, F32, Q8_0] {
+                let expected = heads * (keys[k as usize] + values[v as usize]) + beside;
+                let lines = 3 * 4 * 64; // each of a layer's four buffers is whole cache lines
+                let found = bytes(k, v);
+                assert!(found.abs_diff(expected) <= lines, "{k} {v}: {found}, not {expected}");
+            }
+        }
+    }
+}
+
+/// A key that is turned back is decoded, turned and encoded again: each time it moves by up to half
+/// a step more. Here every key is turned 17 times before it goes.
+#[test]
+fn keys_turned_back_many_times_stay_close() {
+    let mut tiny = Tiny::new("llama");
+    (tiny.n_layer, tiny.n_ctx_train) = (1, 40);
+    let model = model_of(&tiny, None);
+    let tokens = text(240);
+    let run = |kv_dtype| {
+        let params =
+            SessionParams { n_ctx: 40, n_batch: 16, n_threads: 1, kv_dtype, ..Default::default() };
+        let mut s = session(&model, params);
+        eval(&mut s, &tokens[..40]);
+        let mut worst = Vec::new();
+        for next in tokens[40..].chunks(2) {
+            s.kv_evict_range(4, 6).unwrap();
+            eval(&mut s, next);
+            assert_eq!(s.info().pos, 40, "turned back");
+            worst.push(s.logits().unwrap().to_vec());
+        }
+        worst
+    };
+    let exact = run(F32);
+    let error = |kv_dtype| {
+        let found = run(kv_dtype);
+        found.iter().zip(&exact).fold(0.0, |m: f64, (a, b)| m.max(difference(a, b)))
+    };
+    let (half, eight) = (error(F16), error(Q8_0));
+    println!("turned back 17 times: {half:.1e} in halves, {eight:.1e} in 8 bits");
+    assert!(eight <= 0.02, "{eight:.1e}");
+}
+
+#[test]
+fn bad_types_are_named() {
+    let model = model_of(&Tiny::new("llama"), None);
+    let small = SessionParams { n_ctx: 64, ..Default::default() };
+    let cases = [
+        (SessionParams { kv_dtype: 3, ..small }, "kv_dtype: found 3"),
+        (SessionParams { k_dtype: 3, ..small }, "k_dtype: found 3"),
+        (SessionParams { v_dtype: u32::MAX, ..small }, "v_dtype: found 4294967295"),
+    ];
+    for (params, name) in cases {
+        let error = Session::new(Arc::clone(&model), &params).err().expect("refused");
+        assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+        assert!(error.message().contains(name), "{error}");
+    }
+}
+
+/// What a session reads, window by window: the sum of negative log-likelihoods, and some logits.
+fn read(model: &Arc<Model>, types: (u32, u32), tokens: &[i32], n_ctx: usize) -> (f64, Vec<f32>) {
+    let params =
+        SessionParams { n_ctx: n_ctx as u32, n_batch: 128, n_logits: 128, ..Default::default() };
+    let mut session = session(model, of(types.0, types.1, params));
+    let (mut nll, mut kept) = (0.0, Vec::new());
+    for window in tokens.chunks_exact(n_ctx) {
+        session.truncate(0).unwrap();
+        for (i, part) in window.chunks(128).enumerate() {
+            let first = i * 128;
+            let logits = if first < n_ctx / 2 { Logits::None } else { Logits::All };
+            session.eval(part, logits, &Control::default()).unwrap();
+            for row in 0..session.n_logits() {
+                let Some(&next) = window.get(first + row + 1) else { continue };
+                let logits = session.logits_row(row).unwrap();
+                let max = logits.iter().fold(f32::MIN, |m, &x| m.max(x));
+                let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+                nll += sum.ln() - f64::from(logits[next as usize] - max);
+                if row % 32 == 0 {
+                    kept.extend_from_slice(logits);
+                }
+            }
+        }
+    }
+    (nll, kept)
+}
+
+/// Prose with a cache in 8 bits, against one in floats. All weights are decoded to floats: else
+/// activations are rounded to 8 bits, and what the cache rounds drowns in that.
+#[test]
+fn smollm2_reads_as_well_in_8_bits() {
+    let test = "smollm2_reads_as_well_in_8_bits";
+    if support::emulated() {
+        return support::skipped(test, "hours of float arithmetic: not run under an emulator");
+    }
+    let smollm2 = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let Some(path) = support::cached(test, smollm2) else { return };
+    let Some(text) = support::cached(test, "texts/austen.txt") else { return };
+    let text = std::fs::read(text).unwrap();
+    let text = std::str::from_utf8(&text[..32 << 10]).expect("plain prose");
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let file = support::decoded::decode_weights(&path, &temporary);
+    let input = Input::Fd { fd: file.as_raw_fd(), offset: 0, len: u64::MAX };
+    let model = Model::load(input, &ModelParams::default(), &mut |_, _| true).unwrap();
+    let model = Arc::new(model);
+    let mut tokens = Vec::new();
+    model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
+    let (n_ctx, windows) = (512, 4);
+    tokens.truncate(n_ctx * windows);
+    let n = (n_ctx / 2 - 1) * windows;
+    let n_vocab = model.info().n_vocab as usize;
+    let (exact, logits) = read(&model, (F32, F32), &tokens, n_ctx);
+    let bounds = [((F16, F16), 1e-4, 2e-3), ((Q8_0, F16), 1e-3, 0.03), ((Q8_0, Q8_0), 1e-3, 0.03)];
+    for (types, ppl_bound, logit_bound) in bounds {
+        let (nll, found) = read(&model, types, &tokens, n_ctx);
+        let rows = found.chunks_exact(n_vocab).zip(logits.chunks_exact(n_vocab));
+        let worst = rows.fold(0.0, |m: f64, (a, b)| m.max(difference(a, b)));
+        let change = ((nll - exact) / n as f64).exp() - 1.0;
+        println!(
+            "{test}: keys and values of types {types:?}: perplexity {:.4}, {:+.4} % of that in \
+             floats; logits within {worst:.5} of the largest",
+            (nll / n as f64).exp(),
+            change * 100.0
+        );
+        assert!(change.abs() <= ppl_bound, "{types:?}: perplexity {:+.4} %", change * 100.0);
+        assert!(worst <= logit_bound, "{types:?}: a logit is off by {worst:.5} of the largest");
+    }
+}
