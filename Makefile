@@ -6,7 +6,7 @@ PROMPT ?=
 STEPS ?=
 export MODEL PROMPT
 
-.PHONY: help demo test test-quick test-long models bench bench-compare format dist clean
+.PHONY: help demo test test-quick test-long models bench bench-compare mca format dist clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -16,6 +16,7 @@ help:
 	@echo 'make models               fetches all models and texts that tests use: 0.5 GB in ~/.cache/tern'
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
 	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'
+	@echo 'make mca                  writes docs/aarch64-kernels.md: what the aarch64 kernels take, in models of CPUs'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
 	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
@@ -45,6 +46,10 @@ bench:
 bench-compare:
 	@toolchains/install.sh
 	@tests/bench/compare.sh
+
+mca:
+	@toolchains/install.sh --mca
+	@python3 tests/bench/mca.py --write
 
 format:
 	@. toolchains/env.sh && cargo fmt

@@ -128,7 +128,7 @@ impl Dot for Widen {
 
 /// Multiplies one token.
 #[target_feature(enable = "neon")]
-#[inline]
+#[inline(never)]
 fn one<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     neon_tiles::gemv::<F, Widen>(w, act, out);
 }

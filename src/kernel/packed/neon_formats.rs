@@ -130,8 +130,8 @@ fn look_up(table: &[i8; 16], x: Bytes) -> Line {
     x.map(|x| unsafe { vqtbl1q_s8(table, x) })
 }
 
-/// The digit after the first `n` of each byte, a fraction in base 3: one for 86 / 256 and above, one
-/// more for 171 / 256 and above.
+/// Less the digit after the first `n` of each byte, a fraction in base 3: one for 86 / 256 and above,
+/// one more for 171 / 256 and above.
 #[inline(always)]
 fn digit(x: Bytes, n: usize) -> Line {
     let power = [1, 3, 9, 27, 81][n];
@@ -141,7 +141,7 @@ fn digit(x: Bytes, n: usize) -> Line {
         // All ones where it is so, which is -1.
         let first = vcgeq_u8(x, vdupq_n_u8(86));
         let second = vcgeq_u8(x, vdupq_n_u8(171));
-        vnegq_s8(vreinterpretq_s8_u8(vaddq_u8(first, second)))
+        vreinterpretq_s8_u8(vaddq_u8(first, second))
     })
 }
 
@@ -422,6 +422,7 @@ formats! {
         }
     }
     Tq1_0: Tq1_0 {
+        const ZERO: i32 = -1;
         /// Digits of fractions in base 3. Five of each of 32 bytes are the first 160 weights; five
         /// of each of 16 bytes the next 80; four of each of 4 bytes the rest.
         #[inline(always)]
@@ -433,7 +434,11 @@ formats! {
             };
             digit(bytes(codes, at), n)
         }
-        scale!();
+        /// Both codes and scales are those of the file with the other sign.
+        #[inline(always)]
+        fn scales(head: &[u8], scales: &mut [Rows], _: &mut [Rows]) {
+            scales[..Self::INNER].fill(negative(half(head, 0)));
+        }
     }
     Tq2_0: Tq2_0 {
         line!(|codes, b, j| signed(two_bits(codes, 0, b, j)));
