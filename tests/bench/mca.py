@@ -53,10 +53,10 @@ TYPES = {
     "Tq1_0": (54, 256, 256, False),
     "Tq2_0": (66, 256, 256, False),
 }
-FLOATS = {"Single": 4, "Half": 2, "Brain": 2}
+FLOATS = {"F32": 4, "F16": 2, "Bf16": 2}
 FILE_NAMES = {"Q2K": "Q2_K", "Q3K": "Q3_K", "Q4K": "Q4_K", "Q5K": "Q5_K", "Q6K": "Q6_K",
               "Iq4Nl": "IQ4_NL", "Iq4Xs": "IQ4_XS", "Mxfp4": "MXFP4", "Tq1_0": "TQ1_0",
-              "Tq2_0": "TQ2_0", "Single": "F32", "Half": "F16", "Brain": "BF16"}
+              "Tq2_0": "TQ2_0", "Bf16": "BF16"}
 
 # What is counted in instructions: multiplications of bytes (16 by four; 2 x 8 by 8 x 2; 8 to 16 bits),
 # those of floats, and additions of products of floats.
@@ -283,20 +283,22 @@ Kernel = collections.namedtuple("Kernel", "table rung name trace bytes macs bloc
 def rounds_of(loop):
     """How often a loop goes round whose counter the code shows; None if it does not."""
     code = loop.code
+    number = r"#(-?0x[0-9a-f]+)$"
     for i in loop.body:
-        step = re.match(r"subs\s+[wx](\d+), [wx]\1, #(0x[0-9a-f]+)$", code[i].text)
-        limit = re.match(r"cmp\s+[wx](\d+), #(0x[0-9a-f]+)$", code[i].text)
+        # To a limit, from zero.
+        limit = re.match(r"cmp\s+[wx](\d+), " + number, code[i].text)
         if limit:
-            steps = [re.match(rf"add\s+[wx]{limit.group(1)}, [wx]{limit.group(1)}, #(0x[0-9a-f]+)$", code[j].text)
-                     for j in loop.body]
-            steps = [int(step.group(1), 16) for step in steps if step]
+            step = rf"add\s+[wx]{limit.group(1)}, [wx]{limit.group(1)}, " + number
+            steps = [found for found in (re.match(step, code[j].text) for j in loop.body) if found]
             if len(steps) == 1:
-                return int(limit.group(2), 16) // steps[0]
+                return int(limit.group(2), 16) // int(steps[0].group(1), 16)
+        # To zero, from a number.
+        step = re.match(r"(?:add|sub)s\s+[wx](\d+), [wx]\1, " + number, code[i].text)
         if step:
             for j in range(loop.first - 1, max(loop.first - 200, -1), -1):
-                start = re.match(rf"mov\s+[wx]{step.group(1)}, #(0x[0-9a-f]+)$", code[j].text)
+                start = re.match(rf"mov\s+[wx]{step.group(1)}, " + number, code[j].text)
                 if start:
-                    return int(start.group(1), 16) // int(step.group(2), 16)
+                    return abs(int(start.group(1), 16)) // int(step.group(2), 16)
     return None
 
 
@@ -371,7 +373,7 @@ def kernels(path, tools):
         elif re.search(r"floats::<", short):
             for loop in innermost(found, "float"):
                 tokens = loop.count("float") // 16
-                yield plain("float", "neon", f"{FILE_NAMES[dtype]}, {tokens} token{'s' * (tokens > 1)}", loop,
+                yield plain("float", "neon", f"{FILE_NAMES.get(dtype, dtype)}, {tokens} token{'s' * (tokens > 1)}", loop,
                             short, "float", 16 * FLOATS[dtype])
         elif re.match(r"attend::neon::tile::<", short):
             kind, rows, groups = re.search(r"<(\w+), (\d+), (\d+)>", short).groups()
