@@ -6,7 +6,7 @@ PROMPT ?=
 STEPS ?=
 export MODEL PROMPT
 
-.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions format dist clean
+.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca format dist clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
 	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'
 	@echo 'make bench-instructions   instructions per token on aarch64, beside llama.cpp, in an emulator'
+	@echo 'make mca                  writes docs/aarch64-kernels.md: what the aarch64 kernels take, in models of CPUs'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
 	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
@@ -50,6 +51,10 @@ bench-compare:
 bench-instructions:
 	@toolchains/install.sh --bench
 	@tests/bench/instructions.sh --install
+
+mca:
+	@toolchains/install.sh --mca
+	@python3 tests/bench/mca.py --write
 
 format:
 	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml

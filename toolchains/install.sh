@@ -8,6 +8,7 @@
 #   toolchains/install.sh --bench   also for `make test-long`: what counts instructions: an emulator
 #                                   that takes plugins, and the runner of gungraun, built by cargo
 #                                   into $TERN_CACHE/tools or ~/.cache/tern/tools
+#   toolchains/install.sh --mca     also for `make mca`: that aarch64 library, and llvm-mca
 #   toolchains/install.sh --check   installs nothing; says what is missing and fails if anything is
 #
 # It says what it does, uses sudo only when it is not root already, installs only what is missing,
@@ -16,14 +17,15 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-test=no bench=no check=no
+test=no bench=no mca=no check=no
 for arg; do
     case $arg in
     --test) test=yes ;;
     --bench) test=yes bench=yes ;;
+    --mca) mca=yes ;;
     --check) check=yes ;;
     *)
-        sed -n '2,16s/^# \{0,1\}//p' "$0"
+        sed -n '2,17s/^# \{0,1\}//p' "$0"
         [ "$arg" = --help ] && exit 0 || exit 2
         ;;
     esac
@@ -89,6 +91,18 @@ if [ $bench = yes ]; then
     grep -qs "^\"gungraun-runner $gungraun " "$tools/.crates.toml" || runner=missing
 fi
 
+if [ $mca = yes ]; then
+    mca_found=no
+    for v in $(seq 16 40); do
+        { have "llvm-mca-$v" && have "llvm-objdump-$v"; } && mca_found=yes
+    done
+    # 19 is what docs/aarch64-kernels.md is written with, and Debian 12 and Ubuntu 24.04 have it.
+    [ $mca_found = yes ] || need "models of aarch64 CPUs" llvm-19
+    if [ "$machine" != aarch64 ]; then
+        have aarch64-linux-gnu-gcc || need "an aarch64 C compiler" gcc-aarch64-linux-gnu
+    fi
+fi
+
 # The target library of Rust for aarch64 belongs to the compiler that is used.
 has_aarch64_std() {
     ls "$(rustc --print sysroot 2>/dev/null)"/lib/rustlib/aarch64-unknown-linux-gnu/lib/libstd-*.rlib \
@@ -97,7 +111,7 @@ has_aarch64_std() {
 rust=have
 [ -n "$TERN_RUST" ] || rust=missing
 std=have
-if [ $test = yes ] && [ "$machine" != aarch64 ] && { [ $rust = missing ] || ! has_aarch64_std; }; then
+if [ $test$mca != nono ] && [ "$machine" != aarch64 ] && { [ $rust = missing ] || ! has_aarch64_std; }; then
     std=missing
 fi
 lint=have
@@ -205,7 +219,7 @@ if [ $rust = missing ]; then
     say "Rust $TERN_RUST: $(command -v cargo)"
 fi
 
-if [ $test = yes ]; then
+if [ $test$mca != nono ]; then
     sysroot=$(rustc --print sysroot)
     # Which door the compiler came through decides where its companions come from.
     case $sysroot in

@@ -30,26 +30,7 @@ const AHEAD: usize = 8192;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
-    match dtype {
-        DType::F32 => floats::<F32>,
-        DType::F16 => floats::<F16>,
-        DType::BF16 => floats::<Bf16>,
-        DType::Q4_0 => quantised::<formats::Q4_0>,
-        DType::Q4_1 => quantised::<formats::Q4_1>,
-        DType::Q5_0 => quantised::<formats::Q5_0>,
-        DType::Q5_1 => quantised::<formats::Q5_1>,
-        DType::Q8_0 => quantised::<formats::Q8_0>,
-        DType::Q2K => quantised::<formats::Q2K>,
-        DType::Q3K => quantised::<formats::Q3K>,
-        DType::Q4K => quantised::<formats::Q4K>,
-        DType::Q5K => quantised::<formats::Q5K>,
-        DType::Q6K => quantised::<formats::Q6K>,
-        DType::Iq4Nl => quantised::<formats::Iq4Nl>,
-        DType::Iq4Xs => quantised::<formats::Iq4Xs>,
-        DType::Mxfp4 => quantised::<formats::Mxfp4>,
-        DType::Tq1_0 => quantised::<formats::Tq1_0>,
-        DType::Tq2_0 => quantised::<formats::Tq2_0>,
-    }
+    super::of_type!(dtype)
 }
 
 /// A token's codes and what belongs to them, from some block on.

@@ -35,6 +35,8 @@ mod neon_i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon_rungs;
 #[cfg(target_arch = "aarch64")]
+mod neon_scales;
+#[cfg(target_arch = "aarch64")]
 mod neon_tiles;
 pub(in crate::kernel) mod panel;
 mod scalar;
@@ -63,6 +65,36 @@ pub struct Packed<'a> {
 /// Multiplies whole groups. Lengths are what `Kernels::matmul_packed` checks. `unsafe`: the CPU must
 /// have the rung that the function is of.
 pub(crate) type PackedFn = unsafe fn(&Packed<'_>, &Activations<'_>, &mut Columns<'_, f32>);
+
+/// The matmul of a type. Where this is used there are a rung's functions `floats` and `quantised`,
+/// the types of floats, and a module `formats` with the others.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! of_type {
+    ($dtype:expr) => {
+        match $dtype {
+            DType::F32 => floats::<F32>,
+            DType::F16 => floats::<F16>,
+            DType::BF16 => floats::<Bf16>,
+            DType::Q4_0 => quantised::<formats::Q4_0>,
+            DType::Q4_1 => quantised::<formats::Q4_1>,
+            DType::Q5_0 => quantised::<formats::Q5_0>,
+            DType::Q5_1 => quantised::<formats::Q5_1>,
+            DType::Q8_0 => quantised::<formats::Q8_0>,
+            DType::Q2K => quantised::<formats::Q2K>,
+            DType::Q3K => quantised::<formats::Q3K>,
+            DType::Q4K => quantised::<formats::Q4K>,
+            DType::Q5K => quantised::<formats::Q5K>,
+            DType::Q6K => quantised::<formats::Q6K>,
+            DType::Iq4Nl => quantised::<formats::Iq4Nl>,
+            DType::Iq4Xs => quantised::<formats::Iq4Xs>,
+            DType::Mxfp4 => quantised::<formats::Mxfp4>,
+            DType::Tq1_0 => quantised::<formats::Tq1_0>,
+            DType::Tq2_0 => quantised::<formats::Tq2_0>,
+        }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use of_type;
 
 /// The matmul of packed weights for `isa`, which the CPU must have; `None` where a rung multiplies
 /// the file's blocks.

@@ -39,7 +39,7 @@ impl Dot for Widen {
     const IN_16_BITS: bool = true;
 
     #[inline(always)]
-    fn dots<const T: usize, const OF_16: bool, const LARGE: bool>(
+    fn dots<const T: usize, const OF_16: bool, const LARGE: bool, const STEPS: bool>(
         h: usize,
         start: [i32; T],
         line: impl Fn(usize) -> Line,
@@ -83,14 +83,14 @@ impl Dot for Widen {
         match (OF_16, LARGE) {
             (false, false) => {
                 // Four-bit codes of both halves come from the same bytes.
-                add!(true, 0, 0);
-                add!(false, 1, 0);
-                add!(false, 0, 1);
+                add!(true, 1, 0);
+                add!(false, 0, 0);
                 add!(false, 1, 1);
-                add!(false, 0, 2);
+                add!(false, 0, 1);
                 add!(false, 1, 2);
-                add!(false, 0, 3);
+                add!(false, 0, 2);
                 add!(false, 1, 3);
+                add!(false, 0, 3);
             }
             (true, false) => {
                 add!(true, h, 0);
@@ -128,7 +128,7 @@ impl Dot for Widen {
 
 /// Multiplies one token.
 #[target_feature(enable = "neon")]
-#[inline]
+#[inline(never)]
 fn one<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     neon_tiles::gemv::<F, Widen>(w, act, out);
 }

@@ -3,29 +3,14 @@
 #![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use core::arch::aarch64::*;
-use core::arch::asm;
 
 use super::Packed;
 use super::neon_formats::{Format, Line};
 use super::neon_rungs::rung;
-use super::neon_tiles::{self, Dot, Ints};
+use super::neon_tiles::{self, Dot, Ints, forget_after_ints};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
-use crate::kernel::insn_aarch64::sdot_lane;
-
-/// `x` in every lane. Not `pure`, so that the compiler does not make one and copy it: copies would
-/// take turns from the products, this does not.
-#[inline(always)]
-fn splat(x: i32) -> int32x4_t {
-    let y: int32x4_t;
-    // SAFETY: registers in, register out; the instruction is part of NEON, which is part of every
-    // target that this file is compiled for.
-    unsafe {
-        asm!("dup {y:v}.4s, {x:w}", y = lateout(vreg) y, x = in(reg) x,
-            options(nomem, nostack, preserves_flags));
-    }
-    y
-}
+use crate::kernel::insn_aarch64::{dup, sdot_lane};
 
 /// Products by `sdot`.
 struct Sdot;
@@ -34,7 +19,7 @@ impl Dot for Sdot {
     const TOKENS: usize = 3;
 
     #[inline(always)]
-    fn dots<const T: usize, const OF_16: bool, const LARGE: bool>(
+    fn dots<const T: usize, const OF_16: bool, const LARGE: bool, const STEPS: bool>(
         h: usize,
         start: [i32; T],
         line: impl Fn(usize) -> Line,
@@ -44,7 +29,7 @@ impl Dot for Sdot {
         let mut ints = [[unsafe { vdupq_n_s32(0) }; 4]; T];
         for t in 0..T {
             for i in 0..4 {
-                ints[t][i] = splat(start[t]);
+                ints[t][i] = dup(start[t]);
             }
         }
         macro_rules! add {
@@ -55,6 +40,9 @@ impl Dot for Sdot {
                         // SAFETY: this rung's functions have the instruction.
                         ints[t][i] = unsafe { sdot_lane::<$lane>(ints[t][i], w[i], a[t][$half]) };
                     }
+                    if STEPS && (OF_16 || $half == 0) {
+                        ints[t] = forget_after_ints(ints[t]);
+                    }
                 }
             };
         }
@@ -64,15 +52,16 @@ impl Dot for Sdot {
             add!(h, 2);
             add!(h, 3);
         } else {
-            // Four-bit codes of both halves come from the same bytes.
-            add!(0, 0);
+            // Four-bit codes of both halves come from the same bytes; to take the upper ones out
+            // leaves the bytes as they are, so that comes first.
             add!(1, 0);
-            add!(0, 1);
+            add!(0, 0);
             add!(1, 1);
-            add!(0, 2);
+            add!(0, 1);
             add!(1, 2);
-            add!(0, 3);
+            add!(0, 2);
             add!(1, 3);
+            add!(0, 3);
         }
         ints
     }

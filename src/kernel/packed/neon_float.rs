@@ -5,32 +5,18 @@
 use core::arch::aarch64::*;
 
 use super::neon_formats::Rows;
-use super::neon_tiles::{group, load, prefetch, store, zeros};
-use super::{FLOAT_PIECE, Packed, PackedFn};
-use crate::base::dtype::DType;
+use super::neon_tiles::{group, load, store, zeros};
+use super::{FLOAT_PIECE, Packed};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
-use crate::kernel::insn_aarch64::{f32_from_f16, f32_from_f16_high};
+use crate::kernel::insn_aarch64::{f32_from_f16, f32_from_f16_high, prefetch};
 use crate::quant::p16::ROWS;
 
 /// How far ahead of its use a weight is asked for, in bytes.
 const AHEAD: usize = 2048;
 
-/// The matmul of a float type.
-///
-/// # Panics
-/// If it is not one.
-pub(super) fn matmul(dtype: DType) -> PackedFn {
-    match dtype {
-        DType::F32 => floats::<Single>,
-        DType::F16 => floats::<Half>,
-        DType::BF16 => floats::<Brain>,
-        _ => unreachable!("{dtype} is quantised"),
-    }
-}
-
 /// A float type of weights.
-trait Float {
+pub(super) trait Float {
     /// Bytes of a weight.
     const BYTES: usize;
     /// A weight of 16 rows, from as many of their bytes.
@@ -38,11 +24,11 @@ trait Float {
 }
 
 /// IEEE single precision.
-struct Single;
+pub(super) struct F32;
 /// IEEE half precision.
-struct Half;
+pub(super) struct F16;
 /// The upper half of a single.
-struct Brain;
+pub(super) struct Bf16;
 
 /// Sixteen bytes from `at` on.
 #[inline(always)]
@@ -52,7 +38,7 @@ fn bytes(w: &[u8], at: usize) -> uint8x16_t {
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
 
-impl Float for Single {
+impl Float for F32 {
     const BYTES: usize = 4;
 
     #[inline(always)]
@@ -62,7 +48,7 @@ impl Float for Single {
     }
 }
 
-impl Float for Half {
+impl Float for F16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
@@ -76,7 +62,7 @@ impl Float for Half {
     }
 }
 
-impl Float for Brain {
+impl Float for Bf16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
@@ -97,7 +83,7 @@ impl Float for Brain {
 
 /// Multiplies, with float weights.
 #[target_feature(enable = "neon")]
-fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+pub(super) fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     for r in (0..out.len()).step_by(ROWS) {
         let (_, weights) = group(w, (out.first() + r) / ROWS);
         for from in (0..w.k).step_by(FLOAT_PIECE) {
@@ -134,7 +120,7 @@ fn tile<F: Float, const T: usize>(
     let mut part = [zeros(); T];
     for (at, w) in weights.enumerate() {
         if T == 1 && at % (64 / (ROWS * F::BYTES)).max(1) == 0 {
-            prefetch(w.as_ptr().wrapping_add(AHEAD));
+            prefetch::<AHEAD>(w.as_ptr());
         }
         let w = F::rows(w);
         for i in 0..T {

@@ -45,7 +45,7 @@ impl Dot for Smmla {
     const TOKENS: usize = 2;
 
     #[inline(always)]
-    fn dots<const T: usize, const OF_16: bool, const LARGE: bool>(
+    fn dots<const T: usize, const OF_16: bool, const LARGE: bool, const STEPS: bool>(
         h: usize,
         start: [i32; T],
         line: impl Fn(usize) -> Line,

@@ -12,12 +12,13 @@
 #![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use core::arch::aarch64::*;
-use core::arch::asm;
 
 use super::Packed;
-use super::neon_formats::{Format, Line, MOST_GROUPS, Rows};
+use super::neon_formats::{Format, Line, Rows};
+use super::neon_scales::{Floats, Head};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
+use crate::kernel::insn_aarch64::{forget_after, prefetch};
 use crate::quant::p16::{self, ROWS};
 
 /// Weights of a row of a panel.
@@ -40,8 +41,8 @@ pub(super) trait Dot {
     const IN_16_BITS: bool = false;
 
     /// `start` and the products of `T` tokens with the half `h` of 32 weights if groups are
-    /// `OF_16`, with all of them otherwise. `large` is [`Format::LARGE`].
-    fn dots<const T: usize, const OF_16: bool, const LARGE: bool>(
+    /// `OF_16`, with all of them otherwise. `LARGE` and `STEPS` are those of [`Format`].
+    fn dots<const T: usize, const OF_16: bool, const LARGE: bool, const STEPS: bool>(
         h: usize,
         start: [i32; T],
         line: impl Fn(usize) -> Line,
@@ -140,22 +141,11 @@ pub(super) fn load(x: &[f32]) -> Rows {
     [0, 4, 8, 12].map(|at| unsafe { vld1q_f32(from.as_ptr().add(at)) })
 }
 
-/// Asks for the cache line that holds `at`, which may be any address.
+/// [`forget_after`], with integers.
 #[inline(always)]
-pub(super) fn prefetch(at: *const u8) {
-    // SAFETY: a prefetch neither faults nor changes what the program sees.
-    unsafe {
-        asm!("prfm pldl1keep, [{at}]", at = in(reg) at,
-            options(readonly, nostack, preserves_flags));
-    }
-}
-
-/// Makes the compiler load again what it has loaded: ways use the same lines, and there are more of
-/// them than registers.
-#[inline(always)]
-fn forget() {
-    // SAFETY: nothing is done.
-    unsafe { asm!("", options(nostack, preserves_flags)) };
+pub(super) fn forget_after_ints(x: Ints) -> Ints {
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    unsafe { forget_after(x.map(|x| vreinterpretq_f32_s32(x))).map(|x| vreinterpretq_s32_f32(x)) }
 }
 
 /// Where integers start, so that codes less `zero` are added up.
@@ -166,14 +156,7 @@ fn start(zero: i32, sum: i32) -> i32 {
 
 /// The step that every output of every path goes through.
 #[inline(always)]
-fn fold<const MIN: bool>(
-    acc: Rows,
-    ints: Ints,
-    scale: &Rows,
-    min: &Rows,
-    d: f32,
-    sum: i32,
-) -> Rows {
+fn fold<const MIN: bool>(acc: Rows, ints: Ints, scale: Rows, min: Rows, d: f32, sum: i32) -> Rows {
     let mut acc = acc;
     for i in 0..4 {
         // SAFETY: NEON is part of every target that this file is compiled for.
@@ -189,12 +172,6 @@ fn fold<const MIN: bool>(
     acc
 }
 
-/// The scales of a block's groups, and their minima.
-struct Scales {
-    scales: [Rows; MOST_GROUPS],
-    mins: [Rows; MOST_GROUPS],
-}
-
 /// Adds the products of a block of 32 weights of 16 rows and one token.
 ///
 /// # Safety
@@ -202,7 +179,7 @@ struct Scales {
 #[inline(always)]
 unsafe fn add_block<F: Format, D: Dot>(
     acc: Rows,
-    scales: &Scales,
+    (head, floats): (&F::Head, &Floats),
     codes: &[u8],
     inner: usize,
     token: Token,
@@ -212,39 +189,49 @@ unsafe fn add_block<F: Format, D: Dot>(
     let (a, d) = unsafe { (token.codes(b), token.scale(b)) };
     let line = |j| F::line(codes, inner, j);
     let mut acc = acc;
-    if F::OF_16 {
-        macro_rules! half {
-            ($h:literal) => {
-                // SAFETY: the caller's promise.
-                let sum = unsafe { token.sum::<true>(b, $h) };
-                let start = [start(F::ZERO, sum)];
-                let [ints] = match F::LARGE {
-                    true => D::dots::<1, true, true>($h, start, line, [a]),
-                    false => D::dots::<1, true, false>($h, start, line, [a]),
-                };
-                let (scale, min) = (&scales.scales[2 * inner + $h], &scales.mins[2 * inner + $h]);
-                acc = match F::PARTS.min {
-                    true => fold::<true>(acc, ints, scale, min, d, sum),
-                    false => fold::<false>(acc, ints, scale, min, d, sum),
-                };
+    macro_rules! group {
+        ($of_16:literal, $h:literal, $group:expr) => {
+            // SAFETY: the caller's promise.
+            let sum = unsafe { token.sum::<$of_16>(b, $h) };
+            let start = [start(F::ZERO, sum)];
+            let [ints] = match (F::LARGE, F::STEPS) {
+                (true, true) => D::dots::<1, $of_16, true, true>($h, start, line, [a]),
+                (true, false) => D::dots::<1, $of_16, true, false>($h, start, line, [a]),
+                (false, true) => D::dots::<1, $of_16, false, true>($h, start, line, [a]),
+                (false, false) => D::dots::<1, $of_16, false, false>($h, start, line, [a]),
             };
+            let scale = F::scale(head, floats, $group);
+            acc = match F::PARTS.min {
+                true => fold::<true>(acc, ints, scale, F::min(head, floats, $group), d, sum),
+                false => fold::<false>(acc, ints, scale, scale, d, sum),
+            };
+        };
+    }
+    if F::OF_16 {
+        group!(true, 0, 2 * inner);
+        if F::STEPS {
+            acc = forget_after(acc);
         }
-        half!(0);
-        half!(1);
-        return acc;
+        group!(true, 1, 2 * inner + 1);
+    } else {
+        group!(false, 0, inner);
     }
-    // SAFETY: the caller's promise.
-    let sum = unsafe { token.sum::<false>(b, 0) };
-    let start = [start(F::ZERO, sum)];
-    let [ints] = match F::LARGE {
-        true => D::dots::<1, false, true>(0, start, line, [a]),
-        false => D::dots::<1, false, false>(0, start, line, [a]),
-    };
-    let (scale, min) = (&scales.scales[inner], &scales.mins[inner]);
-    match F::PARTS.min {
-        true => fold::<true>(acc, ints, scale, min, d, sum),
-        false => fold::<false>(acc, ints, scale, min, d, sum),
+    acc
+}
+
+/// Asks for the lines of codes that are used after as many as the `inner`-th block of 32 uses.
+#[inline(always)]
+fn prefetch_lines<F: Format>(codes: &[u8], inner: usize) {
+    let lines = (ROWS * F::PARTS.code_bytes() / 64).div_ceil(F::INNER);
+    let at = codes.as_ptr().wrapping_add(64 * lines * inner);
+    macro_rules! lines {
+        ($($line:literal)*) => {
+            $(if $line < lines {
+                prefetch::<{ AHEAD + 64 * $line }>(at);
+            })*
+        };
     }
+    lines!(0 1 2 3 4 5 6 7);
 }
 
 /// Multiplies one token, from the blocks where they lie.
@@ -254,31 +241,44 @@ pub(super) fn gemv<F: Format, D: Dot>(
     act: &Activations<'_>,
     out: &mut Columns<'_, f32>,
 ) {
-    let (head, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let (head_bytes, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
+    let blocks = w.k / F::DTYPE.block_len();
     let token = Token::at(act, 0, 0);
-    let mut scales = Scales { scales: [zeros(); MOST_GROUPS], mins: [zeros(); MOST_GROUPS] };
+    let mut scales = F::Head::new();
     for r in (0..out.len()).step_by(ROWS) {
         let (heads, codes) = group(w, (out.first() + r) / ROWS);
         let mut acc = zeros();
-        for block in 0..w.k / F::DTYPE.block_len() {
-            let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
-            for line in 0..code / 64 {
-                prefetch(codes.as_ptr().wrapping_add(AHEAD + 64 * line));
+        for i in 0..8 {
+            F::ahead(&heads[..head_bytes], &mut scales, i);
+        }
+        for block in 0..blocks {
+            let head = &heads[block * head_bytes..][..head_bytes];
+            let codes = &codes[block * code..][..code];
+            if F::INNER == 1 {
+                prefetch_lines::<F>(codes, 0);
             }
-            F::scales(head, &mut scales.scales, &mut scales.mins);
+            let floats = F::head(head, &mut scales);
+            // After the last block there is nothing to take apart: it is done once more.
+            let next = if block + 1 < blocks { block + 1 } else { block };
+            let next = &heads[next * head_bytes..][..head_bytes];
             for way in 0..F::INNER / F::WAYS {
                 // Written out, so that the ways are known where they are used.
                 macro_rules! block {
                     ($way:literal) => {
                         if $way < F::WAYS {
+                            // Ways use the same lines, and there are more of them than registers.
                             if $way > 0 {
-                                forget();
+                                acc = forget_after(acc);
                             }
                             let inner = way * F::WAYS + $way;
+                            if F::INNER > 1 {
+                                prefetch_lines::<F>(codes, inner);
+                            }
+                            F::ahead(next, &mut scales, inner);
                             let b = block * F::INNER + inner;
                             let add = add_block::<F, D>;
                             // SAFETY: the token has k codes.
-                            acc = unsafe { add(acc, &scales, codes, inner, token, b) };
+                            acc = unsafe { add(acc, (&scales, &floats), codes, inner, token, b) };
                         }
                     };
                 }
@@ -286,6 +286,10 @@ pub(super) fn gemv<F: Format, D: Dot>(
                 block!(1);
                 block!(2);
                 block!(3);
+                block!(4);
+                block!(5);
+                block!(6);
+                block!(7);
             }
         }
         store(&mut out.row_mut(0)[r..], acc);
@@ -317,16 +321,35 @@ pub(super) fn unpack<F: Format>(
     let (heads, codes) = group(w, g);
     let first = from / F::DTYPE.block_len();
     let groups = F::INNER * if F::OF_16 { 2 } else { 1 };
+    let mut of_block = F::Head::new();
     for block in 0..n / F::DTYPE.block_len() {
         let head = &heads[(first + block) * head..][..head];
         let code = &codes[(first + block) * code..][..code];
+        for i in 0..8 {
+            F::ahead(head, &mut of_block, i);
+        }
+        let floats = F::head(head, &mut of_block);
         let at = block * groups..(block + 1) * groups;
-        F::scales(head, &mut panel.scales[at.clone()], &mut panel.mins[at]);
-        let blocks = &mut panel.codes[block * F::INNER..(block + 1) * F::INNER];
-        for (b, block) in blocks.iter_mut().enumerate() {
-            for (j, line) in block.iter_mut().enumerate() {
-                *line = F::line(code, b, j);
+        let (scales, mins) = (&mut panel.scales[at.clone()], &mut panel.mins[at]);
+        for (g, (scale, min)) in scales.iter_mut().zip(mins).enumerate() {
+            *scale = F::scale(&of_block, &floats, g);
+            if F::PARTS.min {
+                *min = F::min(&of_block, &floats, g);
             }
+        }
+        let blocks = &mut panel.codes[block * F::INNER..(block + 1) * F::INNER];
+        for way in 0..F::INNER / F::WAYS {
+            macro_rules! block {
+                ($($way:literal)*) => {
+                    $(if $way < F::WAYS {
+                        let b = way * F::WAYS + $way;
+                        for (j, line) in blocks[b].iter_mut().enumerate() {
+                            *line = F::line(code, b, j);
+                        }
+                    })*
+                };
+            }
+            block!(0 1 2 3 4 5 6 7);
         }
     }
 }
@@ -424,11 +447,11 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
                     sums[i] = unsafe { tokens[i].sum::<OF_16>(b, $h) };
                     starts[i] = start(place.zero, sums[i]);
                 }
-                let ints = D::dots::<T, OF_16, LARGE>($h, starts, |j| codes[j], a);
+                let ints = D::dots::<T, OF_16, LARGE, false>($h, starts, |j| codes[j], a);
                 for i in 0..T {
                     // SAFETY: as above.
                     let d = unsafe { tokens[i].scale(b) };
-                    acc[i] = fold::<MIN>(acc[i], ints[i], &scales[$h], &mins[$h], d, sums[i]);
+                    acc[i] = fold::<MIN>(acc[i], ints[i], scales[$h], mins[$h], d, sums[i]);
                 }
             };
         }
