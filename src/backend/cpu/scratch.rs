@@ -319,7 +319,7 @@ impl Cpu {
             logits: memory.buffer(n.logits)?,
             n_batch: shape.n_batch,
             screening: match shape.screened {
-                true => Some(Screening::new(d.n_embd, d.n_vocab, &memory)?),
+                true => Some(Screening::new(d.n_embd, d.n_vocab, memory)?),
                 false => None,
             },
         })

@@ -242,8 +242,9 @@ impl Cpu {
         pool.columns(logits, n, 2 * ROWS, |_, part| {
             for at in (0..part.len()).step_by(ROWS) {
                 let mut group = part.part(at..part.len().min(at + ROWS));
-                // Not `>=`: a bound that is not a number bounds nothing.
-                let left = group.row_mut(0).iter().fold(false, |any, &x| any | !(x < least));
+                // A bound that is not a number bounds nothing.
+                let out = |x: f32| x < least;
+                let left = group.row_mut(0).iter().fold(false, |any, &x| any | !out(x));
                 if !left {
                     group.row_mut(0).fill(f32::NEG_INFINITY);
                 } else if n_left.fetch_add(1, Ordering::Relaxed) < most_left {
