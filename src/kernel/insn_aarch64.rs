@@ -132,20 +132,6 @@ pub(super) fn load_again(x: &[float32x4_t; 4]) -> [float32x4_t; 4] {
     [a, b, c, d]
 }
 
-/// `x`, from memory: the compiler would make a constant again where it is used, and that would take
-/// turns from the products.
-#[inline(always)]
-pub(super) fn load_constant(x: &'static [u8; 16]) -> uint8x16_t {
-    let y: uint8x16_t;
-    // SAFETY: the 16 bytes of `x` are read; the instruction is part of NEON, which is part of every
-    // target that this file is compiled for.
-    unsafe {
-        asm!("ldr {y:q}, [{x}]", y = lateout(vreg) y, x = in(reg) x,
-            options(pure, readonly, nostack, preserves_flags));
-    }
-    y
-}
-
 /// Stores `x`, two vectors at a time: alone, each takes more turns from the products on some CPUs.
 #[inline(always)]
 pub(super) fn store_pairs(to: &mut [float32x4_t; 4], x: [float32x4_t; 4]) {

@@ -12,7 +12,7 @@ use super::neon_scales::{
     Fields, Floats, Head, Plain, fields, half, half_powers, halves, negative, words,
 };
 use crate::base::dtype::DType;
-use crate::kernel::insn_aarch64::{bit, load_constant, sli};
+use crate::kernel::insn_aarch64::{bit, sli};
 use crate::quant::{E2M1_DOUBLED, IQ4_VALUES, p16};
 
 /// Four weights of each of 16 rows: four rows to a vector.
@@ -78,9 +78,7 @@ fn signed(x: Bytes) -> Line {
 #[inline(always)]
 fn nibble(x: Bytes, upper: bool) -> Bytes {
     // SAFETY: NEON is part of every target that this file is compiled for.
-    x.map(|x| unsafe {
-        if upper { vshrq_n_u8::<4>(x) } else { vandq_u8(x, load_constant(&[15; 16])) }
-    })
+    x.map(|x| unsafe { if upper { vshrq_n_u8::<4>(x) } else { vandq_u8(x, vdupq_n_u8(15)) } })
 }
 
 /// Each byte, `shift` bits down; up, if that is negative. Known where this is used, or it is slow.
@@ -104,13 +102,14 @@ fn down(x: Bytes, shift: isize) -> Bytes {
 #[inline(always)]
 fn masked<const MASK: u8>(x: Bytes) -> Bytes {
     // SAFETY: NEON is part of every target that this file is compiled for.
-    x.map(|x| unsafe { vandq_u8(x, load_constant(&const { [MASK; 16] })) })
+    x.map(|x| unsafe { vandq_u8(x, vdupq_n_u8(MASK)) })
 }
 
 /// `x` with the bits of `MASK` from `bits`.
 #[inline(always)]
 fn insert<const MASK: u8>(x: Bytes, bits: Bytes) -> Bytes {
-    let mask = load_constant(&const { [MASK; 16] });
+    // SAFETY: NEON is part of every target that this file is compiled for.
+    let mask = unsafe { vdupq_n_u8(MASK) };
     std::array::from_fn(|i| bit(x[i], bits[i], mask))
 }
 
@@ -155,13 +154,13 @@ fn look_up(table: &[i8; 16], x: Bytes) -> Line {
 /// one more for 171 / 256 and above.
 #[inline(always)]
 fn digit(x: Bytes, n: usize) -> Line {
-    static POWERS: [[u8; 16]; 5] = [[1; 16], [3; 16], [9; 16], [27; 16], [81; 16]];
+    let power = [1, 3, 9, 27, 81][n];
     // SAFETY: NEON is part of every target that this file is compiled for.
     x.map(|x| unsafe {
-        let x = if n == 0 { x } else { vmulq_u8(x, load_constant(&POWERS[n])) };
+        let x = if n == 0 { x } else { vmulq_u8(x, vdupq_n_u8(power)) };
         // All ones where it is so, which is -1.
-        let first = vcgeq_u8(x, load_constant(&[86; 16]));
-        let second = vcgeq_u8(x, load_constant(&[171; 16]));
+        let first = vcgeq_u8(x, vdupq_n_u8(86));
+        let second = vcgeq_u8(x, vdupq_n_u8(171));
         vreinterpretq_s8_u8(vaddq_u8(first, second))
     })
 }

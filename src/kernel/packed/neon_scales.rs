@@ -7,7 +7,7 @@ use core::arch::aarch64::*;
 
 use super::neon_formats::Rows;
 use crate::kernel::insn_aarch64::{
-    f32_from_f16, f32_from_f16_high, general, load_again, load_constant, store_pairs,
+    f32_from_f16, f32_from_f16_high, general, load_again, store_pairs,
 };
 use crate::quant::p16::ROWS;
 
@@ -196,14 +196,12 @@ fn times(x: float32x4_t, y: f32) -> float32x4_t {
 /// 2^15 and the fields of group `i`: below the upper half of 2^15 they are that.
 #[inline(always)]
 fn floats(four: &Four, i: usize) -> Rows {
-    static UPPER: [u8; 16] =
-        [0, 0x47, 0, 0x47, 0, 0x47, 0, 0x47, 0, 0x47, 0, 0x47, 0, 0x47, 0, 0x47];
     let fields = four.0[i % 2].as_ptr().cast::<u16>();
     std::array::from_fn(|r| {
         // SAFETY: 4 rows of 4 bytes are read, of the 16 rows that there are; NEON is part of every
         // target that this file is compiled for.
         unsafe {
-            let upper = vreinterpretq_u16_u8(load_constant(&UPPER));
+            let upper = vdupq_n_u16(0x4700);
             let x = vld1q_u16(fields.add(8 * r));
             vreinterpretq_f32_u16(if i < 2 { vtrn1q_u16(x, upper) } else { vtrn2q_u16(x, upper) })
         }
