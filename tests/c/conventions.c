@@ -283,6 +283,7 @@ static void evaluating(const tern_model *model) {
     eval.logits = TERN_LOGITS_BEST;
     OK(tern_session_eval_with(session, tokens, 1, &eval));
     GIVES(TERN_ERROR_NOT_READY, tern_session_logits(session, &logits, &n));
+    OK(tern_session_kv_truncate(session, 13));
     eval.logits = 4;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_eval_with(session, tokens, 1, &eval));
     eval.logits = TERN_LOGITS_LAST;
@@ -460,6 +461,37 @@ static void sampling(const tern_model *model) {
     tern_session_free(session);
 }
 
+/* What screens a head is planned, and chooses the token that the whole head does. */
+static void screened_head(const char *path) {
+    tern_model_params how = TERN_INIT(tern_model_params);
+    tern_plan_info whole = TERN_INIT(tern_plan_info), screened = TERN_INIT(tern_plan_info);
+    OK(tern_model_plan(path, &how, NULL, &whole));
+    how.screened_head = 1;
+    OK(tern_model_plan(path, &how, NULL, &screened));
+    CHECK(screened.weights_bytes > whole.weights_bytes);
+    tern_model *model;
+    OK(tern_model_load(path, &how, &model));
+    tern_session_params params = TERN_INIT(tern_session_params);
+    params.n_ctx = 32;
+    tern_session *session;
+    OK(tern_session_new(model, &params, &session));
+    tern_sampler *sampler;
+    OK(tern_sampler_new(NULL, &sampler));
+    tern_eval_params eval = TERN_INIT(tern_eval_params);
+    const tern_token tokens[] = {1, 2, 3};
+    tern_token chosen[2];
+    eval.logits = TERN_LOGITS_BEST;
+    OK(tern_session_eval_with(session, tokens, 3, &eval));
+    OK(tern_sampler_sample(sampler, session, &chosen[0]));
+    OK(tern_session_kv_truncate(session, 0));
+    OK(tern_session_eval(session, tokens, 3));
+    OK(tern_sampler_sample(sampler, session, &chosen[1]));
+    CHECK(chosen[0] == chosen[1]);
+    tern_sampler_free(sampler);
+    tern_session_free(session);
+    tern_model_free(model);
+}
+
 static void threads_and_memory(const char *path) {
     tern_model_params how = TERN_INIT(tern_model_params);
     how.lock_memory = TERN_LOCK_TRY;
@@ -504,6 +536,7 @@ int main(int argc, char **argv) {
     library();
     loading(path);
     threads_and_memory(path);
+    screened_head(path);
     packing(path);
     tern_model *model = load(path);
     describing(model);

@@ -11,7 +11,7 @@
 //! A code is `x / d` rounded to nearest, ties to even, where `d`, the scale, is the least number in
 //! half precision with which the greatest magnitude of the block fits into 127. So `d * code` differs
 //! from `x` by at most `d / 2`, and `d` is at most the greatest magnitude / 127 and one part in 1024
-//! more, or 6e-8. Which instructions compute that makes no difference to any bit.
+//! more, or 6e-8 more. Which instructions compute that makes no difference to any bit.
 
 use half::f16;
 
@@ -324,13 +324,13 @@ mod tests {
             state = state.wrapping_mul(1664525).wrapping_add(1013904223);
             (state >> 8) as f32 / 8388608.0 - 1.0
         };
-        for exponent in -45..25 {
+        for exponent in -45..23 {
             for n in [1, 8, 31, 32] {
                 let x: Vec<f32> = (0..n).map(|_| random() * 2f32.powi(exponent)).collect();
                 let (d, codes) = coded(&x);
                 let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
                 let limit = max / 127.0 * (1.0 + 1.0 / 1024.0);
-                assert!(d <= limit.max(6e-8), "2^{exponent}: {d} for {max}");
+                assert!(d <= limit + 6e-8, "2^{exponent}: {d} for {max}");
                 for (x, code) in x.iter().zip(codes) {
                     let error = (x - d * f32::from(code)).abs();
                     assert!(error <= d * 0.50001, "2^{exponent}: {x}, {code} of {d}");
