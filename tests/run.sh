@@ -40,6 +40,7 @@ a64-c           tl   900 the C programs of tests/c on aarch64, with the archive 
 a64-rust        tl  1500 kernel and oracle tests on aarch64, as cortex-a72, cortex-a76 and max
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
+mca             l  1800 no inner loop for aarch64 is slower than committed, in models of processors
 counts          l  1800 no part of tern takes more instructions than are committed
 release         l  7200 all Rust tests again, optimised as what is released, and those marked as long
 '
@@ -383,6 +384,7 @@ run_a64-all() {
         a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output || return 1
     done
 }
+run_mca() { python3 tests/bench/mca.py --check; }
 # The benchmarks are a package of their own, whose crates only this step compiles.
 run_counts() {
     cargo clippy --locked --manifest-path tests/bench/Cargo.toml --all-targets -- -D warnings || return 1

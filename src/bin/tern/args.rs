@@ -176,6 +176,8 @@ pub(crate) struct Common {
     pub(crate) kv_types: (u32, u32),
     /// How the weights come into memory.
     pub(crate) load_mode: Option<LoadMode>,
+    /// Whether to screen the head.
+    pub(crate) screened_head: bool,
     /// How many tokens are evaluated together.
     pub(crate) numerics: Numerics,
     /// Whether to print JSON.
@@ -211,6 +213,7 @@ impl Common {
                     }
                 };
             }
+            "--screened-head" => self.screened_head = true,
             "--json" => self.json = true,
             _ => return Ok(false),
         }

@@ -37,6 +37,7 @@ Models are GGUF files. All commands with a model take these:
   -b, --batch N         tokens evaluated at once; default: 512
       --numerics N      exact: a prompt gives the same numbers however it is cut (default);
                         fast: weights rounded once more for prompts of 32 tokens on
+      --screened-head   greedy text from about half of a head of 8 bits; takes memory
       --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
                         TYPE,TYPE: keys, and values
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
@@ -160,6 +161,8 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
       --draft N         also go on with a text that repeats itself, greedily, in alternation
                         without drafts and with at most N a step; the text must be the same
       --text FILE       that text; default: one of this command's
+      --screened-head   also write greedily, in alternation with the whole head and screened; the
+                        text must be the same
       --json            print an array: one object for each test,
                         {\"test\", \"threads\", \"tok_s\": {\"min\", \"median\", \"max\"}, \"gb_s\",
                         \"gmac_s\", \"roof_gb_s\", \"roof_gmac_s\", \"share\", \"kept\", \"p50_us\",
@@ -167,7 +170,8 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         {\"load_ms\", \"ttft_ms\", \"peak_rss_bytes\", \"isa\"}
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
                         it, \"repeat-N\" and \"repeat-N+draftN\" (with \"n_drafted\",
-                        \"n_accepted\" and \"speedup\"), or \"roof\" (without tok_s: null;
+                        \"n_accepted\" and \"speedup\"), \"greedy-N\" and \"greedy-N+screened\"
+                        (with \"screened\", the part of the tokens, and \"speedup\"), or \"roof\" (without tok_s: null;
                         with \"median_gb_s\" beside the best)
                         gb_s: weights read per second; gmac_s: of a prefill, billions of
                         multiplications by weights per second; share: of decoding

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
-use tern::engine::{Input, Model, ModelParams, Plan, SessionParams, Value};
+use tern::engine::{Input, Model, Plan, SessionParams, Value};
 
 use super::args::{Arg, Args, Common, Result, unexpected};
 use super::prompt::{self, Turn};
@@ -29,7 +29,7 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     // A session with few cells finds whatever the loading did not: threads, kernels, scratch.
     let small = SessionParams { n_ctx: params.n_ctx.min(64), ..params };
     load::session(&model, &small)?;
-    let model_params = ModelParams { load_mode: common.load_mode, ..ModelParams::default() };
+    let model_params = load::model_params(&common);
     let plan = Model::plan(Input::Path(common.model()?), &model_params, &params)?;
     let template = template(&model);
     if common.json {

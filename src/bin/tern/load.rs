@@ -11,9 +11,18 @@ use super::output::{Progress, bytes};
 /// a talk, and at most a few hundred megabytes for the models that this is made for.
 const DEFAULT_CTX: u32 = 4096;
 
+/// The model's parameters that the common options give.
+pub(crate) fn model_params(common: &Common) -> ModelParams {
+    ModelParams {
+        load_mode: common.load_mode,
+        screened_head: common.screened_head,
+        ..ModelParams::default()
+    }
+}
+
 /// Loads the model, with a line of progress on a terminal.
 pub(crate) fn model(common: &Common) -> Result<Arc<Model>> {
-    let params = ModelParams { load_mode: common.load_mode, ..ModelParams::default() };
+    let params = model_params(common);
     let mut progress = Progress::new();
     let model = Model::load(Input::Path(common.model()?), &params, &mut |done, total| {
         let percent = (done as f64 / total.max(1) as f64 * 100.0) as u32;

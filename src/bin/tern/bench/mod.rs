@@ -9,6 +9,7 @@ mod compare;
 mod drafts;
 mod report;
 mod roof;
+mod screened;
 mod session;
 
 use std::fs;
@@ -23,6 +24,7 @@ use self::compare::Peer;
 use self::drafts::Repeat;
 use self::report::{HEADING, Measured};
 use self::roof::Roof;
+use self::screened::Greedy;
 use self::session::Bench;
 use super::args::{Arg, Args, Common, Failure, Result, unexpected};
 use super::generate::MOST_DRAFTED;
@@ -154,6 +156,10 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
         if let Some(repeat) = repeat.as_ref().filter(|_| plan.n_decode > 0) {
             progress.show(format!("{n_threads} threads: drafts"));
             results.extend(repeat.measure(n_threads, plan.n_runs)?);
+        }
+        if model.info().screened_head && plan.n_decode > 0 {
+            progress.show(format!("{n_threads} threads: screened head"));
+            results.extend(Greedy::new(&model, plan.n_decode)?.measure(n_threads, plan.n_runs)?);
         }
         peak.without(plan.with_roof, || roof.measure(plan.n_runs))?;
         if plan.with_roof {

@@ -27,6 +27,17 @@ pub(crate) struct Measured {
     pub(crate) call_ns: Vec<u64>,
     /// What came of drafts, where there were any.
     pub(crate) drafts: Option<Drafts>,
+    /// What came of a screened head, where there was one.
+    pub(crate) screened: Option<Screened>,
+}
+
+/// What came of a screened head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screened {
+    /// The part of the tokens that did without the whole head, in the last run.
+    pub(crate) share: f64,
+    /// Median speed with it / without.
+    pub(crate) speedup: f64,
 }
 
 /// What came of drafts in one run.
@@ -60,7 +71,7 @@ impl Measured {
             Some(gmac_s) => (gmac_s, self.roof_gmac_s?),
             None => (self.gb_s, self.roof_gb_s?),
         };
-        (roof > 0.0).then(|| done / roof)
+        (roof > 0.0 && done > 0.0).then(|| done / roof)
     }
 
     /// The object that `--json` prints.
@@ -92,6 +103,10 @@ impl Measured {
             object["n_accepted"] = drafts.n_accepted.into();
             object["speedup"] = drafts.speedup.into();
         }
+        if let Some(screened) = self.screened {
+            object["screened"] = screened.share.into();
+            object["speedup"] = screened.speedup.into();
+        }
         object
     }
 
@@ -113,8 +128,11 @@ impl Measured {
         if let Some(Drafts { n_drafted, n_accepted, speedup }) = self.drafts {
             calls += &format!("; {speedup:.2} x, {n_accepted} of {n_drafted} drafted accepted");
         }
+        if let Some(Screened { share, speedup }) = self.screened {
+            calls += &format!("; {speedup:.2} x, {:.0} % screened", 100.0 * share);
+        }
         // A prefill reads little: what counts is how fast it multiplies.
-        let gb_s = match self.gmac_s.is_some() && !self.tok_s.is_empty() {
+        let gb_s = match self.gmac_s.is_some() && !self.tok_s.is_empty() || self.gb_s == 0.0 {
             true => String::new(),
             false => format!("{:.1}", self.gb_s),
         };

@@ -7,6 +7,7 @@ use super::{BLOCK, Line, PIECE, Rows, Span, TINY, Unpacks};
 use crate::base::dtype::DType;
 use crate::kernel::packed::Packed;
 use crate::kernel::packed::neon_formats::{self as formats, Format, Rows as Floats};
+use crate::kernel::packed::neon_scales::Head;
 use crate::kernel::packed::neon_tiles::{group, zeros};
 use crate::quant::p16::ROWS;
 
@@ -120,10 +121,20 @@ unsafe fn unpack<F: Format>(
     let (first, of) = (from / len, F::INNER * halves);
     let mut scale = [zeros(); MOST_GROUPS];
     let mut min = [zeros(); MOST_GROUPS];
+    let mut of_block = F::Head::new();
     for block in 0..n / len {
         let at = block * of..(block + 1) * of;
         let head = &heads[(first + block) * head..][..head];
-        F::scales(head, &mut scale[at.clone()], &mut min[at]);
+        for i in 0..8 {
+            F::ahead(head, &mut of_block, i);
+        }
+        let floats = F::head(head, &mut of_block);
+        for (g, (scale, min)) in scale[at.clone()].iter_mut().zip(&mut min[at]).enumerate() {
+            *scale = F::scale(&of_block, &floats, g);
+            if F::PARTS.min {
+                *min = F::min(&of_block, &floats, g);
+            }
+        }
     }
     let mut most = zeros();
     for group in 0..n / len * of {
