@@ -154,6 +154,7 @@ macro_rules! each_block {
     };
 }
 
+#[cfg(feature = "cli")]
 pub(super) use each_block;
 
 /// Multiplies, with quantised weights.

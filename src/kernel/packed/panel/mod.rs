@@ -32,17 +32,17 @@
 //! `scale * c`. So `s * p` is off by at most `s * (1/2 + 2/128)`: the steps of 1/128 are those of `a`,
 //! `b` and of the product, each half of one.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "cli", target_arch = "x86_64"))]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "cli", target_arch = "x86_64"))]
 mod avx512_vnni;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "cli", target_arch = "aarch64"))]
 mod neon;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "cli", target_arch = "aarch64"))]
 mod neon_dotprod;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "cli", target_arch = "aarch64"))]
 mod neon_i8mm;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "cli", target_arch = "aarch64"))]
 mod neon_unpack;
 mod scalar;
 
@@ -303,18 +303,19 @@ macro_rules! unpacks {
 #[allow(unused_imports, reason = "which rungs there are depends on the target")]
 use unpacks;
 
-/// The functions for `isa`, which the CPU must have.
+/// The functions for `isa`, which the CPU must have. The C library, which has no fast numerics until
+/// they cost less, is spared all but the scalar ones.
 pub(in crate::kernel) fn for_isa(isa: Isa) -> Panels {
     match isa {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(feature = "cli", target_arch = "x86_64"))]
         Isa::Avx512Vnni => avx512_vnni::panels(),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(feature = "cli", target_arch = "x86_64"))]
         Isa::Avx2 => avx2::panels(),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(feature = "cli", target_arch = "aarch64"))]
         Isa::Neon => neon::panels(),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(feature = "cli", target_arch = "aarch64"))]
         Isa::NeonDotprod => neon_dotprod::panels(),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(feature = "cli", target_arch = "aarch64"))]
         Isa::NeonI8mm => neon_i8mm::panels(),
         _ => scalar::panels(),
     }
