@@ -171,7 +171,8 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
                         it, \"repeat-N\" and \"repeat-N+draftN\" (with \"n_drafted\",
                         \"n_accepted\" and \"speedup\"), \"greedy-N\" and \"greedy-N+screened\"
-                        (with \"screened\", the part of the tokens, and \"speedup\"), or \"roof\" (without tok_s: null;
+                        (with \"screened\", the part of the tokens, and \"speedup\"), or
+                        \"roof\" (without tok_s: null;
                         with \"median_gb_s\" beside the best)
                         gb_s: weights read per second; gmac_s: of a prefill, billions of
                         multiplications by weights per second; share: of decoding
