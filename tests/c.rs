@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use support::skipped;
 use support::tiny::Tiny;
+use support::{command, emulated, skipped};
+use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 
 /// What rustc's `--print native-static-libs` asks for, on Linux with glibc.
@@ -151,17 +152,15 @@ fn run_all(mode: &str, flags: &[&str], runner: &[&str], leave_out: &[&str]) {
             continue;
         }
         let program = build(name, sources, mode, flags);
-        let given = env::var("TERN_TEST_RUNNER").unwrap_or_default();
-        let mut words: Vec<&str> = given.split_whitespace().chain(runner.iter().copied()).collect();
         let path = program.to_str().expect("UTF-8");
-        words.push(path);
-        let output = Command::new(words[0])
+        let words: Vec<&str> = runner.iter().copied().chain([path]).collect();
+        let output = command(words[0])
             .args(&words[1..])
             .arg(model())
             .env("ASAN_OPTIONS", "detect_stack_use_after_return=1:halt_on_error=1")
             .env("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
             .output()
-            .unwrap_or_else(|e| panic!("{words:?}: {e}"));
+            .unwrap_or_else(|e| panic!("{program:?}: {e}"));
         if !output.status.success() {
             failures += &format!(
                 "\n{name} ({mode}): {}\n{}{}",
@@ -299,6 +298,25 @@ fn each_function_that_can_fail_is_seen_to_fail() {
 #[test]
 fn programs_run() {
     run_all("plain", &[], &[], &[]);
+}
+
+/// Kernels of an element type and an instruction set each have a stack frame of their own.
+#[test]
+fn a_thread_with_64_kib_of_stack_is_enough_for_every_kernel() {
+    let program = build("small_stack", &["small_stack.c"], "stack", &[]);
+    // An emulator is started for each processor, whose rung is its best.
+    let rungs: Vec<&str> = match emulated() {
+        true => vec![Isa::Scalar.name(), ""],
+        false => Isa::available().iter().map(|isa| isa.name()).collect(),
+    };
+    for &dtype in DType::ALL {
+        let path = tmp().join(format!("{dtype}.gguf"));
+        fs::write(&path, Tiny { dtype, ..Tiny::new("llama") }.gguf()).expect("writing the model");
+        for rung in &rungs {
+            let mut program = command(program.to_str().expect("UTF-8"));
+            must(program.arg(&path).env("TERN_CPU", rung), "small_stack");
+        }
+    }
 }
 
 #[test]

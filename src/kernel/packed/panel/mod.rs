@@ -362,6 +362,9 @@ impl Panels {
     ///
     /// # Safety
     /// The CPU has the rung.
+    // A panel takes 33 KiB of stack: inlined, it would take them from callers that multiply exactly,
+    // and a program may give its thread no more than 64.
+    #[inline(never)]
     pub(in crate::kernel) unsafe fn matmul(
         &self,
         w: &Packed<'_>,
