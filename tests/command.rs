@@ -113,6 +113,8 @@ fn a_wrong_command_line_is_status_2() {
         (&["bench", "-m", "x", "--draft", "4", "--compare"], "exclude each other"),
         (&["run", "-m", "x", "-p", "a", "--draft", "64"], "0 to 63"),
         (&["bench", "-m", "x", "--compare", "--roof"], "exclude each other"),
+        (&["bench", "-m", "x", "--compare", "--phases"], "exclude each other"),
+        (&["bench", "-m", "x", "--busy", "1", "--phases"], "exclude each other"),
         (&["bench"], "no model given"),
     ];
     for (args, expected) in cases {
@@ -503,6 +505,23 @@ fn bench_measures_the_roof_and_company() {
     // The buffer that the roof is measured with is 256 MiB at least, and no part of the peak.
     let smaller = bench(&args).1["peak_rss_bytes"].as_u64().unwrap();
     assert!(last["peak_rss_bytes"].as_u64().unwrap() < smaller + (64 << 20));
+}
+
+#[test]
+fn bench_says_where_the_time_goes() {
+    let Some(model) = model("bench_says_where_the_time_goes", SMOLLM2) else { return };
+    let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "2", "-r", "1", "--phases"];
+    let Value::Array(items) = json(&[&args as &[&str], &["--json"]].concat()) else { panic!() };
+    let phases = ["attend", "attn_out", "embed", "ffn_down", "ffn_up", "head", "qkv"];
+    for item in &items[..2] {
+        assert_eq!(keys(&item["phases"]), phases);
+        let parts = phases.map(|phase| item["phases"][phase].as_f64().unwrap());
+        assert!((parts.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{item}");
+        assert!(parts.iter().all(|part| (0.0..1.0).contains(part)), "{item}");
+        // The feed-forward block has most of the weights, whatever the machine.
+        assert!(parts[3] + parts[4] > parts[1], "{item}");
+    }
+    assert!(text(&args).contains("ffn_up"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub use crate::base::file::LoadMode;
 pub use crate::base::memory::{HugePages, Lock};
 pub use crate::chat::Message;
 pub use crate::gguf::{Gguf, Value};
+pub use crate::model::forward::{Phase, PhaseTimes};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
 pub use load::{Input, Model, ModelInfo};

@@ -6,7 +6,7 @@ use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
 use crate::kv::cells::Cells;
 use crate::kv::policy;
-use crate::model::forward::{Weights, forward};
+use crate::model::forward::{PhaseTimes, Weights, forward};
 
 use super::params::{Control, Logits};
 
@@ -27,6 +27,8 @@ pub(super) struct Runner<B: Backend> {
     pub(super) only_best: bool,
     pub(super) max_logits: usize,
     pub(super) n_evicted: u64,
+    /// Where the time goes, if anybody wants to know.
+    pub(super) phases: Option<PhaseTimes>,
     /// Places in a batch that want logits; reserved for `n_batch`.
     pub(super) outputs: Vec<u32>,
 }
@@ -79,7 +81,8 @@ impl<B: Backend> Runner<B> {
                 best: logits == Logits::Best,
             };
             let check = || control.check();
-            forward(&self.weights, &mut self.kv, &mut self.scratch, &batch, &check)?;
+            let times = self.phases.as_mut();
+            forward(&self.weights, &mut self.kv, &mut self.scratch, &batch, &check, times)?;
             n_logits += self.outputs.len();
         }
         control.check()?;

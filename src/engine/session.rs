@@ -8,6 +8,7 @@ use crate::base::clock;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
 use crate::kv::cells::Cells;
+use crate::model::forward::PhaseTimes;
 use crate::sampler::{Sampler, Scratch};
 
 use super::generate::Generation;
@@ -113,6 +114,7 @@ impl Session {
             only_best: false,
             max_logits: params.n_logits,
             n_evicted: 0,
+            phases: None,
             outputs,
             weights,
         };
@@ -175,6 +177,16 @@ impl Session {
         let start = clock::now_ns();
         self.runner.eval(tokens, logits, control)?;
         Ok(clock::now_ns().saturating_sub(start))
+    }
+
+    /// Measures from now on how long each phase of the forward pass takes, from zero.
+    pub fn measure_phases(&mut self) {
+        self.runner.phases = Some(PhaseTimes::default());
+    }
+
+    /// How long each phase has taken since [`Session::measure_phases`]; `None` without.
+    pub fn phase_times(&self) -> Option<PhaseTimes> {
+        self.runner.phases
     }
 
     /// The logits of the last row that the last eval left, one for each token of the vocabulary.

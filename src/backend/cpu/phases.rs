@@ -1,5 +1,7 @@
 //! The phases of a decoder on the CPU.
 
+use std::ops::Range;
+
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
@@ -15,6 +17,10 @@ use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
 const ROW_GRAIN: usize = 32;
 /// Rows of a group of packed weights, which are multiplied together.
 const GROUP_ROWS: usize = 16;
+/// Columns of an output that are taken through all steps of a phase before the next ones, when there
+/// are many tokens: few enough that the steps find them in the cache of the core, and enough that
+/// the activations, which each of them reads anew, are read from there no more often than need be.
+const CACHED_COLUMNS: usize = 64;
 /// How long threads wait for each other awake while a prompt is read: as long as a chunk of rows of
 /// some hundred tokens takes. To wake a thread takes as long, and there are phases that are shorter.
 const PROMPT_SPIN_NS: u64 = 100_000;
@@ -95,10 +101,13 @@ impl Backend for Cpu {
         let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
         let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
         s.pool.column_pairs(gate, up, n_ff, ROW_GRAIN, |_, gate, up| {
-            self.project_part(&l.gate, &inputs, gate);
-            self.project_part(&l.up, &inputs, up);
-            for t in 0..n {
-                self.activate(gate.row_mut(t), up.row_mut(t));
+            for part in cached(n, gate.len()) {
+                let (gate, up) = (&mut gate.part(part.clone()), &mut up.part(part));
+                self.project_part(&l.gate, &inputs, gate);
+                self.project_part(&l.up, &inputs, up);
+                for t in 0..n {
+                    self.activate(gate.row_mut(t), up.row_mut(t));
+                }
             }
         })
     }
@@ -265,6 +274,12 @@ struct Residual<'s> {
     x: &'s mut [f32],
     delta: &'s mut [f32],
     normed: &'s mut [f32],
+}
+
+/// The parts of some columns of a matrix of `n` tokens that are gone through one after the other.
+fn cached(n: usize, n_cols: usize) -> impl Iterator<Item = Range<usize>> {
+    let width = if n < GROUP_ROWS { n_cols } else { CACHED_COLUMNS };
+    (0..n_cols).step_by(width.max(1)).map(move |from| from..n_cols.min(from + width))
 }
 
 /// The least common multiple of two lengths.

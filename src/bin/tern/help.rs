@@ -157,6 +157,7 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
   -r, --runs N          measure so often, after one run to warm up; default: 5
       --roof            also measure how fast the machine reads memory that no cache holds and how
                         fast it multiplies, and which part of that decoding and prefill reach
+      --phases          also say how the time divides among the phases of the forward pass
       --busy N          decode a second time, in alternation, beside N busy processes
       --draft N         also go on with a text that repeats itself, greedily, in alternation
                         without drafts and with at most N a step; the text must be the same
@@ -178,7 +179,9 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         multiplications by weights per second; share: of decoding
                         gb_s / roof_gb_s, of a prefill gmac_s / roof_gmac_s; kept: the part of
                         the speed that is left beside busy processes; p50_us, p99_us and max_us:
-                        of one eval; null: not measured
+                        of one eval; null: not measured; with --phases also \"phases\": {\"embed\",
+                        \"qkv\", \"attend\", \"attn_out\", \"ffn_up\", \"ffn_down\", \"head\"},
+                        parts of 1
 
 With a peer, llama.cpp's llama-bench: each test as processes of their own, in turns, -r pairs:
       --compare         instead of all that; default: -d 0,4096; with --busy both beside N processes

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one token     for each group: each block's codes straight from memory
-//! more          for each group, in pieces of 512 weights:
+//! more          for each group, in pieces of some hundred weights:
 //!                   unpack the piece into a panel             codes, scales, minima
 //!                   for each up to four tokens: multiply
 //! each 32 weights of 8 rows:
@@ -18,16 +18,12 @@ use std::arch::x86_64::*;
 
 use super::avx2_floats::{Bf16, F16, F32, floats};
 use super::avx2_formats::{self as formats, Floats, Format, Ints};
-use super::{Packed, PackedFn};
+use super::{BLOCKS, Packed, PackedFn, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::quant::p16::{self, ROWS};
 
-/// Weights of a row of a panel.
-const PIECE: usize = 512;
-/// Blocks of 32 of a row of a panel.
-const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 4;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
@@ -269,9 +265,10 @@ fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, 
         scales: [[none; 2]; BLOCKS],
         mins: [[none; 2]; BLOCKS],
     };
+    let piece = piece(F::DTYPE, w.k);
     for r in (0..out.len()).step_by(ROWS) {
-        for from in (0..w.k).step_by(PIECE) {
-            let n = PIECE.min(w.k - from);
+        for from in (0..w.k).step_by(piece) {
+            let n = piece.min(w.k - from);
             unpack::<F>(w, (out.first() + r) / ROWS, from, n, &mut panel);
             let mut t = 0;
             while t < act.n {

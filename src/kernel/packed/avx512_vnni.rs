@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one token     for each group: each block's codes straight from memory
-//! more          for each two groups, in pieces of 512 weights:
+//! more          for each two groups, in pieces of some hundred weights:
 //!                   unpack the piece into a panel             codes, scales, minima
 //!                   for each up to six tokens: multiply       2 x 6 integer and 2 x 6 float vectors
 //! ```
@@ -13,16 +13,12 @@
 use std::arch::x86_64::*;
 
 use super::avx512_formats::{self as formats, Format};
-use super::{FLOAT_PIECE, Packed, PackedFn};
+use super::{BLOCKS, FLOAT_PIECE, Packed, PackedFn, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::quant::p16::{self, ROWS};
 
-/// Weights of a row of a panel.
-const PIECE: usize = 512;
-/// Blocks of 32 of a row of a panel.
-const BLOCKS: usize = PIECE / 32;
 /// Tokens multiplied together.
 const TOKENS: usize = 6;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
@@ -141,6 +137,15 @@ unsafe fn add_block<F: Format>(
     }
 }
 
+/// Asks for some lines of memory, counted from `from`; nothing happens where there are none.
+#[inline(always)]
+fn fetch(from: *const u8, lines: std::ops::Range<usize>) {
+    for line in lines {
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line).cast()) };
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
     let inner = F::DTYPE.block_len() / 32;
@@ -156,11 +161,14 @@ unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
             let (head, codes) = (&heads[block * head..][..head], &codes[block * code..][..code]);
             let ahead = ahead.wrapping_add(block * (head.len() + code));
             for i in 0..inner {
-                for line in i * lines / inner..(i + 1) * lines / inner {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
-                }
+                let (first, end) = (i * lines / inner, (i + 1) * lines / inner);
+                // Many lines at once get in the way of each other and of what is read: half of them
+                // come after the arithmetic. Larger blocks ask for few at a time.
+                let middle = if inner == 1 { (first + end) / 2 } else { end };
+                fetch(ahead, first..middle);
                 // SAFETY: the CPU has this rung, and the token k codes.
                 acc = unsafe { add_block::<F>(acc, head, codes, i, token, block * inner + i) };
+                fetch(ahead, middle..end);
             }
         }
         store(&mut out.row_mut(0)[r..], acc);
@@ -206,11 +214,11 @@ unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
         scales: [[[none; 2]; 2]; BLOCKS],
         mins: [[[none; 2]; 2]; BLOCKS],
     };
-    let last = (w.n_rows - 1) / ROWS;
+    let (last, piece) = ((w.n_rows - 1) / ROWS, piece(F::DTYPE, w.k));
     for r in (0..out.len()).step_by(2 * ROWS) {
         let first = (out.first() + r) / ROWS;
-        for from in (0..w.k).step_by(PIECE) {
-            let n = PIECE.min(w.k - from);
+        for from in (0..w.k).step_by(piece) {
+            let n = piece.min(w.k - from);
             // SAFETY: the piece lies in the groups, and each token has k codes.
             unsafe {
                 unpack::<F>(w, first, 0, from, n, &mut panel);

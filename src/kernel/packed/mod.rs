@@ -46,6 +46,19 @@ use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 
+/// Weights of a row that are unpacked at once, at most: the rows of small models in one piece.
+const PIECE: usize = 640;
+/// Blocks of 32 of that.
+const BLOCKS: usize = PIECE / 32;
+
+/// In what pieces of whole blocks rows of `k` weights are unpacked: as few as can be, and none much
+/// shorter than the others, since each piece begins with reading the sums so far.
+fn piece(dtype: DType, k: usize) -> usize {
+    let block = dtype.block_len();
+    let most = PIECE / block * block;
+    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(block)
+}
+
 /// Weights of floats that are added up before they are added to the rest.
 const FLOAT_PIECE: usize = 256;
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! one token     for each group: each block's codes straight from memory
-//! more          for each group, in pieces of 512 weights:
+//! more          for each group, in pieces of some hundred weights:
 //!                   unpack the piece into a panel             codes, scales, minima
 //!                   for each few tokens: multiply             4 integer and 4 float vectors a token
 //! ```
@@ -13,18 +13,14 @@
 
 use core::arch::aarch64::*;
 
-use super::Packed;
 use super::neon_formats::{Format, Line, Rows};
 use super::neon_scales::{Floats, Head};
+use super::{BLOCKS, Packed, piece};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::kernel::insn_aarch64::{forget_after, prefetch};
 use crate::quant::p16::{self, ROWS};
 
-/// Weights of a row of a panel.
-const PIECE: usize = 512;
-/// Blocks of 32 of a row of a panel.
-const BLOCKS: usize = PIECE / 32;
 /// How far ahead of its use a weight is asked for, in bytes.
 const AHEAD: usize = 2048;
 /// The bits of 1.5 * 2^23 as a float: with an integer below 2^22 added, they are those of the sum.
@@ -384,9 +380,10 @@ pub(super) unsafe fn gemm(
         scales: [zeros(); 2 * BLOCKS],
         mins: [zeros(); 2 * BLOCKS],
     };
+    let piece = piece(w.dtype, w.k);
     for r in (0..out.len()).step_by(ROWS) {
-        for from in (0..w.k).step_by(PIECE) {
-            let n = PIECE.min(w.k - from);
+        for from in (0..w.k).step_by(piece) {
+            let n = piece.min(w.k - from);
             unpack(w, (out.first() + r) / ROWS, from, n, &mut panel);
             if let Some(arrange) = arrange {
                 panel.codes[..n / 32].iter_mut().for_each(arrange);

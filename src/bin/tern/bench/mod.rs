@@ -42,6 +42,8 @@ struct Plan {
     /// Busy processes beside the decoding.
     n_busy: usize,
     with_roof: bool,
+    /// Whether to say where the time goes.
+    with_phases: bool,
     /// Tokens to draft for each step, in a test of its own; 0: no such test.
     n_draft: u32,
     /// The text that is gone on with there, if anybody says.
@@ -64,6 +66,7 @@ impl Default for Plan {
             n_runs: 5,
             n_busy: 0,
             with_roof: false,
+            with_phases: false,
             n_draft: 0,
             text: None,
         }
@@ -85,6 +88,7 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
             "-t" | "--threads" => plan.n_threads = args.numbers(option, 1..=256)?,
             "--busy" => plan.n_busy = args.number(option, 0..=256)?,
             "--roof" => plan.with_roof = true,
+            "--phases" => plan.with_phases = true,
             "--draft" => plan.n_draft = args.number(option, 1..=MOST_DRAFTED)?,
             "--text" => plan.text = Some(args.path()?),
             "--compare" => with_peer = true,
@@ -112,7 +116,13 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
         (true, _) if plan.n_draft > 0 => {
             Err(Failure::Usage("--compare and --draft exclude each other".into()))
         }
+        (false, _) if plan.with_phases && plan.n_busy > 0 => {
+            Err(Failure::Usage("--busy and --phases exclude each other".into()))
+        }
         (false, _) => measure(&common, &plan),
+        (true, _) if plan.with_phases => {
+            Err(Failure::Usage("--compare and --phases exclude each other".into()))
+        }
         (true, false) => compare::command(&common, &plan, &peer),
         (true, true) => Err(Failure::Usage("--compare and --roof exclude each other".into())),
     }
@@ -135,7 +145,7 @@ fn measure(common: &Common, plan: &Plan) -> Result<()> {
     for &n_threads in &plan.n_threads {
         let first = results.len();
         let mut session = new_session(&model, common, plan, n_threads)?;
-        let mut bench = Bench::new(&mut session, n_threads);
+        let mut bench = Bench::new(&mut session, n_threads, plan.with_phases);
         if plan.n_prompt > 0 {
             progress.show(format!("{n_threads} threads: prefill"));
             let prefill = bench.prefill(plan.n_prompt, plan.n_runs)?;

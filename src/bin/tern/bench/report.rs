@@ -1,6 +1,7 @@
 //! What was measured, as a table for people and as JSON for scripts.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
+use tern::engine::{Phase, PhaseTimes};
 
 /// One line of the result.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Measured {
     pub(crate) kept: Option<f64>,
     /// Nanoseconds of each call of eval or generate, in ascending order.
     pub(crate) call_ns: Vec<u64>,
+    /// How long each phase took, in all runs.
+    pub(crate) phases: Option<PhaseTimes>,
     /// What came of drafts, where there were any.
     pub(crate) drafts: Option<Drafts>,
     /// What came of a screened head, where there was one.
@@ -98,6 +101,10 @@ impl Measured {
         if let Some(median) = self.median_gb_s {
             object["median_gb_s"] = median.into();
         }
+        if let Some(phases) = self.phases {
+            let shares = shares(&phases).map(|(name, share)| (name.to_string(), share.into()));
+            object["phases"] = shares.collect::<Map<_, _>>().into();
+        }
         if let Some(drafts) = self.drafts {
             object["n_drafted"] = drafts.n_drafted.into();
             object["n_accepted"] = drafts.n_accepted.into();
@@ -144,7 +151,13 @@ impl Measured {
             percent(self.share()),
             percent(self.kept),
         );
-        format!("{}\n", line.trim_end())
+        let mut lines = format!("{}\n", line.trim_end());
+        if let Some(phases) = self.phases {
+            let shares =
+                shares(&phases).map(|(name, share)| format!("{name} {:.1} %", 100.0 * share));
+            lines += &format!("  {}\n", shares.collect::<Vec<_>>().join(", "));
+        }
+        lines
     }
 
     /// The call that so many percent of the calls were not slower than, in microseconds.
@@ -152,6 +165,12 @@ impl Measured {
         let rank = (self.call_ns.len() * percent).div_ceil(100).saturating_sub(1);
         self.call_ns.get(rank).map(|&ns| ns as f64 / 1e3)
     }
+}
+
+/// Each phase's part of the time of all of them.
+fn shares(phases: &PhaseTimes) -> impl Iterator<Item = (&'static str, f64)> {
+    let all: u64 = Phase::ALL.iter().map(|&phase| phases.ns(phase)).sum();
+    Phase::ALL.iter().map(move |&phase| (phase.name(), phases.ns(phase) as f64 / all.max(1) as f64))
 }
 
 /// The least, the median and the most; sorts them. Zeros if there are none.

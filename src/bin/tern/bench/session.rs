@@ -14,6 +14,8 @@ pub(crate) struct Bench<'a> {
     session: &'a mut Session,
     rng: Rng,
     n_threads: u32,
+    /// Whether to say where the time goes.
+    with_phases: bool,
 }
 
 /// What evaluating a prompt gave.
@@ -33,8 +35,8 @@ struct Runs {
 
 impl Bench<'_> {
     /// Tests a session that evaluates with so many threads.
-    pub(crate) fn new(session: &mut Session, n_threads: u32) -> Bench<'_> {
-        Bench { session, rng: Rng::new(1), n_threads }
+    pub(crate) fn new(session: &mut Session, n_threads: u32, with_phases: bool) -> Bench<'_> {
+        Bench { session, rng: Rng::new(1), n_threads, with_phases }
     }
 
     /// Evaluates `n` tokens at once, and chooses the next.
@@ -44,6 +46,7 @@ impl Bench<'_> {
         for run in 0..=n_runs {
             let tokens = self.tokens(n);
             self.session.truncate(0)?;
+            self.warm(run == 1);
             let start = Instant::now();
             self.session.eval(&tokens, Logits::Last, &Control::default())?;
             let eval = start.elapsed();
@@ -80,6 +83,7 @@ impl Bench<'_> {
         }
         let (mut alone, mut beside) = (Runs::default(), Runs::default());
         for run in 0..=n_runs {
+            self.warm(run == 1);
             self.decode_once(n, depth, &mut alone)?;
             if n_busy > 0 {
                 let _busy = Busy::start(n_busy)?;
@@ -116,6 +120,13 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Everything has run once: from now on what takes how long counts.
+    fn warm(&mut self, is_warm: bool) {
+        if is_warm && self.with_phases {
+            self.session.measure_phases();
+        }
+    }
+
     fn tokens(&mut self, n: usize) -> Vec<i32> {
         let n_vocab = u64::from(self.session.model().info().n_vocab).max(1);
         (0..n).map(|_| (self.rng.next_u64() % n_vocab) as i32).collect()
@@ -127,7 +138,8 @@ impl Bench<'_> {
         let bytes = self.session.model().info().weight_bytes as f64 * reads;
         call_ns.sort_unstable();
         let gb_s = spread(&mut tok_s).1 * bytes / 1e9;
-        Measured { tok_s, gb_s, call_ns, ..Measured::new(test, self.n_threads) }
+        let phases = self.session.phase_times();
+        Measured { tok_s, gb_s, call_ns, phases, ..Measured::new(test, self.n_threads) }
     }
 }
 
