@@ -11,10 +11,8 @@ use tern::engine::{
     Control, Input, Isa, Logits, Model, ModelParams, Numerics, Session, SessionParams,
 };
 
-/// How much worse than exact numerics fast ones should predict a text, as a share of the perplexity.
-const PPL_GOAL: f64 = 0.003;
-/// How much worse they do, and may not exceed: the goal is not reached, see docs/performance.md.
-const PPL_BOUND: f64 = 0.007;
+/// How much worse than exact numerics fast ones may predict a text, as a share of the perplexity.
+const PPL_BOUND: f64 = 0.003;
 /// Bytes of the text.
 const TEXT: usize = 32 << 10;
 /// Tokens of a window, of which the second half is scored.
@@ -167,9 +165,6 @@ fn gate(test: &str, file: &str) {
         [Numerics::Exact, Numerics::Fast].map(|numerics| perplexity(&model, &windows, numerics));
     let worse = fast / exact - 1.0;
     println!("{test}: perplexity {exact:.4} exact, {fast:.4} fast: {:+.3} %", worse * 100.0);
-    if worse > PPL_GOAL {
-        eprintln!("GOAL MISSED: {test}: at most {:.1} % is the goal", PPL_GOAL * 100.0);
-    }
     assert!(fast != exact, "panels are used");
     assert!(worse <= PPL_BOUND, "perplexity {fast:.4} fast, {exact:.4} exact");
 }

@@ -21,16 +21,20 @@ pub(super) struct Matrix {
     at: Range<usize>,
     /// Whether they are packed.
     packed: bool,
+    /// Whether it is multiplied exactly under fast numerics, too.
+    is_exact: bool,
     pub(super) bias: Option<Buffer<f32>>,
 }
 
 impl Matrix {
-    /// Whether many tokens may be multiplied with it by panels. Types of 6 bits and more stay exact:
-    /// their weights are what a file wants precise, and rounding them to one scale for 256 costs
-    /// more than it does where they were rounded to 4 bits before.
+    /// Whether many tokens may be multiplied with it by panels.
     pub(super) fn has_panels(&self) -> bool {
-        let precise = matches!(self.tensor.dtype, DType::Q6K | DType::Q8_0);
-        self.packed && self.tensor.dtype.is_quantised() && !precise
+        self.packed && self.tensor.dtype.is_quantised() && !self.is_exact
+    }
+
+    /// The same, and exact under fast numerics, too.
+    fn exact(self) -> Matrix {
+        Matrix { is_exact: true, ..self }
     }
 }
 
@@ -68,8 +72,11 @@ impl Cpu {
         Ok(CpuLayer {
             attn_norm: self.vector(&layer.attn_norm)?,
             q: self.matrix(&layer.q)?,
-            k: self.matrix(&layer.k)?,
-            v: self.matrix(&layer.v)?,
+            // What the cache keeps is met again by every later token, and what goes back to the
+            // residual stream comes from activations with the widest range: rounded to one scale for
+            // 256, these cost most of what perplexity loses, and are a third of the weights.
+            k: self.matrix(&layer.k)?.exact(),
+            v: self.matrix(&layer.v)?.exact(),
             q_norm: self.optional(layer.q_norm)?,
             k_norm: self.optional(layer.k_norm)?,
             attn_out: self.matrix(&layer.attn_out)?,
@@ -77,7 +84,7 @@ impl Cpu {
             ffn_norm: self.vector(&layer.ffn_norm)?,
             gate: self.matrix(&layer.gate)?,
             up: self.matrix(&layer.up)?,
-            down: self.matrix(&layer.down)?,
+            down: self.matrix(&layer.down)?.exact(),
             post_ffn_norm: self.optional(layer.post_ffn_norm)?,
             window: layer.window,
             rope: layer.rope,
@@ -146,7 +153,10 @@ impl Cpu {
 
     pub(super) fn table(&self, tensor: &TensorRef, bias: Option<TensorRef>) -> Result<Matrix> {
         let (at, packed) = self.place(tensor)?;
-        Ok(Matrix { tensor: *tensor, at, packed, bias: self.optional(bias)? })
+        // Types of 6 bits and more are what a file wants precise, and rounding them to one scale for
+        // 256 costs more than it does where they were rounded to 4 bits before.
+        let is_exact = matches!(tensor.dtype, DType::Q6K | DType::Q8_0);
+        Ok(Matrix { tensor: *tensor, at, packed, is_exact, bias: self.optional(bias)? })
     }
 
     fn optional(&self, tensor: Option<TensorRef>) -> Result<Option<Buffer<f32>>> {
