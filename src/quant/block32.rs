@@ -15,7 +15,7 @@
 //! reference quantiser of those types does, which divides by the scale before it is rounded to half
 //! precision.
 
-use super::{Codes, Encode, Format, Layout, f16_at, put_f16};
+use super::{Codes, Encode, Format, Layout, f16_at, f16_is_finite, put_f16};
 use crate::base::dtype::DType;
 
 /// 4 bits, one scale.
@@ -65,7 +65,7 @@ impl Format for Q4_0 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite()
+        f16_is_finite(block, 0)
     }
 }
 
@@ -92,7 +92,7 @@ impl Format for Q4_1 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite() && f16_at(block, 2).is_finite()
+        f16_is_finite(block, 0) & f16_is_finite(block, 2)
     }
 }
 
@@ -119,7 +119,7 @@ impl Format for Q5_0 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite()
+        f16_is_finite(block, 0)
     }
 }
 
@@ -148,7 +148,7 @@ impl Format for Q5_1 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite() && f16_at(block, 2).is_finite()
+        f16_is_finite(block, 0) & f16_is_finite(block, 2)
     }
 }
 
@@ -175,7 +175,7 @@ impl Format for Q8_0 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite()
+        f16_is_finite(block, 0)
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //! All little-endian. Source: the GGUF specification, `ggml_type`.
 
-use super::{Encode, Format, f16_at, put_f16, u16_at};
+use super::{Encode, Format, f16_at, f16_is_finite, put_f16, u16_at};
 use crate::base::dtype::DType;
 
 /// IEEE single precision.
@@ -43,7 +43,7 @@ impl Format for F16 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        u16_at(block, 0) & 0x7c00 != 0x7c00
+        f16_is_finite(block, 0)
     }
 }
 

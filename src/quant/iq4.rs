@@ -15,7 +15,7 @@
 //! scale E8M0, whose 255 is NaN.
 
 use super::block32::nibbles;
-use super::{Codes, Format, Layout, f16_at, u16_at};
+use super::{Codes, Format, Layout, f16_at, f16_is_finite, u16_at};
 use crate::base::dtype::DType;
 
 /// 4 bits into a table, one scale for 32.
@@ -43,7 +43,7 @@ impl Format for Iq4Nl {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite()
+        f16_is_finite(block, 0)
     }
 }
 
@@ -81,7 +81,7 @@ impl Format for Iq4Xs {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite()
+        f16_is_finite(block, 0)
     }
 }
 

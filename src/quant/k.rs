@@ -30,7 +30,7 @@
 //! ```
 //! Everything little-endian. Source: the block structures of GGUF's types.
 
-use super::{Codes, Format, Layout, f16_at};
+use super::{Codes, Format, Layout, f16_at, f16_is_finite};
 use crate::base::dtype::DType;
 
 /// 2 bits, scales and minima of 4 bits for 16.
@@ -141,7 +141,7 @@ impl Format for Q2K {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 80).is_finite() && f16_at(block, 82).is_finite()
+        f16_is_finite(block, 80) & f16_is_finite(block, 82)
     }
 }
 
@@ -177,7 +177,7 @@ impl Format for Q3K {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 108).is_finite()
+        f16_is_finite(block, 108)
     }
 }
 
@@ -211,7 +211,7 @@ impl Format for Q4K {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite() && f16_at(block, 2).is_finite()
+        f16_is_finite(block, 0) & f16_is_finite(block, 2)
     }
 }
 
@@ -250,7 +250,7 @@ impl Format for Q5K {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 0).is_finite() && f16_at(block, 2).is_finite()
+        f16_is_finite(block, 0) & f16_is_finite(block, 2)
     }
 }
 
@@ -282,7 +282,7 @@ impl Format for Q6K {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 208).is_finite()
+        f16_is_finite(block, 208)
     }
 }
 

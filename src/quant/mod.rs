@@ -216,6 +216,13 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_bits(u16_at(bytes, at)).to_f32()
 }
 
+/// Whether the half-precision number at `bytes[at]` is finite. By its bits: to check all blocks of a
+/// file takes a tenth of loading it when each scale is made an `f32` first.
+#[inline]
+fn f16_is_finite(bytes: &[u8], at: usize) -> bool {
+    u16_at(bytes, at) & 0x7c00 != 0x7c00
+}
+
 /// The little-endian number at `bytes[at]`.
 #[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

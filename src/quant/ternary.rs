@@ -14,7 +14,7 @@
 //! integer part of `3 * fraction(byte / 256 * 3^n)`: two multiplications, no division.
 //! Weights are `(digit - 1) * d`, and `(field - 1) * d`. Source: GGUF's block structures.
 
-use super::{Codes, Encode, Format, Layout, f16_at, put_f16};
+use super::{Codes, Encode, Format, Layout, f16_at, f16_is_finite, put_f16};
 use crate::base::dtype::DType;
 
 /// Ternary, five to a byte.
@@ -52,7 +52,7 @@ impl Format for Tq1_0 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 52).is_finite()
+        f16_is_finite(block, 52)
     }
 }
 
@@ -91,7 +91,7 @@ impl Format for Tq2_0 {
     }
 
     fn is_finite(block: &[u8]) -> bool {
-        f16_at(block, 64).is_finite()
+        f16_is_finite(block, 64)
     }
 }
 
