@@ -247,16 +247,19 @@ pub(super) fn gemv<F: Format, D: Dot>(
         for i in 0..8 {
             F::ahead(&heads[..head_bytes], &mut scales, i);
         }
-        for block in 0..blocks {
-            let head = &heads[block * head_bytes..][..head_bytes];
-            let codes = &codes[block * code..][..code];
+        // No bound is checked for each block: that would be a tenth of what a block takes.
+        let heads = &heads[..blocks * head_bytes];
+        let pieces = heads.chunks_exact(head_bytes).zip(codes.chunks_exact(code));
+        for (block, (head, codes)) in pieces.enumerate() {
+            // After the last block there is nothing to take apart: it is done once more.
+            let next = if block + 1 < blocks { block + 1 } else { block };
+            let next = heads.as_ptr().wrapping_add(next.wrapping_mul(head_bytes));
+            // SAFETY: `next` was below `blocks`, and `heads` are as many.
+            let next = unsafe { std::slice::from_raw_parts(next, head_bytes) };
             if F::INNER == 1 {
                 prefetch_lines::<F>(codes, 0);
             }
             let floats = F::head(head, &mut scales);
-            // After the last block there is nothing to take apart: it is done once more.
-            let next = if block + 1 < blocks { block + 1 } else { block };
-            let next = &heads[next * head_bytes..][..head_bytes];
             for way in 0..F::INNER / F::WAYS {
                 // Written out, so that the ways are known where they are used.
                 macro_rules! block {
