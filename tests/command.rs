@@ -49,6 +49,16 @@ fn model(test: &str, file: &str) -> Option<String> {
     Some(path.into_os_string().into_string().unwrap())
 }
 
+/// A model to time, where time means something: not in an emulator, which takes minutes for each of
+/// these tests, and from which a program starts no other of its kind.
+fn timed_model(test: &str) -> Option<String> {
+    if support::emulated() {
+        support::skipped(test, "not run under an emulator");
+        return None;
+    }
+    model(test, SMOLLM2)
+}
+
 const SMOLLM2: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 const GEMMA3: &str = "models/gemma-3-270m-Q4_K_M.gguf";
 
@@ -470,7 +480,7 @@ fn tests_of(items: &[Value]) -> Vec<(&str, u64)> {
 
 #[test]
 fn bench_prints_what_scripts_read() {
-    let Some(model) = model("bench_prints_what_scripts_read", SMOLLM2) else { return };
+    let Some(model) = timed_model("bench_prints_what_scripts_read") else { return };
     let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"];
     let (items, last) = bench(&args);
     let tests = [("prefill-16", 1), ("decode-4", 1), ("prefill-16", 2), ("decode-4", 2)];
@@ -484,7 +494,7 @@ fn bench_prints_what_scripts_read() {
 
 #[test]
 fn bench_measures_the_roof_and_company() {
-    let Some(model) = model("bench_measures_the_roof_and_company", SMOLLM2) else { return };
+    let Some(model) = timed_model("bench_measures_the_roof_and_company") else { return };
     let args = ["bench", "-m", &model, "-p", "8", "-n", "4", "-d", "0,64", "-t", "1", "-r", "1"];
     let (items, last) = bench(&[&args as &[&str], &["--roof", "--busy", "1"]].concat());
     let tests =
@@ -509,7 +519,7 @@ fn bench_measures_the_roof_and_company() {
 
 #[test]
 fn bench_says_where_the_time_goes() {
-    let Some(model) = model("bench_says_where_the_time_goes", SMOLLM2) else { return };
+    let Some(model) = timed_model("bench_says_where_the_time_goes") else { return };
     let args = ["bench", "-m", &model, "-p", "16", "-n", "4", "-t", "2", "-r", "1", "--phases"];
     let Value::Array(items) = json(&[&args as &[&str], &["--json"]].concat()) else { panic!() };
     let phases = ["attend", "attn_out", "embed", "ffn_down", "ffn_up", "head", "qkv"];
@@ -526,7 +536,7 @@ fn bench_says_where_the_time_goes() {
 
 #[test]
 fn bench_measures_drafts() {
-    let Some(model) = model("bench_measures_drafts", SMOLLM2) else { return };
+    let Some(model) = timed_model("bench_measures_drafts") else { return };
     let args = ["bench", "-m", &model, "-p", "0", "-n", "16", "-t", "1", "-r", "1", "--draft", "4"];
     let Value::Array(items) = json(&[&args as &[&str], &["--json"]].concat()) else { panic!() };
     let tests = ["decode-16", "repeat-16", "repeat-16+draft4"];
@@ -544,7 +554,7 @@ fn bench_measures_drafts() {
 
 #[test]
 fn bench_compares_with_a_peer() {
-    let Some(model) = model("bench_compares_with_a_peer", SMOLLM2) else { return };
+    let Some(model) = timed_model("bench_compares_with_a_peer") else { return };
     // A peer that is as fast as it says, if it is asked as llama-bench wants to be asked.
     let script = "case \"$*\" in
         '-m /else where.gguf -r 1 -o json -t 1 -n 0 -p 16') s=100;;

@@ -11,6 +11,8 @@
 # TERN_PEER_ROOT=DIR   the tree, if it is elsewhere. Without a tree, llama-bench of $PATH is taken
 # TERN=FILE            the `tern` to measure; default: builds it, as it is released
 # MODEL=FILE           only this model, which must lie in the cache
+# PEER_VARIANT=NAME    the peer sees only this one of its variants for instruction sets: haswell has
+#                      AVX2 and no more, for TERN_CPU=avx2 beside it. Needs the tree
 #
 # The models: SmolLM2 Q4_1 and Gemma 3 Q4_K_M as toolchains/fetch.py gets them. SmolLM2 as Q4_0 and
 # Q8_0 cannot be downloaded from there: the peer's own llama-quantize makes them of the Q4_1 file.
@@ -31,7 +33,7 @@ root=${TERN_PEER_ROOT:-$cache/peer}
 
 case ${1:-} in
 --help | -h)
-    sed -n '2,22s/^# \{0,1\}//p' "$0"
+    sed -n '2,24s/^# \{0,1\}//p' "$0"
     exit
     ;;
 --install)
@@ -66,6 +68,13 @@ if [ -x "$root/usr/bin/llama-bench" ]; then
     mkdir -p "$root/models" "$root/proc" "$cache/models"
     mount --bind "$cache/models" "$root/models"
     mount -t proc proc "$root/proc"
+    if [ -n "${PEER_VARIANT:-}" ]; then
+        variant=$(find "$root/usr/lib" -name "libggml-cpu-$PEER_VARIANT.so" | head -n 1)
+        [ -n "$variant" ] || die "the peer has no variant $PEER_VARIANT"
+        mount -t tmpfs tmpfs "$root/mnt"
+        cp "$variant" "$root/mnt"
+        mount --bind "$root/mnt" "$(dirname "$variant")"
+    fi
     peer="chroot $root llama-bench" quantize="chroot $root llama-quantize" seen=/models
 elif have llama-bench; then
     peer=llama-bench quantize=llama-quantize seen=$cache/models
