@@ -11,7 +11,7 @@ use tern::{Error, base::error::Sentence};
 
 use super::super::args::{Failure, Result};
 use super::super::{load, prompt};
-use super::report::{Drafts, Measured, spread};
+use super::report::{Drafts, Measured, Runs, spread};
 
 /// What a machine might write down again and again. No model has seen it, so that the only way to
 /// guess its words is to look them up before.
@@ -128,13 +128,11 @@ impl Repeat<'_> {
     }
 
     fn measured(&self, test: String, n_threads: u32, runs: &[Run]) -> Measured {
-        let mut tok_s: Vec<f64> = runs.iter().map(|run| run.tok_s).collect();
-        let mut call_ns: Vec<u64> = runs.iter().flat_map(|run| &run.step_ns).copied().collect();
-        call_ns.sort_unstable();
+        let tok_s = runs.iter().map(|run| run.tok_s).collect();
+        let call_ns: Vec<u64> = runs.iter().flat_map(|run| &run.step_ns).copied().collect();
         // Each step reads all weights once.
         let reads = call_ns.len() as f64 / (self.n * runs.len()) as f64;
         let bytes = self.model.info().weight_bytes as f64 * reads;
-        let gb_s = spread(&mut tok_s).1 * bytes / 1e9;
-        Measured { tok_s, gb_s, call_ns, ..Measured::new(test, n_threads) }
+        Runs { tok_s, call_ns }.measured(test, n_threads, bytes)
     }
 }

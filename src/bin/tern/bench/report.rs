@@ -54,6 +54,30 @@ pub(crate) struct Drafts {
     pub(crate) speedup: f64,
 }
 
+/// Runs of the same test.
+#[derive(Default)]
+pub(crate) struct Runs {
+    /// Tokens per second of each.
+    pub(crate) tok_s: Vec<f64>,
+    /// Nanoseconds of each call, of all of them.
+    pub(crate) call_ns: Vec<u64>,
+}
+
+impl Runs {
+    /// Tokens per second of the median run.
+    pub(crate) fn median(&self) -> f64 {
+        spread(&mut self.tok_s.clone()).1
+    }
+
+    /// What they come to, where each token reads so many bytes of weights; 0: nobody knows.
+    pub(crate) fn measured(mut self, test: String, n_threads: u32, bytes: f64) -> Measured {
+        self.call_ns.sort_unstable();
+        let gb_s = self.median() * bytes / 1e9;
+        let Runs { tok_s, call_ns } = self;
+        Measured { tok_s, gb_s, call_ns, ..Measured::new(test, n_threads) }
+    }
+}
+
 /// The heading of the table.
 pub(crate) const HEADING: &str = "\
 test                  threads      tok/s   (min .. max)             GB/s  of roof   GMAC/s  kept  \

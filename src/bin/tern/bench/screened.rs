@@ -8,7 +8,7 @@ use tern::{Error, base::error::Sentence};
 
 use super::super::args::{Failure, Result};
 use super::super::{load, prompt};
-use super::report::{Measured, Screened, spread};
+use super::report::{Measured, Runs, Screened};
 
 /// What the text begins with. It must be text: how many rows of a head may be the best depends on
 /// what a model has to say.
@@ -20,13 +20,6 @@ pub(crate) struct Greedy<'a> {
     model: &'a Arc<Model>,
     tokens: Vec<i32>,
     n: usize,
-}
-
-/// Runs of one kind.
-#[derive(Default)]
-struct Runs {
-    tok_s: Vec<f64>,
-    call_ns: Vec<u64>,
 }
 
 impl Greedy<'_> {
@@ -57,13 +50,15 @@ impl Greedy<'_> {
                 (whole, screened) = Default::default();
             }
         }
-        let median = |runs: &Runs| spread(&mut runs.tok_s.clone()).1;
-        let speedup = median(&screened) / median(&whole);
+        let speedup = screened.median() / whole.median();
         let test = format!("greedy-{}", self.n);
-        let mut screened = measured(format!("{test}+screened"), n_threads, screened);
-        screened.screened = Some(Screened { share, speedup });
-        let mut whole = measured(test, n_threads, whole);
-        whole.gb_s = median_gb_s(self.model, &whole);
+        // Of a screened head it is not known how many weights were read.
+        let screened = Measured {
+            screened: Some(Screened { share, speedup }),
+            ..screened.measured(format!("{test}+screened"), n_threads, 0.0)
+        };
+        let bytes = self.model.info().weight_bytes as f64;
+        let whole = whole.measured(test, n_threads, bytes);
         Ok([whole, screened])
     }
 
@@ -83,15 +78,4 @@ impl Greedy<'_> {
         runs.tok_s.push(self.n as f64 / start.elapsed().as_secs_f64());
         Ok(chosen)
     }
-}
-
-/// Weights read per second: of a screened head it is not known how many.
-fn median_gb_s(model: &Model, measured: &Measured) -> f64 {
-    spread(&mut measured.tok_s.clone()).1 * model.info().weight_bytes as f64 / 1e9
-}
-
-fn measured(test: String, n_threads: u32, runs: Runs) -> Measured {
-    let Runs { tok_s, mut call_ns } = runs;
-    call_ns.sort_unstable();
-    Measured { tok_s, call_ns, ..Measured::new(test, n_threads) }
 }

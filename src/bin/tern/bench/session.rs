@@ -7,7 +7,7 @@ use tern::engine::{Control, Logits, Model, Sampler, SamplerParams, Session};
 
 use super::super::args::Result;
 use super::busy::Busy;
-use super::report::{Measured, spread};
+use super::report::{Measured, Runs, spread};
 
 /// A session under test.
 pub(crate) struct Bench<'a> {
@@ -24,13 +24,6 @@ pub(crate) struct Prefill {
     pub(crate) measured: Measured,
     /// From handing over the prompt to having chosen the first token of the answer.
     pub(crate) first_token_ms: f64,
-}
-
-/// Runs of the same test.
-#[derive(Default)]
-struct Runs {
-    tok_s: Vec<f64>,
-    call_ns: Vec<u64>,
 }
 
 impl Bench<'_> {
@@ -134,12 +127,9 @@ impl Bench<'_> {
 
     /// `reads` is how often the weights are read for each token.
     fn measured(&self, test: String, runs: Runs, reads: f64) -> Measured {
-        let Runs { mut tok_s, mut call_ns } = runs;
         let bytes = self.session.model().info().weight_bytes as f64 * reads;
-        call_ns.sort_unstable();
-        let gb_s = spread(&mut tok_s).1 * bytes / 1e9;
         let phases = self.session.phase_times();
-        Measured { tok_s, gb_s, call_ns, phases, ..Measured::new(test, self.n_threads) }
+        Measured { phases, ..runs.measured(test, self.n_threads, bytes) }
     }
 }
 
