@@ -7,7 +7,7 @@
 use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
-use tern::base::pool::Columns;
+use tern::base::pool::{Columns, Width};
 use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight};
 use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
@@ -139,11 +139,12 @@ fn tokens<'a>(
 ) -> Activations<'a> {
     let of = |width: usize| from * width..(from + n) * width;
     match quantised {
-        None => Activations { n, k, x: &x[of(k)], q: &[], d: &[], sum: &[] },
+        None => Activations { n, k, x: &x[of(k)], pitch: k, q: &[], d: &[], sum: &[] },
         Some(a) => Activations {
             n,
             k,
             x: &[],
+            pitch: k,
             q: &a.q[of(k)],
             d: &a.d[of(k / 32)],
             sum: &a.sum[of(k / 16)],
@@ -363,7 +364,7 @@ fn tiles(kernels: &Kernels, x: &[f32], k: usize) -> Vec<u32> {
     let words = kernels.tile_words(k);
     let mut out = vec![0xdead_beef; (x.len() / k).div_ceil(TILE) * words];
     for (x, tile) in x.chunks(TILE * k).zip(out.chunks_exact_mut(words)) {
-        kernels.quantize_tile(x, k, tile);
+        kernels.quantize_tile(x, Width::dense(k), tile);
     }
     out
 }
@@ -537,11 +538,55 @@ fn matmul_has_the_same_bits_on_every_rung_of_neon() {
     }
 }
 
+/// The same products, whatever lies between the rows of activations.
+#[test]
+fn rows_of_activations_may_lie_apart() {
+    let (k, n, n_rows) = (96, 7, 20);
+    let width = Width::spread(k);
+    assert!(width.pitch > k);
+    let mut random = Random(29);
+    let x = random_activations(n, k, &mut random);
+    let mut apart = vec![f32::NAN; width.len(n)];
+    for (apart, x) in width.rows_mut(&mut apart).zip(x.chunks(k)) {
+        apart.copy_from_slice(x);
+    }
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let bytes = random_rows(dtype, k, n_rows, &mut random);
+        let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
+        p16::pack(dtype, k, &bytes, &mut packed);
+        each_isa(|kernels, isa| {
+            let [dense, spread] = [(&x, k), (&apart, width.pitch)].map(|(x, pitch)| {
+                let act = Activations { n, k, x, pitch, q: &[], d: &[], sum: &[] };
+                let w = Weight { dtype, k, n_rows, bytes: &bytes };
+                let mut out = matmul(kernels, &w, &act);
+                if kernels.packs() {
+                    let w = Packed { dtype, k, n_rows, bytes: &packed };
+                    let from = out.len();
+                    out.resize(from + n * n_rows, f32::NAN);
+                    let columns = &mut Columns::new(&mut out[from..], n_rows, 0..n_rows);
+                    kernels.matmul_packed(&w, &act, columns);
+                }
+                out
+            });
+            assert_same_bits(&dense, &spread, &format!("{dtype} {isa}"));
+        });
+    }
+    each_isa(|kernels, isa| {
+        let [dense, spread] = [(&x, Width::dense(k)), (&apart, width)].map(|(x, width)| {
+            let mut tile = vec![0; kernels.tile_words(k)];
+            kernels.quantize_tile(x, width, &mut tile);
+            tile
+        });
+        assert_eq!(dense, spread, "tile, {isa}");
+    });
+}
+
 #[test]
 #[should_panic(expected = "bytes of weights")]
 fn matmul_checks_lengths() {
     let w = Weight { dtype: DType::Q8_0, k: 64, n_rows: 2, bytes: &[0; 135] };
-    let act = Activations { n: 1, k: 64, x: &[], q: &[0; 64], d: &[0.0; 2], sum: &[0; 4] };
+    let act =
+        Activations { n: 1, k: 64, x: &[], pitch: 64, q: &[0; 64], d: &[0.0; 2], sum: &[0; 4] };
     let mut out = [0.0; 2];
     Kernels::for_isa(Isa::best()).matmul(&w, &act, &mut Columns::new(&mut out, 2, 0..2));
 }

@@ -37,7 +37,7 @@ use std::sync::OnceLock;
 
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
-use crate::base::pool::Columns;
+use crate::base::pool::{Columns, Width};
 use crate::quant::p16;
 
 use attend::Sums;
@@ -59,8 +59,10 @@ pub struct Activations<'a> {
     pub n: usize,
     /// Length of a row.
     pub k: usize,
-    /// The values, `[n][k]`.
+    /// The values, `[n][k]`, rows `pitch` apart.
     pub x: &'a [f32],
+    /// From the start of a row of values to that of the next, at least `k`.
+    pub pitch: usize,
     /// Codes, -127 to 127, `[n][k]`.
     pub q: &'a [i8],
     /// Scales of blocks of 32 codes, `[n][k / 32]`.
@@ -70,6 +72,12 @@ pub struct Activations<'a> {
 }
 
 impl Activations<'_> {
+    /// The values of token `t`.
+    #[inline]
+    fn row(&self, t: usize) -> &[f32] {
+        &self.x[t * self.pitch..][..self.k]
+    }
+
     /// Asserts the lengths of what a matmul with weights of `dtype` reads.
     fn check(&self, dtype: DType) {
         if dtype.is_quantised() {
@@ -77,7 +85,8 @@ impl Activations<'_> {
             assert_eq!(self.d.len(), self.n * self.k / ACTIVATION_BLOCK, "scales of activations");
             assert_eq!(self.sum.len(), self.n * self.k / ACTIVATION_SUM, "sums of activations");
         } else {
-            assert_eq!(self.x.len(), self.n * self.k, "activations");
+            assert!(self.pitch >= self.k, "rows of activations");
+            assert_eq!(self.x.len(), self.n * self.pitch, "activations");
         }
     }
 }
@@ -191,12 +200,14 @@ impl Kernels {
     /// Scales, codes, and what becomes of numbers that are not finite are as in
     /// [`Kernels::quantize`]. Lengths: `x` 1 to 12 rows, `k` a multiple of 32, `tile`
     /// [`Kernels::tile_words`].
-    pub fn quantize_tile(&self, x: &[f32], k: usize, tile: &mut [u32]) {
-        assert!(k > 0 && k.is_multiple_of(ACTIVATION_BLOCK), "whole blocks");
-        assert!(x.len().is_multiple_of(k) && (1..=TILE).contains(&(x.len() / k)), "rows of a tile");
+    pub fn quantize_tile(&self, x: &[f32], width: Width, tile: &mut [u32]) {
+        let Width { n_cols: k, pitch } = width;
+        assert!(k > 0 && k.is_multiple_of(ACTIVATION_BLOCK) && k <= pitch, "whole blocks");
+        let n = x.len() / pitch;
+        assert!(x.len().is_multiple_of(pitch) && (1..=TILE).contains(&n), "rows of a tile");
         assert_eq!(tile.len(), self.tile_words(k), "words of a tile");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
-        unsafe { self.panels.quantize_tile(x, k, tile) }
+        unsafe { self.panels.quantize_tile(x, width, tile) }
     }
 
     /// Multiplies packed weights of a quantised type with tiles, as [`Kernels::matmul_packed`] but

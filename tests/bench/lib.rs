@@ -37,6 +37,7 @@ impl Tokens {
             n,
             k,
             x: &self.x[..n * k],
+            pitch: k,
             q: &self.q[..n * k],
             d: &self.d[..n * k / 32],
             sum: &self.sum[..n * k / 16],

@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Batch, Decoder, Shape};
 use crate::base::error::Result;
+use crate::base::pool::Width;
 use crate::kernel::{GROUP, KV_BLOCK};
 
 use super::attention_q8::Eights;
@@ -183,14 +184,14 @@ impl Cpu {
         }
         let (mut buffer, mut eights) = (lock(&s.work[0]), lock(&s.eights[0]));
         let mut merged = Work::new(&mut buffer, &mut eights, &sizes).merged;
-        let width = d.n_head * d.head_dim;
+        let width = Width::spread(d.n_head * d.head_dim);
         for (h, parts) in parts.chunks_exact_mut(tiles.len() * part_len).enumerate() {
             merged.clear();
             for (tile, part) in tiles.clone().zip(parts.chunks_exact_mut(part_len)) {
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
                 self.merge(&block, tile, &mut merged, &part);
             }
-            self.finish(&block, h, &merged, &mut s.mixed[..n * width]);
+            self.finish(&block, h, &merged, &mut s.mixed[..width.len(n)]);
         }
         Ok(())
     }
@@ -199,14 +200,15 @@ impl Cpu {
     fn attend_many(&self, s: &mut Scratch, window: u32, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
-        let width = d.n_head * d.head_dim;
+        let width = Width::spread(d.n_head * d.head_dim);
         let (q, work, eights) = (&s.q, &s.work, &s.eights);
         // At least two blocks for each thread, to even out.
         let n_tokens = (n / (2 * s.pool.n_active())).clamp(1, sizes.n_tokens);
-        s.pool.rows(&mut s.mixed[..n * width], width, n_tokens, |worker, first, out| {
+        let mixed = &mut s.mixed[..width.len(n)];
+        s.pool.rows(mixed, width.pitch, n_tokens, |worker, first, out| {
             let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
-            let block = Block::new(batch, window, first, out.len() / width);
+            let block = Block::new(batch, window, first, out.len() / width.pitch);
             let rows = block.n * sizes.n_group;
             for h in 0..d.n_head_kv {
                 let head = kv.head(h);
@@ -236,7 +238,7 @@ impl Cpu {
         let d = &self.decoder;
         let sizes = Sizes::new(d);
         let len = sizes.n_group * d.head_dim;
-        let tokens = q.chunks_exact(d.n_head * d.head_dim).skip(block.first).take(block.n);
+        let tokens = Width::spread(d.n_head * d.head_dim).rows(q).skip(block.first).take(block.n);
         let heads = tokens.flat_map(|row| row[h * len..][..len].chunks_exact(d.head_dim));
         for (packed, q) in work.q.chunks_exact_mut(sizes.query).zip(heads) {
             let (packed, rest) = packed.split_at_mut(d.head_dim);
@@ -383,7 +385,8 @@ impl Cpu {
         let d = &self.decoder;
         let n_group = d.n_head / d.n_head_kv;
         let width = value_width(d.head_dim);
-        for (i, out) in out.chunks_exact_mut(d.n_head * d.head_dim).take(block.n).enumerate() {
+        let rows = Width::spread(d.n_head * d.head_dim).rows_mut(out);
+        for (i, out) in rows.take(block.n).enumerate() {
             let heads = out[h * n_group * d.head_dim..].chunks_exact_mut(d.head_dim);
             for (j, out) in heads.take(n_group).enumerate() {
                 let row = i * n_group + j;

@@ -13,7 +13,7 @@ use crate::backend::{Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
-use crate::base::pool::Pool;
+use crate::base::pool::{Pool, Width};
 use crate::kernel::{GROUP, Kernels, Panel};
 
 use super::Cpu;
@@ -101,14 +101,14 @@ impl Layout {
         (at..at + GROUP * self.head_dim, cell as usize % GROUP)
     }
 
-    /// Head `head` of each row.
+    /// Head `head` of each row, of rows as in [`super::Scratch`].
     pub(super) fn head_rows<'x>(
         &self,
         rows: &'x [f32],
         head: usize,
     ) -> impl Iterator<Item = &'x [f32]> {
         let d = self.head_dim;
-        rows.chunks_exact(self.n_head * d).map(move |row| &row[head * d..][..d])
+        Width::spread(self.n_head * d).rows(rows).map(move |row| &row[head * d..][..d])
     }
 }
 
@@ -178,7 +178,7 @@ impl Kv {
         }
     }
 
-    /// Overwrites the keys of all heads in `cell`.
+    /// Overwrites the keys of all heads in `cell` with a row as in [`super::Scratch`].
     pub(super) fn set_key(&mut self, kernels: &Kernels, cell: u32, row: &[f32]) -> Result<()> {
         self.fill_keys(kernels, None, &[cell], row)
     }

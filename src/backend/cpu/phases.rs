@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch};
 use crate::base::error::{Result, err};
-use crate::base::pool::{Columns, Pool, SPIN_NS};
+use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
 use super::attention::lock;
 use super::scratch::Inputs;
@@ -36,7 +36,7 @@ impl Backend for Cpu {
         s.pool.begin(s.threads.begin(n))?;
         s.pool.set_spin(if n < GROUP_ROWS { SPIN_NS } else { PROMPT_SPIN_NS });
         let n_embd = self.decoder.n_embd;
-        for (row, &token) in s.x.chunks_exact_mut(n_embd).zip(batch.tokens) {
+        for (row, &token) in Width::spread(n_embd).rows_mut(&mut s.x).zip(batch.tokens) {
             self.decode_row(&ends.embd, token as usize, row); // tokens are below n_vocab
             if self.decoder.embd_scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= self.decoder.embd_scale);
@@ -61,15 +61,16 @@ impl Backend for Cpu {
         if let Some(n) = s.threads.layer(&self.found) {
             s.pool.begin(n)?;
         }
-        let n_embd = d.n_embd;
-        self.norm(&s.pool, &s.x[..n * n_embd], &l.attn_norm, &mut s.normed[..n * n_embd])?;
+        let width = Width::spread(d.n_embd);
+        self.norm(&s.pool, &s.x[..width.len(n)], &l.attn_norm, &mut s.normed[..width.len(n)])?;
         let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.q, &l.k, &l.v])?;
         let angles = l.rope.map(|i| self.angles(i, &s.cos, &s.sin, s.n_batch));
-        let (q_width, kv_width) = (d.n_head * d.head_dim, d.n_head_kv * d.head_dim);
-        let outs = [&mut s.q[..n * q_width], &mut s.k[..n * kv_width], &mut s.v[..n * kv_width]];
+        let [q, kv_width] = [d.n_head, d.n_head_kv].map(|n| Width::spread(n * d.head_dim));
+        let (n_q, n_kv) = (q.len(n), kv_width.len(n));
+        let outs = [&mut s.q[..n_q], &mut s.k[..n_kv], &mut s.v[..n_kv]];
         // Whole heads, and whole groups of packed rows.
         let grain = ROW_GRAIN.max(d.head_dim).next_multiple_of(lcm(d.head_dim, GROUP_ROWS));
-        let (work, widths) = (&s.work, [q_width, kv_width, kv_width]);
+        let (work, widths) = (&s.work, [q, kv_width, kv_width]);
         s.pool.columns_of(outs, n, widths, grain, |worker, i, part| {
             self.project_part([&l.q, &l.k, &l.v][i], &inputs, part);
             let norm = [&l.q_norm, &l.k_norm, &None][i].as_deref();
@@ -81,8 +82,7 @@ impl Backend for Cpu {
                 }
             }
         })?;
-        let (k, v) = (&s.k[..n * kv_width], &s.v[..n * kv_width]);
-        kv.fill(self.kernels, &s.pool, batch.cells, k, v)
+        kv.fill(self.kernels, &s.pool, batch.cells, &s.k[..n_kv], &s.v[..n_kv])
     }
 
     fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
@@ -96,11 +96,11 @@ impl Backend for Cpu {
     }
 
     fn ffn_up(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
-        let (n_embd, n_ff) = (self.decoder.n_embd, self.decoder.n_ff);
-        self.norm(&s.pool, &s.x[..n * n_embd], &l.ffn_norm, &mut s.normed[..n * n_embd])?;
+        let [width, ff] = [self.decoder.n_embd, self.decoder.n_ff].map(Width::spread);
+        self.norm(&s.pool, &s.x[..width.len(n)], &l.ffn_norm, &mut s.normed[..width.len(n)])?;
         let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
-        let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
-        s.pool.column_pairs(gate, up, n_ff, ROW_GRAIN, |_, gate, up| {
+        let (gate, up) = (&mut s.gate[..ff.len(n)], &mut s.up[..ff.len(n)]);
+        s.pool.column_pairs(gate, up, ff, ROW_GRAIN, |_, gate, up| {
             for part in cached(n, gate.len()) {
                 let (gate, up) = (&mut gate.part(part.clone()), &mut up.part(part));
                 self.project_part(&l.gate, &inputs, gate);
@@ -123,8 +123,9 @@ impl Backend for Cpu {
         if n == 0 {
             return Ok(());
         }
-        for (&t, out) in batch.outputs.iter().zip(s.normed.chunks_exact_mut(n_embd)) {
-            let x = &s.x[t as usize * n_embd..][..n_embd];
+        let width = Width::spread(n_embd);
+        for (&t, out) in batch.outputs.iter().zip(width.rows_mut(&mut s.normed)) {
+            let x = &s.x[width.len(t as usize)..][..n_embd];
             self.kernels.rms_norm(x, &ends.norm, self.decoder.norm_eps, out);
         }
         let inputs = s.codes.quantise_exactly(self, &s.pool, &s.normed, n, &ends.head)?;
@@ -136,7 +137,7 @@ impl Backend for Cpu {
             s.threads.end(&self.found);
             return Ok(());
         }
-        s.pool.columns(logits, n_vocab, ROW_GRAIN, |_, part| {
+        s.pool.columns(logits, Width::dense(n_vocab), ROW_GRAIN, |_, part| {
             self.project_part(&ends.head, &inputs, part);
             if cap != 0.0 {
                 (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
@@ -168,10 +169,10 @@ impl Backend for Cpu {
         let half = f.per_pair.len();
         let (cos, sin) = (&mut s.cos[..half], &mut s.sin[..half]);
         rotations(&f.per_pair, -f64::from(delta), 1.0, cos, sin);
-        let row = &mut s.k[..width];
+        let row = &mut s.k[..Width::spread(width).len(1)];
         for &cell in cells {
-            kv.key(cell, row);
-            for head in row.chunks_exact_mut(self.decoder.head_dim) {
+            kv.key(cell, &mut row[..width]);
+            for head in row[..width].chunks_exact_mut(self.decoder.head_dim) {
                 self.rotate(head, cos, sin);
             }
             kv.set_key(self.kernels, cell, row)?;
@@ -206,8 +207,8 @@ impl Cpu {
         out: Residual<'_>,
         norm: Option<&[f32]>,
     ) -> Result<()> {
-        let (n, width) = (inputs.n(), m.tensor.n_rows);
-        let (x, delta) = (&mut out.x[..n * width], &mut out.delta[..n * width]);
+        let (n, width) = (inputs.n(), Width::spread(m.tensor.n_rows));
+        let (x, delta) = (&mut out.x[..width.len(n)], &mut out.delta[..width.len(n)]);
         pool.column_pairs(x, delta, width, ROW_GRAIN, |_, x, delta| {
             self.project_part(m, inputs, delta);
             if norm.is_none() {
@@ -215,18 +216,21 @@ impl Cpu {
             }
         })?;
         let Some(weight) = norm else { return Ok(()) };
-        let normed = &mut out.normed[..n * width];
+        let normed = &mut out.normed[..width.len(n)];
         self.norm(pool, delta, weight, normed)?;
-        pool.rows(x, width, 8, |_, first, rows| {
-            self.kernels.add(rows, &normed[first * width..][..rows.len()]);
+        pool.rows(x, width.pitch, 8, |_, first, rows| {
+            let normed = width.rows(&normed[width.len(first)..]);
+            for (x, normed) in width.rows_mut(rows).zip(normed) {
+                self.kernels.add(x, normed);
+            }
         })
     }
 
     fn norm(&self, pool: &Pool, x: &[f32], weight: &[f32], out: &mut [f32]) -> Result<()> {
-        let width = weight.len();
-        pool.rows(out, width, 8, |_, first, rows| {
-            let x = x[first * width..].chunks_exact(width);
-            for (x, out) in x.zip(rows.chunks_exact_mut(width)) {
+        let width = Width::spread(weight.len());
+        pool.rows(out, width.pitch, 8, |_, first, rows| {
+            let x = width.rows(&x[width.len(first)..]);
+            for (x, out) in x.zip(width.rows_mut(rows)) {
                 self.kernels.rms_norm(x, weight, self.decoder.norm_eps, out);
             }
         })

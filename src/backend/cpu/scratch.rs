@@ -8,7 +8,7 @@ use crate::base::aligned::Buffer;
 use crate::base::cpu::Cores;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
-use crate::base::pool::Pool;
+use crate::base::pool::{Pool, Width};
 use crate::kernel::{Activations, Kernels, TILE, Tiles};
 
 use super::attention_q8::Eights;
@@ -55,7 +55,7 @@ struct Blocks {
 const MOST_SHARES: usize = 32;
 
 impl Codes {
-    /// Quantises the first `n` rows of `x`, each as wide as the input of `readers`; not done if
+    /// Quantises the first `n` rows of `x`, rows as in [`Scratch`], each as wide as the input of `readers`; not done if
     /// none of those is quantised itself.
     pub(super) fn quantise<'a>(
         &'a mut self,
@@ -65,16 +65,16 @@ impl Codes {
         n: usize,
         readers: &[&Matrix],
     ) -> Result<Inputs<'a>> {
-        let k = readers.first().map_or(0, |m| m.tensor.n_cols);
-        let x = &x[..n * k];
+        let width = Width::spread(readers.first().map_or(0, |m| m.tensor.n_cols));
+        let x = &x[..width.len(n)];
         let panels = !self.tiles.is_empty() && n >= PANEL_TOKENS;
         let tiles = match panels && readers.iter().any(|m| m.has_panels()) {
-            true => Some(tile_rows(cpu, pool, k, x, &mut self.tiles)?),
+            true => Some(tile_rows(cpu, pool, width, x, &mut self.tiles)?),
             false => None,
         };
         let in_blocks = |m: &&Matrix| m.tensor.dtype.is_quantised() && !(panels && m.has_panels());
         let in_blocks = readers.iter().any(in_blocks);
-        let exact = self.blocks.quantise(cpu, pool, x, (n, k), in_blocks)?;
+        let exact = self.blocks.quantise(cpu, pool, x, width, in_blocks)?;
         Ok(Inputs { exact, tiles })
     }
 
@@ -88,25 +88,27 @@ impl Codes {
         n: usize,
         reader: &Matrix,
     ) -> Result<Inputs<'a>> {
-        let k = reader.tensor.n_cols;
+        let width = Width::spread(reader.tensor.n_cols);
         let in_blocks = reader.tensor.dtype.is_quantised();
-        let exact = self.blocks.quantise(cpu, pool, &x[..n * k], (n, k), in_blocks)?;
+        let exact = self.blocks.quantise(cpu, pool, &x[..width.len(n)], width, in_blocks)?;
         Ok(Inputs { exact, tiles: None })
     }
 }
 
 impl Blocks {
-    /// Quantises `n` rows of `k`, if they are wanted so.
+    /// Quantises rows, if they are wanted so.
     fn quantise<'a>(
         &'a mut self,
         cpu: &Cpu,
         pool: &Pool,
         x: &'a [f32],
-        (n, k): (usize, usize),
+        width: Width,
         wanted: bool,
     ) -> Result<Activations<'a>> {
+        let Width { n_cols: k, pitch } = width;
+        let n = x.len() / pitch;
         if !wanted {
-            return Ok(Activations { n, k, x, q: &[], d: &[], sum: &[] });
+            return Ok(Activations { n, k, x, pitch, q: &[], d: &[], sum: &[] });
         }
         let (q, d, sum) = (
             &mut self.codes[..n * k],
@@ -114,53 +116,56 @@ impl Blocks {
             &mut self.sums[..n * k / 16],
         );
         match n {
-            1 => cpu.kernels.quantize(x, q, d, sum),
-            _ => quantise_rows(cpu, pool, k, (x, q, d, sum))?,
+            1 => cpu.kernels.quantize(&x[..k], q, d, sum),
+            _ => quantise_rows(cpu, pool, width, (x, q, d, sum))?,
         }
         let (q, d) = (&self.codes[..n * k], &self.scales[..n * k / 32]);
-        Ok(Activations { n, k, x, q, d, sum: &self.sums[..n * k / 16] })
+        Ok(Activations { n, k, x, pitch, q, d, sum: &self.sums[..n * k / 16] })
     }
 }
 
-/// Quantises rows of `k` to tiles, shared out tile by tile.
+/// Quantises rows to tiles, shared out tile by tile.
 fn tile_rows<'a>(
     cpu: &Cpu,
     pool: &Pool,
-    k: usize,
+    width: Width,
     x: &[f32],
     tiles: &'a mut [u32],
 ) -> Result<Tiles<'a>> {
-    let (n, len) = (x.len() / k, cpu.kernels.tile_words(k));
+    let Width { n_cols: k, pitch } = width;
+    let (n, len) = (x.len() / pitch, cpu.kernels.tile_words(k));
     let words = &mut tiles[..n.div_ceil(TILE) * len];
     pool.rows(words, len, 1, |_, first, rows| {
-        let x = x[first * TILE * k..].chunks(TILE * k);
+        let x = x[first * TILE * pitch..].chunks(TILE * pitch);
         for (x, tile) in x.zip(rows.chunks_exact_mut(len)) {
-            cpu.kernels.quantize_tile(x, k, tile);
+            cpu.kernels.quantize_tile(x, width, tile);
         }
     })?;
     Ok(Tiles { n, k, words })
 }
 
-/// Quantises rows of `k`: threads take runs of them, each by way of a lock that nobody else wants.
+/// Quantises rows: threads take runs of them, each by way of a lock that nobody else wants.
 fn quantise_rows(
     cpu: &Cpu,
     pool: &Pool,
-    k: usize,
+    width: Width,
     (x, q, d, sum): (&[f32], &mut [i8], &mut [f32], &mut [i32]),
 ) -> Result<()> {
-    let n_rows = x.len() / k;
+    let Width { n_cols: k, pitch } = width;
+    let n_rows = x.len() / pitch;
     let n_shares = (4 * pool.n_active()).min(MOST_SHARES);
-    let share = n_rows.div_ceil(n_shares).max(1) * k;
+    let rows = n_rows.div_ceil(n_shares).max(1);
+    let share = rows * k;
     let mut shares = [const { Mutex::new(None) }; MOST_SHARES];
     let blocks = d.chunks_mut(share / 32).zip(sum.chunks_mut(share / 16));
-    let parts = x.chunks(share).zip(q.chunks_mut(share)).zip(blocks);
+    let parts = x.chunks(rows * pitch).zip(q.chunks_mut(share)).zip(blocks);
     for (share, part) in shares.iter_mut().zip(parts) {
         *share = Mutex::new(Some(part));
     }
-    pool.chunks(x.len().div_ceil(share), 1, |_, i| {
+    pool.chunks(n_rows.div_ceil(rows), 1, |_, i| {
         let share = shares.get(i.start).and_then(|share| share.lock().ok()?.take());
         if let Some(((x, q), (d, sum))) = share {
-            let rows = x.chunks_exact(k).zip(q.chunks_exact_mut(k));
+            let rows = width.rows(x).zip(q.chunks_exact_mut(k));
             let blocks = d.chunks_exact_mut(k / 32).zip(sum.chunks_exact_mut(k / 16));
             for ((x, q), (d, sum)) in rows.zip(blocks) {
                 cpu.kernels.quantize(x, q, d, sum);
@@ -169,7 +174,8 @@ fn quantise_rows(
     })
 }
 
-/// Activations of one session.
+/// Activations of one session. Rows of floats, but for those of logits and angles, are
+/// [`Width::spread`].
 pub struct Scratch {
     pub(super) pool: Pool,
     pub(super) threads: Threads,
@@ -232,14 +238,15 @@ impl Lengths {
             widths.into_iter().map(|k| kernels.tile_words(k)).max().unwrap_or(0)
         });
         let (work, parts) = attention::buffer_lens(d, shape);
+        let spread = |width: usize| Width::spread(width);
         Lengths {
-            x: shape.n_batch * d.n_embd,
-            normed: rows * d.n_embd,
+            x: spread(d.n_embd).len(shape.n_batch),
+            normed: spread(d.n_embd).len(rows),
             codes: rows * widest,
             tiles: shape.n_batch.div_ceil(TILE) * tile,
-            q: shape.n_batch * d.n_head * d.head_dim,
-            kv: shape.n_batch * d.n_head_kv * d.head_dim,
-            ff: shape.n_batch * d.n_ff,
+            q: spread(d.n_head * d.head_dim).len(shape.n_batch),
+            kv: spread(d.n_head_kv * d.head_dim).len(shape.n_batch),
+            ff: spread(d.n_ff).len(shape.n_batch),
             angles: d.ropes.iter().map(|r| shape.n_batch * r.n_dims / 2).sum(),
             work,
             parts,

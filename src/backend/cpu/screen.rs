@@ -24,7 +24,7 @@ use crate::base::aligned::Buffer;
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
-use crate::base::pool::{Columns, Pool};
+use crate::base::pool::{Columns, Pool, Width};
 use crate::kernel::{ACTIVATION_BLOCK, Activations, Packed};
 use crate::quant::p16::{self, ROWS};
 
@@ -126,7 +126,7 @@ impl Screening {
             *sum = codes.iter().map(|&code| i32::from(code)).sum();
         }
         let k = codes.len();
-        Activations { n: 1, k, x: &[], q: codes, d: scales, sum: sums }
+        Activations { n: 1, k, x: &[], pitch: k, q: codes, d: scales, sum: sums }
     }
 }
 
@@ -231,7 +231,7 @@ impl Cpu {
         let n = screen.n_rows;
         let Screening { codes, scales, sums, bound, .. } = screening;
         let norms = Screening::norms(codes, scales, sums, act);
-        pool.column_pairs(logits, bound, n, 2 * ROWS, |_, upper, bound| {
+        pool.column_pairs(logits, bound, Width::dense(n), 2 * ROWS, |_, upper, bound| {
             self.kernels.matmul_packed(&screen.sketch(), act, upper);
             self.kernels.matmul_packed(&screen.bounds(), &norms, bound);
             self.kernels.add(upper.row_mut(0), bound.row_mut(0));
@@ -239,7 +239,7 @@ impl Cpu {
         let least = self.least(ends, inputs, logits, bound);
         let n_left = AtomicUsize::new(0);
         let most_left = n.div_ceil(ROWS) / MOST_LEFT;
-        pool.columns(logits, n, 2 * ROWS, |_, part| {
+        pool.columns(logits, Width::dense(n), 2 * ROWS, |_, part| {
             for at in (0..part.len()).step_by(ROWS) {
                 let mut group = part.part(at..part.len().min(at + ROWS));
                 // A bound that is not a number bounds nothing.
@@ -431,7 +431,7 @@ mod tests {
         let n = ends.head.tensor.n_rows;
         let (mut q, mut d, mut sum) = (vec![0; K], vec![0.0; K / 32], vec![0; K / 16]);
         cpu.kernels.quantize(x, &mut q, &mut d, &mut sum);
-        let act = Activations { n: 1, k: K, x, q: &q, d: &d, sum: &sum };
+        let act = Activations { n: 1, k: K, x, pitch: K, q: &q, d: &d, sum: &sum };
         let mut whole = vec![0.0; n];
         let inputs = Inputs { exact: act, tiles: None };
         cpu.matmul(&ends.head, &inputs, &mut Columns::new(&mut whole, n, 0..n));
@@ -491,7 +491,7 @@ mod tests {
                 let x: Vec<f32> = w.iter().zip(&s).map(|(w, s)| w - s).collect();
                 let (mut q, mut d, mut sum) = (vec![0; K], vec![0.0; K / 32], vec![0; K / 16]);
                 cpu.kernels.quantize(&x, &mut q, &mut d, &mut sum);
-                let act = Activations { n: 1, k: K, x: &x, q: &q, d: &d, sum: &sum };
+                let act = Activations { n: 1, k: K, x: &x, pitch: K, q: &q, d: &d, sum: &sum };
                 let mut made = Screening::new(K, n, &Memory::default()).expect("memory");
                 let Screening { codes, scales, sums, .. } = &mut made;
                 let norms = Screening::norms(codes, scales, sums, &act);

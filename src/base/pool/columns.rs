@@ -4,6 +4,44 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// How wide the rows of a row-major matrix are, and how far apart they begin, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Width {
+    /// Columns.
+    pub n_cols: usize,
+    /// From the start of a row to that of the next; at least `n_cols`.
+    pub pitch: usize,
+}
+
+impl Width {
+    /// Rows without gaps.
+    pub const fn dense(n_cols: usize) -> Width {
+        Width { n_cols, pitch: n_cols }
+    }
+
+    /// Rows of 32-bit numbers that begin an odd number of cache lines apart. A cache looks for an
+    /// address in one of a power of two of sets: so some columns of many rows are spread over all of
+    /// them, where rows of 2048 numbers without gaps would crowd into one.
+    pub const fn spread(n_cols: usize) -> Width {
+        Width { n_cols, pitch: (n_cols.div_ceil(16) | 1) * 16 }
+    }
+
+    /// Elements of `n` rows.
+    pub const fn len(self, n: usize) -> usize {
+        n * self.pitch
+    }
+
+    /// The rows of a matrix; what is left at its end is no row.
+    pub fn rows<T>(self, x: &[T]) -> impl Iterator<Item = &[T]> {
+        x.chunks_exact(self.pitch.max(1)).map(move |row| &row[..self.n_cols])
+    }
+
+    /// The rows of a matrix, to be written; what is left at its end is no row.
+    pub fn rows_mut<T>(self, x: &mut [T]) -> impl Iterator<Item = &mut [T]> {
+        x.chunks_exact_mut(self.pitch.max(1)).map(move |row| &mut row[..self.n_cols])
+    }
+}
+
 /// Columns `first .. first + len` of every row of a row-major matrix, exclusively.
 pub struct Columns<'a, T> {
     base: *mut T,

@@ -32,7 +32,7 @@ use super::clock::now_ns;
 use super::cpu::Cores;
 use super::error::{Result, Sentence, err};
 
-pub use self::columns::Columns;
+pub use self::columns::{Columns, Width};
 pub use self::thread::{CpuSet, allowed_cpus};
 pub use self::tune::Tuner;
 
@@ -421,7 +421,7 @@ mod tests {
             for n_cols in [0, 1, 3, 17, 256] {
                 for grain in [0, 1, 4, 1000] {
                     let mut out = vec![0usize; n_rows * n_cols];
-                    pool.columns(&mut out, n_cols, grain, |_, columns| {
+                    pool.columns(&mut out, Width::dense(n_cols), grain, |_, columns| {
                         let (first, grain) = (columns.first(), grain.max(1));
                         assert!(columns.len() > 0 && first % grain == 0);
                         assert!(columns.len() % grain == 0 || first + columns.len() == n_cols);
@@ -447,7 +447,7 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         let error = pool.rows(&mut [0u8; 7], 3, 1, |_, _, _| {}).unwrap_err();
         assert!(matches!(error, Error::Internal(_)), "{error}");
-        assert!(pool.columns(&mut [0u8; 7], 0, 1, |_, _| {}).is_err());
+        assert!(pool.columns(&mut [0u8; 7], Width::dense(0), 1, |_, _| {}).is_err());
         assert!(pool.rows(&mut [0u8; 0], 0, 1, |_, _, _| panic!("no rows")).is_ok());
     }
 

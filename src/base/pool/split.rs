@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Pool;
-use super::columns::Columns;
+use super::columns::{Columns, Width};
 use crate::base::error::{Result, err};
 
 impl Pool {
@@ -36,25 +36,24 @@ impl Pool {
         })
     }
 
-    /// Splits the columns of a row-major matrix with `n_cols` columns into chunks of one or several
-    /// times `grain` (0 is taken as 1; the last chunk may be narrower): `f(worker, columns)`. Each
+    /// Splits the columns of a row-major matrix into chunks of one or several times `grain` (0 is taken as 1; the last chunk may be narrower): `f(worker, columns)`. Each
     /// column goes out once. Chunks are long at first and short at last; see [`guided`](Self::guided).
     ///
     /// Fails as [`run`](Self::run), and with `Internal` if `out` is not whole rows.
     pub fn columns<T: Send>(
         &self,
         out: &mut [T],
-        n_cols: usize,
+        width: Width,
         grain: usize,
         f: impl Fn(usize, &mut Columns<'_, T>) + Sync,
     ) -> Result<()> {
-        let n_rows = n_rows(out.len(), n_cols)?;
+        let n_rows = rows_of(out.len(), width)?;
         let base = Base(out.as_mut_ptr());
-        self.guided(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
-            // SAFETY: the matrix is `out`, `n_rows` x `n_cols` and borrowed until all calls have
+        self.guided(if n_rows == 0 { 0 } else { width.n_cols }, grain, |worker, columns| {
+            // SAFETY: the matrix is `out`, `n_rows` rows of `pitch`, and borrowed until all calls have
             // returned; `guided` gives each column to one call only. The columns cannot leave `f`,
             // which must take them with any lifetime. T: Send lets another thread write them.
-            f(worker, &mut unsafe { Columns::of(base.get(), n_cols, n_rows, columns) });
+            f(worker, &mut unsafe { Columns::of(base.get(), width.pitch, n_rows, columns) });
         })
     }
 
@@ -65,49 +64,48 @@ impl Pool {
         &self,
         a: &mut [T],
         b: &mut [T],
-        n_cols: usize,
+        width: Width,
         grain: usize,
         f: impl Fn(usize, &mut Columns<'_, T>, &mut Columns<'_, T>) + Sync,
     ) -> Result<()> {
         if a.len() != b.len() {
             return Err(err!(Internal, "matrices of {} and {} elements", a.len(), b.len()));
         }
-        let n_rows = n_rows(a.len(), n_cols)?;
+        let n_rows = rows_of(a.len(), width)?;
         let (a, b) = (Base(a.as_mut_ptr()), Base(b.as_mut_ptr()));
-        self.guided(if n_rows == 0 { 0 } else { n_cols }, grain, |worker, columns| {
+        self.guided(if n_rows == 0 { 0 } else { width.n_cols }, grain, |worker, columns| {
             // SAFETY: as in `columns`, for each of the two, which are borrowed exclusively and so
             // do not overlap.
             let (mut a, mut b) = unsafe {
                 (
-                    Columns::of(a.get(), n_cols, n_rows, columns.clone()),
-                    Columns::of(b.get(), n_cols, n_rows, columns),
+                    Columns::of(a.get(), width.pitch, n_rows, columns.clone()),
+                    Columns::of(b.get(), width.pitch, n_rows, columns),
                 )
             };
             f(worker, &mut a, &mut b);
         })
     }
 
-    /// Splits the columns of several matrices of `n_rows` rows, `n_cols[i]` columns each:
-    /// `f(worker, i, columns)`. No chunk has columns of two of them; see [`columns`](Self::columns).
+    /// Splits the columns of several matrices of `n_rows` rows: `f(worker, i, columns)`. No chunk has columns of two of them; see [`columns`](Self::columns).
     ///
     /// Fails as that does, and with `Internal` if a matrix is not `n_rows` rows.
     pub fn columns_of<T: Send, const N: usize>(
         &self,
         mut outs: [&mut [T]; N],
         n_rows: usize,
-        n_cols: [usize; N],
+        widths: [Width; N],
         grain: usize,
         f: impl Fn(usize, usize, &mut Columns<'_, T>) + Sync,
     ) -> Result<()> {
         let grain = grain.max(1);
-        for (out, n_cols) in outs.iter().zip(n_cols) {
-            if n_rows.checked_mul(n_cols) != Some(out.len()) {
-                let len = out.len();
-                return Err(err!(Internal, "{len} elements, expected {n_rows} x {n_cols}"));
+        for (out, width) in outs.iter().zip(widths) {
+            let found = rows_of(out.len(), width)?;
+            if found != n_rows && width.pitch > 0 {
+                return Err(err!(Internal, "{found} rows, expected {n_rows}"));
             }
         }
         let bases = outs.each_mut().map(|out| Base(out.as_mut_ptr()));
-        let n_chunks = n_cols.map(|n| n.div_ceil(grain));
+        let n_chunks = widths.map(|width| width.n_cols.div_ceil(grain));
         let all = if n_rows == 0 { 0 } else { n_chunks.iter().sum() };
         self.guided(all, 1, |worker, chunks| {
             let mut before = 0; // chunks of the matrices before
@@ -118,11 +116,11 @@ impl Pool {
                 if start == end {
                     continue;
                 }
-                let columns = start * grain..n_cols[i].min(end * grain);
-                let (base, n_cols) = (bases[i].get(), n_cols[i]);
-                // SAFETY: as in `columns`: matrix `i` was checked to be n_rows x n_cols[i], and
-                // each chunk of it goes out once.
-                f(worker, i, &mut unsafe { Columns::of(base, n_cols, n_rows, columns) });
+                let (base, width) = (bases[i].get(), widths[i]);
+                let columns = start * grain..width.n_cols.min(end * grain);
+                // SAFETY: as in `columns`: matrix `i` was checked to be n_rows rows of its pitch,
+                // and each chunk of it goes out once.
+                f(worker, i, &mut unsafe { Columns::of(base, width.pitch, n_rows, columns) });
             }
         })
     }
@@ -186,6 +184,14 @@ impl Pool {
     }
 }
 
+/// The rows of a matrix of `len` elements, whose columns lie in it.
+fn rows_of(len: usize, width: Width) -> Result<usize> {
+    if width.n_cols > width.pitch {
+        return Err(err!(Internal, "{} columns in rows of {}", width.n_cols, width.pitch));
+    }
+    n_rows(len, width.pitch)
+}
+
 /// The start of a slice that calls on several threads write disjoint parts of.
 struct Base<T>(*mut T);
 
@@ -216,7 +222,7 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         let (mut a, mut b, mut c) = (vec![0; 2 * 7], vec![0; 2 * 4], vec![0; 0]);
         let outs = [&mut a[..], &mut b[..], &mut c[..]];
-        pool.columns_of(outs, 2, [7, 4, 0], 3, |_, i, part| {
+        pool.columns_of(outs, 2, [7, 4, 0].map(Width::dense), 3, |_, i, part| {
             assert!(part.first() % 3 == 0 && part.len() > 0);
             for row in 0..2 {
                 let first = part.first();
@@ -227,14 +233,48 @@ mod tests {
         .unwrap();
         assert_eq!(a, [100, 101, 102, 103, 104, 105, 106, 110, 111, 112, 113, 114, 115, 116]);
         assert_eq!(b, [200, 201, 202, 203, 210, 211, 212, 213]);
-        assert!(pool.columns_of([&mut a[..]], 2, [6], 3, |_, _, _| {}).is_err());
+        assert!(pool.columns_of([&mut a[..]], 2, [Width::dense(6)], 3, |_, _, _| {}).is_err());
+    }
+
+    #[test]
+    fn what_lies_between_rows_is_left_alone() {
+        let pool = Pool::new(3).unwrap();
+        let width = Width { n_cols: 5, pitch: 8 };
+        let (mut a, mut b) = (vec![0; width.len(3)], vec![0; width.len(3)]);
+        let add = |part: &mut Columns<'_, i32>| {
+            (0..3).for_each(|row| part.row_mut(row).iter_mut().for_each(|x| *x += 1));
+        };
+        pool.columns(&mut a, width, 2, |_, part| add(part)).unwrap();
+        pool.column_pairs(&mut a, &mut b, width, 2, |_, a, b| {
+            add(a);
+            add(b);
+        })
+        .unwrap();
+        pool.columns_of([&mut a, &mut b], 3, [width; 2], 2, |_, _, part| add(part)).unwrap();
+        assert!(width.rows(&a).all(|row| row == [3; 5]) && width.rows(&b).all(|row| row == [2; 5]));
+        assert_eq!((a.iter().sum(), b.iter().sum()), (3 * 15, 2 * 15));
+        let narrow = Width { n_cols: 9, pitch: 8 };
+        assert!(pool.columns(&mut a, narrow, 1, |_, _| {}).is_err());
+        assert!(pool.columns(&mut a[1..], width, 1, |_, _| {}).is_err());
+    }
+
+    /// An odd number of cache lines, so that a column of 64 rows meets each set of a cache once.
+    #[test]
+    fn rows_that_are_spread_begin_in_all_sets_of_a_cache() {
+        for n_cols in [1, 16, 17, 576, 1536, 2048, 4096] {
+            let width = Width::spread(n_cols);
+            assert!(width.pitch >= n_cols && width.pitch < n_cols + 32);
+            let sets: std::collections::HashSet<_> =
+                (0..64).map(|row| width.len(row) * 4 / 64 % 64).collect();
+            assert_eq!(sets.len(), 64, "{n_cols} columns");
+        }
     }
 
     #[test]
     fn pairs_of_columns_are_of_the_same_place() {
         let pool = Pool::new(2).unwrap();
         let (mut a, mut b) = (vec![1; 3 * 10], vec![2; 3 * 10]);
-        pool.column_pairs(&mut a, &mut b, 10, 4, |_, a, b| {
+        pool.column_pairs(&mut a, &mut b, Width::dense(10), 4, |_, a, b| {
             assert_eq!((a.first(), a.len()), (b.first(), b.len()));
             for row in 0..3 {
                 let pairs = a.row_mut(row).iter_mut().zip(b.row_mut(row));
@@ -243,6 +283,6 @@ mod tests {
         })
         .unwrap();
         assert!(a.iter().all(|&x| x == 2) && b.iter().all(|&x| x == 1));
-        assert!(pool.column_pairs(&mut a, &mut b[1..], 10, 4, |_, _, _| {}).is_err());
+        assert!(pool.column_pairs(&mut a, &mut b[1..], Width::dense(10), 4, |_, _, _| {}).is_err());
     }
 }

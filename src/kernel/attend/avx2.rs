@@ -99,12 +99,10 @@ unsafe fn tile<T: Element, const R: usize, const G: usize>(
             for g in 0..G {
                 let b = b.add(i * b_row + g * b_group);
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(ahead).cast());
-                for half in 0..2 {
-                    let b = T::eight(b.add(half * LANES));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let a = _mm256_set1_ps(*a.add(r * a_stride + i));
-                        acc[g][half] = _mm256_fmadd_ps(a, b, acc[g][half]);
-                    }
+                let b = [T::eight(b), T::eight(b.add(LANES))];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = _mm256_set1_ps(*a.add(r * a_stride + i));
+                    acc[g] = [0, 1].map(|half| _mm256_fmadd_ps(a, b[half], acc[g][half]));
                 }
             }
         }

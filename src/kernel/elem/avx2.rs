@@ -74,13 +74,23 @@ pub(in crate::kernel) fn exp(x: __m256) -> __m256 {
     _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
 }
 
+/// Four sums of squares, since one would wait for itself.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mut squares = _mm256_setzero_ps();
-    for at in (0..x.len()).step_by(LANES) {
-        let x = load(x, at);
-        squares = _mm256_fmadd_ps(x, x, squares);
+    let mut squares = [_mm256_setzero_ps(); 4];
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for four in fours {
+        for (i, sum) in squares.iter_mut().enumerate() {
+            let x = load(four, i * LANES);
+            *sum = _mm256_fmadd_ps(x, x, *sum);
+        }
     }
+    for at in (0..rest.len()).step_by(LANES) {
+        let x = load(rest, at);
+        squares[0] = _mm256_fmadd_ps(x, x, squares[0]);
+    }
+    let [a, b, c, d] = squares;
+    let squares = _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
     let mean = sum(squares) / x.len() as f32;
     let scale = _mm256_set1_ps(1.0 / (mean + eps).sqrt());
     for at in (0..x.len()).step_by(LANES) {

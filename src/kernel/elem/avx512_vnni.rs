@@ -7,7 +7,7 @@ use super::{Elem, GELU_A, GELU_B, exp};
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Elem) -> Elem {
-    Elem { silu_mul, gelu_mul, ..below }
+    Elem { rms_norm, silu_mul, gelu_mul, ..below }
 }
 
 /// Lanes of a vector.
@@ -80,5 +80,30 @@ fn gelu_mul(gate: &mut [f32], up: &[f32]) {
         let x = load(gate, at);
         let y = _mm512_mul_ps(x, _mm512_fmadd_ps(b, _mm512_mul_ps(x, x), a));
         store(gate, at, gated(x, y, load(up, at)));
+    }
+}
+
+/// Four sums of squares, since one would wait for itself.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mut squares = [_mm512_setzero_ps(); 4];
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for four in fours {
+        for (i, sum) in squares.iter_mut().enumerate() {
+            let x = load(four, i * LANES);
+            *sum = _mm512_fmadd_ps(x, x, *sum);
+        }
+    }
+    for at in (0..rest.len()).step_by(LANES) {
+        let x = load(rest, at);
+        squares[0] = _mm512_fmadd_ps(x, x, squares[0]);
+    }
+    let [a, b, c, d] = squares;
+    let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+    let mean = _mm512_reduce_add_ps(sum) / x.len() as f32;
+    let scale = _mm512_set1_ps(1.0 / (mean + eps).sqrt());
+    for at in (0..x.len()).step_by(LANES) {
+        let scaled = _mm512_mul_ps(load(x, at), scale);
+        store(out, at, _mm512_mul_ps(scaled, load(weight, at)));
     }
 }

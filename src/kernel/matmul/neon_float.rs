@@ -141,7 +141,7 @@ fn tile<F: Float, const R: usize, const T: usize>(
     }
     let mut tokens: [&[f32]; T] = [&[]; T];
     for (i, token) in tokens.iter_mut().enumerate() {
-        *token = &act.x[(t + i) * k..][..k];
+        *token = act.row(t + i);
     }
     // SAFETY: NEON is part of every target that this file is compiled for, and loads are of eight
     // floats that a slice holds.

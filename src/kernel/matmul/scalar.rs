@@ -73,7 +73,7 @@ fn float(w: &Weight<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
             let weights = &mut weights[..n];
             quant::decode_row(w.dtype, piece(w, out.first() + r, from, n), weights);
             for t in 0..act.n {
-                let x = &act.x[t * act.k + from..][..n];
+                let x = &act.row(t)[from..][..n];
                 let mut sums = [0f32; 8];
                 for (w, x) in weights.chunks(8).zip(x.chunks(8)) {
                     for (sum, (w, x)) in sums.iter_mut().zip(w.iter().zip(x)) {

@@ -205,7 +205,7 @@ pub(super) unsafe fn floats(
         let rows = ROWS.min(out.len() - r);
         let row = |i| piece(w, out.first() + r + i, 0, w.k);
         let panel = [row(0), row(1.min(rows - 1)), row(2.min(rows - 1)), row(rows - 1)];
-        let token = |t: usize| &act.x[t * act.k..][..act.k];
+        let token = |t: usize| act.row(t);
         let mut t = 0;
         while t < act.n {
             if rows < ROWS {

@@ -15,10 +15,11 @@
 #![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::avx2_floats::{Bf16, F16, F32, floats};
 use super::avx2_formats::{self as formats, Floats, Format, Ints};
-use super::{BLOCKS, Packed, PackedFn, piece};
+use super::{Ahead, BLOCKS, Packed, PackedFn, SHARE_BLOCKS, Share, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
@@ -230,12 +231,16 @@ fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn store(out: &mut [f32], x: Floats) {
     let mut all = [0f32; ROWS];
-    for (x, part) in x.iter().zip(all.as_chunks_mut::<8>().0) {
-        // SAFETY: the part is eight numbers, of any alignment.
-        unsafe { _mm256_storeu_ps(part.as_mut_ptr(), *x) }
-    }
     let n = out.len().min(ROWS);
-    out[..n].copy_from_slice(&all[..n]);
+    let to = if n == ROWS { out.as_mut_ptr() } else { all.as_mut_ptr() };
+    // SAFETY: there is room for sixteen numbers, of any alignment.
+    unsafe {
+        _mm256_storeu_ps(to, x[0]);
+        _mm256_storeu_ps(to.add(8), x[1]);
+    }
+    if n < ROWS {
+        out.copy_from_slice(&all[..n]);
+    }
 }
 
 /// Reads the first 16 of `x`, or as many as there are.
@@ -244,9 +249,14 @@ pub(super) fn store(out: &mut [f32], x: Floats) {
 pub(super) fn load(x: &[f32]) -> Floats {
     let mut all = [0f32; ROWS];
     let n = x.len().min(ROWS);
-    all[..n].copy_from_slice(&x[..n]);
-    // SAFETY: each half is eight numbers, of any alignment.
-    unsafe { [_mm256_loadu_ps(all.as_ptr()), _mm256_loadu_ps(all[8..].as_ptr())] }
+    let from = if n == ROWS {
+        x.as_ptr()
+    } else {
+        all[..n].copy_from_slice(x);
+        all.as_ptr()
+    };
+    // SAFETY: there are sixteen numbers, of any alignment.
+    unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
 }
 
 /// A piece of a group, unpacked, by blocks of 32: their codes, and scales and minima of the halves.
@@ -266,17 +276,21 @@ fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, 
         mins: [[none; 2]; BLOCKS],
     };
     let piece = piece(F::DTYPE, w.k);
+    let mut ahead = Ahead::new(w, 1, piece, act.n.div_ceil(TOKENS));
     for r in (0..out.len()).step_by(ROWS) {
+        let g = (out.first() + r) / ROWS;
+        ahead.begin(w, g + 1);
         for from in (0..w.k).step_by(piece) {
             let n = piece.min(w.k - from);
-            unpack::<F>(w, (out.first() + r) / ROWS, from, n, &mut panel);
+            unpack::<F>(w, g, from, n, &mut panel);
             let mut t = 0;
             while t < act.n {
+                let ahead = ahead.share(n);
                 match act.n - t {
-                    1 => multiply::<F, 1>(&panel, act, t, from, n, r, out),
-                    2 => multiply::<F, 2>(&panel, act, t, from, n, r, out),
-                    3 => multiply::<F, 3>(&panel, act, t, from, n, r, out),
-                    _ => multiply::<F, TOKENS>(&panel, act, t, from, n, r, out),
+                    1 => multiply::<F, 1>(&panel, act, t, from..from + n, r, out, ahead),
+                    2 => multiply::<F, 2>(&panel, act, t, from..from + n, r, out, ahead),
+                    3 => multiply::<F, 3>(&panel, act, t, from..from + n, r, out, ahead),
+                    _ => multiply::<F, TOKENS>(&panel, act, t, from..from + n, r, out, ahead),
                 }
                 t += TOKENS;
             }
@@ -313,18 +327,19 @@ fn unpack<F: Format>(w: &Packed<'_>, g: usize, from: usize, n: usize, panel: &mu
     }
 }
 
-/// Multiplies a panel of `n` weights from `from` on with `T` tokens from `t` on; the columns are those
-/// from `r` on. The order is that of [`add_block`].
+/// Multiplies a panel, the weights `piece`, with `T` tokens from `t` on; the columns are those from `r`
+/// on. Asks for what comes `ahead`. The order is that of [`add_block`].
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply<F: Format, const T: usize>(
     panel: &Panel,
     act: &Activations<'_>,
     t: usize,
-    from: usize,
-    n: usize,
+    piece: Range<usize>,
     r: usize,
     out: &mut Columns<'_, f32>,
+    mut ahead: Share,
 ) {
+    let (from, n) = (piece.start, piece.len());
     let tokens: [Token; T] = std::array::from_fn(|i| Token::at(act, t + i, from, n));
     let mut acc = [[_mm256_setzero_ps(); 2]; T];
     if from > 0 {
@@ -333,60 +348,62 @@ fn multiply<F: Format, const T: usize>(
         }
     }
     let fours = 8 / halves::<F>();
+    let step = if F::FIT > 2 { fit::<F>() } else { fours };
     // Hidden from the compiler: loops that it unrolls need more registers than there are.
-    let many = std::hint::black_box(if F::FIT > 2 { fit::<F>() } else { fours });
-    let blocks = panel.codes.iter().zip(&panel.scales).zip(&panel.mins).take(n / 32);
-    for (b, ((codes, scales), mins)) in blocks.enumerate() {
-        for h in 0..halves::<F>() {
-            // SAFETY: the tokens have n codes from `from` on.
-            let sums: [i32; T] = std::array::from_fn(|i| unsafe { tokens[i].sum::<F>(b, h) });
-            let mut ints = [[_mm256_setzero_si256(); 2]; T];
-            for i in 0..T {
-                ints[i] = start::<F>(sums[i]);
-            }
-            for first in
-                (h * fours..(h + 1) * fours).step_by(if F::FIT > 2 { fit::<F>() } else { fours })
-            {
-                let codes = &codes[first..first + many];
-                if F::FIT > 2 {
-                    let mut added = [[_mm256_setzero_si256(); 2]; T];
-                    for (j, w) in codes.iter().enumerate() {
+    let many = std::hint::black_box(step);
+    for from in (0..n / 32).step_by(SHARE_BLOCKS) {
+        ahead.fetch(|line| _mm_prefetch::<_MM_HINT_T0>(line.cast()));
+        let some = from..(n / 32).min(from + SHARE_BLOCKS);
+        let codes = panel.codes[some.clone()].iter();
+        let blocks = codes.zip(&panel.scales[some.clone()]).zip(&panel.mins[some]);
+        for (b, ((codes, scales), mins)) in blocks.enumerate() {
+            let b = from + b;
+            for h in 0..halves::<F>() {
+                // SAFETY: the tokens have n codes from `from` on.
+                let sums: [i32; T] = std::array::from_fn(|i| unsafe { tokens[i].sum::<F>(b, h) });
+                let mut ints = sums.map(|sum| start::<F>(sum));
+                for first in (h * fours..(h + 1) * fours).step_by(step) {
+                    let codes = &codes[first..first + many];
+                    if F::FIT > 2 {
+                        let mut added = [[_mm256_setzero_si256(); 2]; T];
+                        for (j, w) in codes.iter().enumerate() {
+                            for i in 0..T {
+                                // SAFETY: as above; first + j < 8, as there are codes.
+                                let q = unsafe { tokens[i].four(b, first + j) };
+                                for side in 0..2 {
+                                    let pairs = pairs::<F>(w[side], q);
+                                    added[i][side] = _mm256_add_epi16(added[i][side], pairs);
+                                }
+                            }
+                        }
                         for i in 0..T {
-                            // SAFETY: as above; first + j < 8, as there are codes.
-                            let q = unsafe { tokens[i].four(b, first + j) };
-                            for side in 0..2 {
-                                let pairs = pairs::<F>(w[side], q);
-                                added[i][side] = _mm256_add_epi16(added[i][side], pairs);
+                            ints[i] = add_pairs(ints[i], added[i]);
+                        }
+                    } else {
+                        for (j, w) in codes.chunks_exact(F::FIT).enumerate() {
+                            let j = first + j * F::FIT;
+                            for i in 0..T {
+                                // SAFETY: as above; the last four is that of the last codes.
+                                let q = unsafe {
+                                    [tokens[i].four(b, j), tokens[i].four(b, j + F::FIT - 1)]
+                                };
+                                let two = [0, 1].map(|side| {
+                                    let one = pairs::<F>(w[0][side], q[0]);
+                                    match w.get(1) {
+                                        Some(w) => _mm256_add_epi16(one, pairs::<F>(w[side], q[1])),
+                                        None => one,
+                                    }
+                                });
+                                ints[i] = add_pairs(ints[i], two);
                             }
                         }
                     }
-                    for i in 0..T {
-                        ints[i] = add_pairs(ints[i], added[i]);
-                    }
-                } else {
-                    for (j, w) in codes.chunks_exact(F::FIT).enumerate() {
-                        let j = first + j * F::FIT;
-                        for i in 0..T {
-                            // SAFETY: as above; the last four is that of the last codes.
-                            let q = unsafe {
-                                [tokens[i].four(b, j), tokens[i].four(b, j + F::FIT - 1)]
-                            };
-                            let two = [0, 1].map(|side| {
-                                let one = pairs::<F>(w[0][side], q[0]);
-                                match w.get(1) {
-                                    Some(w) => _mm256_add_epi16(one, pairs::<F>(w[side], q[1])),
-                                    None => one,
-                                }
-                            });
-                            ints[i] = add_pairs(ints[i], two);
-                        }
-                    }
                 }
-            }
-            for i in 0..T {
-                // SAFETY: the tokens have n / 32 scales from `from` on.
-                let d = unsafe { tokens[i].scale(b) };
-                acc[i] = add_group::<F>(acc[i], ints[i], scales[h], mins[h], d, sums[i]);
+                for i in 0..T {
+                    // SAFETY: the tokens have n / 32 scales from `from` on.
+                    let d = unsafe { tokens[i].scale(b) };
+                    acc[i] = add_group::<F>(acc[i], ints[i], scales[h], mins[h], d, sums[i]);
+                }
             }
         }
     }

@@ -110,14 +110,14 @@ fn multiply_floats<F: Float, const G: usize, const T: usize>(
     r: usize,
     out: &mut Columns<'_, f32>,
 ) {
-    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
+    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.row(t + i)[from..][..n]);
     let size = ROWS * F::BYTES;
     assert!(groups.iter().all(|group| group.len() == n * size), "pieces of groups");
     let mut part = [[[_mm256_setzero_ps(); 2]; G]; T];
     for at in 0..n {
         for g in 0..G {
             let w = groups[g].as_ptr().wrapping_add(at * size);
-            if T == 1 && (at * size).is_multiple_of(64) {
+            if t == 0 && (at * size).is_multiple_of(64) {
                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
             }
             // SAFETY: the CPU has AVX2, FMA and F16C, as this function does, and the group n weights

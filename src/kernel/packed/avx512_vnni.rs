@@ -11,9 +11,10 @@
 #![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::avx512_formats::{self as formats, Format};
-use super::{BLOCKS, FLOAT_PIECE, Packed, PackedFn, piece};
+use super::{Ahead, BLOCKS, FLOAT_PIECE, Packed, PackedFn, SHARE_BLOCKS, Share, forget, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
@@ -139,7 +140,7 @@ unsafe fn add_block<F: Format>(
 
 /// Asks for some lines of memory, counted from `from`; nothing happens where there are none.
 #[inline(always)]
-fn fetch(from: *const u8, lines: std::ops::Range<usize>) {
+fn fetch(from: *const u8, lines: Range<usize>) {
     for line in lines {
         // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line).cast()) };
@@ -215,8 +216,10 @@ unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
         mins: [[[none; 2]; 2]; BLOCKS],
     };
     let (last, piece) = ((w.n_rows - 1) / ROWS, piece(F::DTYPE, w.k));
+    let mut ahead = Ahead::new(w, 2, piece, act.n.div_ceil(TOKENS));
     for r in (0..out.len()).step_by(2 * ROWS) {
         let first = (out.first() + r) / ROWS;
+        ahead.begin(w, first + 2);
         for from in (0..w.k).step_by(piece) {
             let n = piece.min(w.k - from);
             // SAFETY: the piece lies in the groups, and each token has k codes.
@@ -233,7 +236,7 @@ unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
                         5 => multiply::<F, 5>,
                         _ => multiply::<F, TOKENS>,
                     };
-                    multiply(&panel, act, t, from, n, r, out);
+                    multiply(&panel, act, t, from..from + n, r, out, ahead.share(n));
                     t += TOKENS;
                 }
             }
@@ -273,29 +276,37 @@ unsafe fn unpack<F: Format>(
     }
 }
 
-/// Multiplies a panel of `n` weights from `from` on with `T` tokens from `t` on; the columns are those
-/// from `r` on. The order is that of [`add_block`].
+/// Multiplies a panel, the weights `piece`, with `T` tokens from `t` on; the columns are those from `r`
+/// on. Asks for what comes `ahead`. The order is that of [`add_block`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn multiply<F: Format, const T: usize>(
     panel: &Panel,
     act: &Activations<'_>,
     t: usize,
-    from: usize,
-    n: usize,
+    piece: Range<usize>,
     r: usize,
     out: &mut Columns<'_, f32>,
+    mut ahead: Share,
 ) {
+    let (from, n) = (piece.start, piece.len());
     let tokens: [Token; T] = std::array::from_fn(|i| Token::at(act, t + i, from));
-    let two = out.len() - r > ROWS;
+    let masks = [lanes(out.len() - r), lanes((out.len() - r).saturating_sub(ROWS))];
+    let rows: [*mut f32; T] = std::array::from_fn(|i| out.row_mut(t + i)[r..].as_mut_ptr());
     let mut acc = [[_mm512_setzero_ps(); 2]; T];
     if from > 0 {
         for i in 0..T {
-            let row = &out.row_mut(t + i)[r..];
-            acc[i] = [load(row), if two { load(&row[ROWS..]) } else { _mm512_setzero_ps() }];
+            for side in 0..2 {
+                let row = rows[i].wrapping_add(side * ROWS);
+                // SAFETY: only the lanes of the mask are read, which the row has from `r` on.
+                acc[i][side] = unsafe { _mm512_maskz_loadu_ps(masks[side], row) };
+            }
         }
     }
     let halves = if F::OF_16 { 2 } else { 1 };
     for b in 0..n / 32 {
+        if b.is_multiple_of(SHARE_BLOCKS) {
+            ahead.fetch(|line| fetch(line, 0..1));
+        }
         let (codes, scales, mins) = (&panel.codes[b], &panel.scales[b], &panel.mins[b]);
         for h in 0..halves {
             // SAFETY: the tokens have n codes from `from` on, by the caller's promise.
@@ -315,6 +326,7 @@ unsafe fn multiply<F: Format, const T: usize>(
                         ints[i][0] = _mm512_dpbusd_epi32(ints[i][0], codes[0][j], four);
                         ints[i][1] = _mm512_dpbusd_epi32(ints[i][1], codes[1][j], four);
                     }
+                    forget();
                 }
                 for i in 0..T {
                     let d = tokens[i].scale(b);
@@ -332,10 +344,10 @@ unsafe fn multiply<F: Format, const T: usize>(
         }
     }
     for i in 0..T {
-        let row = &mut out.row_mut(t + i)[r..];
-        store(row, acc[i][0]);
-        if two {
-            store(&mut row[ROWS..], acc[i][1]);
+        for side in 0..2 {
+            let row = rows[i].wrapping_add(side * ROWS);
+            // SAFETY: as above, written; the rows are different ones, and `out` is ours.
+            unsafe { _mm512_mask_storeu_ps(row, masks[side], acc[i][side]) };
         }
     }
 }
@@ -429,14 +441,14 @@ unsafe fn multiply_floats<F: Float, const T: usize>(
     r: usize,
     out: &mut Columns<'_, f32>,
 ) {
-    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.x[(t + i) * act.k + from..][..n]);
+    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.row(t + i)[from..][..n]);
     let size = ROWS * F::BYTES;
     let groups = groups.map(|g| &g[from * size..(from + n) * size]);
     let mut part = [[_mm512_setzero_ps(); 2]; T];
     for at in 0..n {
         // SAFETY: the pieces were cut to n weights of 16 rows, and the tokens to n.
         unsafe {
-            if T == 1 && at % (64 / F::BYTES).max(16) == 0 {
+            if t == 0 && at % (64 / F::BYTES).max(16) == 0 {
                 for g in groups {
                     for line in 0..8 {
                         let ahead = g.as_ptr().wrapping_add(at * size + AHEAD / 4 + 64 * line);

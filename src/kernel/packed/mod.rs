@@ -45,6 +45,8 @@ use super::Activations;
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::quant::p16;
 
 /// Weights of a row that are unpacked at once, at most: the rows of small models in one piece.
 const PIECE: usize = 640;
@@ -73,6 +75,80 @@ pub struct Packed<'a> {
     pub n_rows: usize,
     /// `p16::packed_bytes` of them.
     pub bytes: &'a [u8],
+}
+
+/// The weights that come after those in use, to be asked for meanwhile: a CPU foresees where a stream
+/// goes on, but not across the time that a panel is multiplied.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+struct Ahead {
+    next: *const u8,
+    lines: usize,
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+impl Ahead {
+    /// For panels of `n_groups` groups that are multiplied with `tiles` tiles of tokens each, in
+    /// pieces of `piece` weights.
+    fn new(w: &Packed<'_>, n_groups: usize, piece: usize, tiles: usize) -> Ahead {
+        let (_, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
+        let tiles = tiles * w.k.div_ceil(piece);
+        Ahead { next: w.bytes.as_ptr(), lines: (n_groups * bytes).div_ceil(64).div_ceil(tiles) }
+    }
+
+    /// From now on the weights of group `g` and what follows are asked for.
+    fn begin(&mut self, w: &Packed<'_>, g: usize) {
+        let (_, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
+        self.next = w.bytes.as_ptr().wrapping_add(g * bytes);
+    }
+
+    /// A tile's share of them, for a piece of `n` weights.
+    fn share(&mut self, n: usize) -> Share {
+        let next = self.next;
+        self.next = next.wrapping_add(64 * self.lines);
+        let times = (n / 32).div_ceil(SHARE_BLOCKS);
+        Share { next, left: self.lines, at_once: self.lines.div_ceil(times) }
+    }
+}
+
+/// Blocks of 32 weights after which more lines are asked for.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const SHARE_BLOCKS: usize = 4;
+
+/// Lines to ask for during a tile: a few at a time, since many at once would get in the way of each
+/// other and of what is read.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[derive(Clone, Copy)]
+struct Share {
+    next: *const u8,
+    left: usize,
+    at_once: usize,
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+impl Share {
+    /// Asks for some of them. `fetch` is given addresses that may lie behind the weights.
+    #[inline(always)]
+    fn fetch(&mut self, fetch: impl Fn(*const u8)) {
+        if self.left == 0 {
+            return;
+        }
+        let lines = self.at_once.min(self.left);
+        for line in 0..lines {
+            fetch(self.next.wrapping_add(64 * line));
+        }
+        self.next = self.next.wrapping_add(64 * lines);
+        self.left -= lines;
+    }
+}
+
+/// Keeps the compiler from loading now what is used later, and from keeping in registers what it can
+/// load again. It would run out of them, and store what it has no room for: with AVX-512 a store
+/// takes as long as two products.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn forget() {
+    // SAFETY: nothing is done.
+    unsafe { std::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
 /// Multiplies whole groups. Lengths are what `Kernels::matmul_packed` checks. `unsafe`: the CPU must

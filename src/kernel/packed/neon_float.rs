@@ -115,11 +115,11 @@ fn tile<F: Float, const T: usize>(
     let weights = weights.chunks_exact(ROWS * F::BYTES);
     let mut tokens: [&[f32]; T] = [&[]; T];
     for i in 0..T {
-        tokens[i] = &act.x[(t + i) * act.k + from..][..weights.len()];
+        tokens[i] = &act.row(t + i)[from..][..weights.len()];
     }
     let mut part = [zeros(); T];
     for (at, w) in weights.enumerate() {
-        if T == 1 && at % (64 / (ROWS * F::BYTES)).max(1) == 0 {
+        if t == 0 && at % (64 / (ROWS * F::BYTES)).max(1) == 0 {
             prefetch::<AHEAD>(w.as_ptr());
         }
         let w = F::rows(w);

@@ -6,10 +6,10 @@
 macro_rules! rung {
     ($features:literal, $dot:ty, $arrange:expr) => {
         use crate::base::dtype::DType;
-        use crate::kernel::packed::PackedFn;
         use crate::kernel::packed::neon_float::{Bf16, F16, F32, floats};
         use crate::kernel::packed::neon_formats as formats;
         use crate::kernel::packed::neon_tiles::{MultiplyFn, Panel, Place};
+        use crate::kernel::packed::{Ahead, PackedFn};
 
         #[target_feature(enable = $features)]
         fn multiply<const OF_16: bool, const MIN: bool, const LARGE: bool>(
@@ -17,8 +17,9 @@ macro_rules! rung {
             place: &Place,
             act: &Activations<'_>,
             out: &mut Columns<'_, f32>,
+            ahead: &mut Ahead,
         ) {
-            neon_tiles::multiply::<$dot, OF_16, MIN, LARGE>(panel, place, act, out);
+            neon_tiles::multiply::<$dot, OF_16, MIN, LARGE>(panel, place, act, out, ahead);
         }
 
         /// Multiplies, with quantised weights.
@@ -35,10 +36,10 @@ macro_rules! rung {
                 (true, false, _) => multiply::<true, false, false>,
                 (true, true, _) => multiply::<true, true, false>,
             };
+            let tokens = <$dot as neon_tiles::Dot>::TOKENS;
+            let (unpack, multiply) = (neon_tiles::unpack::<F>, (multiply, tokens));
             // SAFETY: `multiply` is of this rung, which the CPU has.
-            unsafe {
-                neon_tiles::gemm(w, act, out, F::ZERO, neon_tiles::unpack::<F>, $arrange, multiply)
-            }
+            unsafe { neon_tiles::gemm(w, act, out, F::ZERO, unpack, $arrange, multiply) }
         }
 
         /// The matmul of `dtype`.

@@ -15,7 +15,7 @@ use core::arch::aarch64::*;
 
 use super::neon_formats::{Format, Line, Rows};
 use super::neon_scales::{Floats, Head};
-use super::{BLOCKS, Packed, piece};
+use super::{Ahead, BLOCKS, Packed, SHARE_BLOCKS, Share, piece};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::kernel::insn_aarch64::{forget_after, prefetch};
@@ -306,7 +306,8 @@ pub(super) struct Panel {
 /// [`unpack`] for a format.
 pub(super) type UnpackFn = fn(&Packed<'_>, g: usize, from: usize, n: usize, panel: &mut Panel);
 /// [`multiply`] for a rung. `unsafe`: the CPU must have it.
-pub(super) type MultiplyFn = unsafe fn(&Panel, &Place, &Activations<'_>, &mut Columns<'_, f32>);
+pub(super) type MultiplyFn =
+    unsafe fn(&Panel, &Place, &Activations<'_>, &mut Columns<'_, f32>, &mut Ahead);
 
 /// Unpacks `n` weights from `from` on of group `g`.
 pub(super) fn unpack<F: Format>(
@@ -362,7 +363,7 @@ pub(super) struct Place {
     zero: i32,
 }
 
-/// Multiplies any number of tokens, through a panel.
+/// Multiplies any number of tokens, through a panel: `tokens` of them at once, at most.
 ///
 /// # Safety
 /// The CPU has the rung of `multiply`.
@@ -374,7 +375,7 @@ pub(super) unsafe fn gemm(
     zero: i32,
     unpack: UnpackFn,
     arrange: Option<fn(&mut [Line; 8])>,
-    multiply: MultiplyFn,
+    (multiply, tokens): (MultiplyFn, usize),
 ) {
     // SAFETY: NEON is part of every target that this file is compiled for.
     let none = unsafe { vdupq_n_s8(0) };
@@ -384,15 +385,19 @@ pub(super) unsafe fn gemm(
         mins: [zeros(); 2 * BLOCKS],
     };
     let piece = piece(w.dtype, w.k);
+    let mut ahead = Ahead::new(w, 1, piece, act.n.div_ceil(tokens));
     for r in (0..out.len()).step_by(ROWS) {
+        let g = (out.first() + r) / ROWS;
+        ahead.begin(w, g + 1);
         for from in (0..w.k).step_by(piece) {
             let n = piece.min(w.k - from);
-            unpack(w, (out.first() + r) / ROWS, from, n, &mut panel);
+            unpack(w, g, from, n, &mut panel);
             if let Some(arrange) = arrange {
                 panel.codes[..n / 32].iter_mut().for_each(arrange);
             }
+            let place = Place { from, n, r, zero };
             // SAFETY: the caller's promise.
-            unsafe { multiply(&panel, &Place { from, n, r, zero }, act, out) };
+            unsafe { multiply(&panel, &place, act, out, &mut ahead) };
         }
     }
 }
@@ -404,13 +409,17 @@ pub(super) fn multiply<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: 
     place: &Place,
     act: &Activations<'_>,
     out: &mut Columns<'_, f32>,
+    ahead: &mut Ahead,
 ) {
     let mut t = 0;
     while t < act.n {
+        let next = ahead.share(place.n);
         t += match act.n - t {
-            1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, act, t, out),
-            3 | 5.. if D::TOKENS == 3 => tile::<D, OF_16, MIN, LARGE, 3>(panel, place, act, t, out),
-            _ => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, act, t, out),
+            1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, act, t, out, next),
+            3 | 5.. if D::TOKENS == 3 => {
+                tile::<D, OF_16, MIN, LARGE, 3>(panel, place, act, t, out, next)
+            }
+            _ => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, act, t, out, next),
         };
     }
 }
@@ -423,6 +432,7 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
     act: &Activations<'_>,
     t: usize,
     out: &mut Columns<'_, f32>,
+    mut ahead: Share,
 ) -> usize {
     let mut tokens = [Token::at(act, t, place.from); T];
     let mut acc = [zeros(); T];
@@ -436,6 +446,9 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
     let scales = panel.scales.chunks_exact(halves).zip(panel.mins.chunks_exact(halves));
     let blocks = panel.codes[..place.n / 32].iter().zip(scales);
     for (b, (codes, (scales, mins))) in blocks.enumerate() {
+        if b.is_multiple_of(SHARE_BLOCKS) {
+            ahead.fetch(prefetch::<0>);
+        }
         // SAFETY: the tokens have n codes from `from` on.
         let a = tokens.map(|token| unsafe { token.codes(b) });
         macro_rules! half {

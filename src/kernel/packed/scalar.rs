@@ -68,7 +68,7 @@ fn floats(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
                 quant::decode_row(w.dtype, &group[at..at + size], std::slice::from_mut(x));
             }
             for t in 0..act.n {
-                let x = &act.x[t * act.k + from..][..n];
+                let x = &act.row(t)[from..][..n];
                 let part = weights[..n].iter().zip(x).fold(0f32, |sum, (w, x)| w.mul_add(*x, sum));
                 let acc = &mut out.row_mut(t)[r];
                 *acc = if from == 0 { part } else { *acc + part };

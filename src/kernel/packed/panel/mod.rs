@@ -49,7 +49,7 @@ mod scalar;
 use super::Packed;
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
-use crate::base::pool::Columns;
+use crate::base::pool::{Columns, Width};
 use crate::quant::p16::ROWS;
 
 /// Tokens of a tile.
@@ -331,14 +331,19 @@ impl Panels {
     ///
     /// # Safety
     /// The CPU has the rung.
-    pub(in crate::kernel) unsafe fn quantize_tile(&self, x: &[f32], k: usize, tile: &mut [u32]) {
-        let place = Place::new(self.order, k);
-        let n = x.len() / k;
+    pub(in crate::kernel) unsafe fn quantize_tile(
+        &self,
+        x: &[f32],
+        width: Width,
+        tile: &mut [u32],
+    ) {
+        let place = Place::new(self.order, width.n_cols);
+        let n = x.len() / width.pitch;
         if n < TILE {
             tile.fill(0);
         }
         let mut codes = [0; BLOCK];
-        for (t, row) in x.chunks_exact(k).enumerate() {
+        for (t, row) in width.rows(x).enumerate() {
             for (p, x) in row.chunks(PIECE).enumerate() {
                 let mut all = 0.0;
                 for (b, x) in x.chunks(BLOCK).enumerate() {

@@ -3,11 +3,11 @@
 #![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use core::arch::aarch64::*;
-use core::arch::asm;
 
 use super::neon_unpack::{add, round, unpacks};
 use super::{GROUPS, LINES, MAGIC, Order, PIECE, Panel, Panels, Part, Sums, TILE};
 use crate::kernel::insn_aarch64::sdot_lane;
+use crate::kernel::packed::forget;
 
 /// The functions of this rung.
 pub(super) fn panels() -> Panels {
@@ -116,11 +116,4 @@ fn fold<const T: i32>(acc: &mut [f32], dot: int32x4_t, d: float32x4_t) {
         let dot = vreinterpretq_f32_s32(dot);
         vst1q_f32(acc, vfmaq_laneq_f32::<T>(vld1q_f32(acc), dot, d));
     }
-}
-
-/// Keeps the compiler from holding what is in memory in registers, of which there are too few.
-#[inline(always)]
-fn forget() {
-    // SAFETY: nothing is done.
-    unsafe { asm!("", options(nostack, preserves_flags)) };
 }
