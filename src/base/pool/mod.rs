@@ -33,6 +33,7 @@ use super::cpu::Cores;
 use super::error::{Result, Sentence, err};
 
 pub use self::columns::{Columns, Width};
+use self::split::Part;
 pub use self::thread::{CpuSet, allowed_cpus};
 pub use self::tune::Tuner;
 
@@ -80,6 +81,7 @@ pub struct Pool {
     shared: Vec<Shared>,  // one; a Vec because its memory can be asked for fallibly
     workers: Vec<Worker>, // n_threads - 1
     threads: Vec<libc::pthread_t>,
+    parts: Vec<Part>, // n_threads: what each has of a job that is shared out so
     running: AtomicBool,
     n_active: AtomicUsize,
     n_shared_jobs: AtomicU64,
@@ -114,6 +116,7 @@ impl Pool {
             shared: reserve(1)?,
             workers: reserve(n_workers)?,
             threads: reserve(n_workers)?,
+            parts: reserve(n_threads)?,
             running: AtomicBool::new(false),
             n_active: AtomicUsize::new(n_threads),
             n_shared_jobs: AtomicU64::new(0),
@@ -126,6 +129,7 @@ impl Pool {
             spin_ns: AtomicU64::new(0),
             n_sleeps: AtomicU64::new(0),
         });
+        pool.parts.resize_with(n_threads, Part::new); // within what was reserved
         let shared = pool.shared.as_ptr();
         for index in 1..n_threads {
             pool.workers.push(Worker { state: AtomicU32::new(IDLE), index, shared });
@@ -183,14 +187,16 @@ impl Pool {
     ///
     /// Fails with `Internal` if a call panicked, `Busy` if the pool is running a job already.
     pub fn run(&self, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
-        self.run_first(self.n_active(), f)
+        self.run_first(self.n_active(), || {}, f)
     }
 
-    /// As [`run`](Self::run), for the first `n` workers only.
-    fn run_first(&self, n: usize, f: &(dyn Fn(usize) + Sync)) -> Result<()> {
+    /// As [`run`](Self::run), for the first `n` workers only. `before` is called when no other job
+    /// runs any more and this one does not yet.
+    fn run_first(&self, n: usize, before: impl FnOnce(), f: &(dyn Fn(usize) + Sync)) -> Result<()> {
         if self.running.swap(true, Ordering::Acquire) {
             return Err(err!(Busy, "the threads are running another job"));
         }
+        before();
         let shared = &self.shared[0];
         let active = &self.workers[..n.saturating_sub(1).min(self.workers.len())];
         if !active.is_empty() {

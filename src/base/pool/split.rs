@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "parts of one matrix that do not overlap, on several threads")]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Pool;
 use super::columns::{Columns, Width};
@@ -125,12 +125,14 @@ impl Pool {
         })
     }
 
-    /// Hands out 0..n in chunks of one or several times `grain`, first come first served:
-    /// `f(worker, chunk)`. Each number goes out once.
+    /// Hands out 0..n in chunks of one or several times `grain`: `f(worker, chunk)`. Each number goes
+    /// out once.
     ///
-    /// A chunk is half of what would be each thread's part of the rest. So a thread takes long runs,
-    /// and still all end within about one `grain` of each other, whatever each of them lost to
-    /// slower cores, to other processes or to waking up late.
+    /// Each thread has a part of its own, and takes it from front to back, a quarter of what is left
+    /// at a time: so it reads a stream that goes on, and what is fetched ahead of a chunk is the start
+    /// of its next. Who is done takes half of what another has left, from its back, as its own part.
+    /// So all end within about one `grain` of each other, whatever each of them lost to slower cores,
+    /// to other processes or to waking up late.
     ///
     /// Fails as [`run`](Self::run).
     pub fn guided(
@@ -139,19 +141,30 @@ impl Pool {
         grain: usize,
         f: impl Fn(usize, Range<usize>) + Sync,
     ) -> Result<()> {
-        let grain = grain.max(1);
+        let grain = grain.max(1).max(n.div_ceil(u32::MAX as usize));
         let n_units = n.div_ceil(grain);
-        let n_threads = self.n_active().min(n_units);
-        let next = AtomicUsize::new(0);
-        let take = |from: usize| match n_units.saturating_sub(from) {
-            0 => None,
-            left => Some(from + (left / (2 * n_threads)).max(1)),
+        let parts = &self.parts[..self.n_active().min(n_units)];
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let share_out = || {
+            let start = |i: usize| i * n_units / parts.len();
+            for (i, part) in parts.iter().enumerate() {
+                part.set(start(i)..start(i + 1));
+            }
         };
-        self.run_first(n_threads, &|worker| {
-            while let Ok(from) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-                let end = take(from).unwrap_or(n_units);
-                let start = from * grain; // below n
-                f(worker, start..end.saturating_mul(grain).min(n));
+        self.run_first(parts.len(), share_out, &|worker| {
+            loop {
+                while let Some(units) = parts[worker].take_front() {
+                    let start = units.start * grain; // below n
+                    f(worker, start..units.end.saturating_mul(grain).min(n));
+                }
+                let Some(fullest) = parts.iter().max_by_key(|part| part.left()) else { break };
+                match fullest.take_back() {
+                    Some(units) => parts[worker].set(units),
+                    None if fullest.left() == 0 => break,
+                    None => {}
+                }
             }
         })
     }
@@ -170,7 +183,7 @@ impl Pool {
         let n_chunks = n.div_ceil(grain);
         let next = AtomicUsize::new(0);
         // Nobody is woken for whom there is no chunk.
-        self.run_first(self.n_active().min(n_chunks), &|worker| {
+        self.run_first(self.n_active().min(n_chunks), || {}, &|worker| {
             loop {
                 // Cannot wrap: each thread stops after its first number past the end.
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
@@ -182,6 +195,73 @@ impl Pool {
             }
         })
     }
+}
+
+/// What one thread has of a job: numbers from a front to a back. Two cache lines to itself, as CPUs
+/// fetch pairs of them.
+///
+/// A part's thread takes from the front and, when nothing is left, sets another; all others take from
+/// the back. No number is ever in two parts, so that a value which has changed never comes again
+/// within a job.
+#[repr(align(128))]
+pub(super) struct Part(AtomicU64);
+
+impl Part {
+    /// An empty part.
+    pub(super) fn new() -> Part {
+        Part(AtomicU64::new(0))
+    }
+
+    /// Makes it these numbers, each below 2^32. For who knows that it is empty.
+    fn set(&self, units: Range<usize>) {
+        self.0.store(pack(units), Ordering::Relaxed);
+    }
+
+    fn left(&self) -> usize {
+        unpack(self.0.load(Ordering::Relaxed)).len()
+    }
+
+    /// A quarter of what is left, at least one.
+    fn take_front(&self) -> Option<Range<usize>> {
+        self.take(
+            |left| left.start + (left.len() / 4).max(1),
+            |left, at| (left.start..at, at..left.end),
+        )
+    }
+
+    /// Half of what is left, at least one.
+    fn take_back(&self) -> Option<Range<usize>> {
+        self.take(|left| left.start + left.len() / 2, |left, at| (at..left.end, left.start..at))
+    }
+
+    /// Cuts what is left in two: `cut` says what is taken and what stays.
+    fn take(
+        &self,
+        at: impl Fn(&Range<usize>) -> usize,
+        cut: impl Fn(&Range<usize>, usize) -> (Range<usize>, Range<usize>),
+    ) -> Option<Range<usize>> {
+        let mut found = self.0.load(Ordering::Relaxed);
+        loop {
+            let left = unpack(found);
+            if left.is_empty() {
+                return None;
+            }
+            let (taken, rest) = cut(&left, at(&left));
+            let relaxed = Ordering::Relaxed;
+            match self.0.compare_exchange_weak(found, pack(rest), relaxed, relaxed) {
+                Ok(_) => return Some(taken),
+                Err(now) => found = now,
+            }
+        }
+    }
+}
+
+fn pack(units: Range<usize>) -> u64 {
+    (units.start as u64) << 32 | units.end as u64 // both below 2^32: see `guided`
+}
+
+fn unpack(part: u64) -> Range<usize> {
+    (part >> 32) as usize..(part & 0xffff_ffff) as usize
 }
 
 /// The rows of a matrix of `len` elements, whose columns lie in it.
@@ -216,6 +296,7 @@ fn n_rows(len: usize, row_len: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn columns_of_several_matrices_go_out_once_and_do_not_mix() {
@@ -234,6 +315,45 @@ mod tests {
         assert_eq!(a, [100, 101, 102, 103, 104, 105, 106, 110, 111, 112, 113, 114, 115, 116]);
         assert_eq!(b, [200, 201, 202, 203, 210, 211, 212, 213]);
         assert!(pool.columns_of([&mut a[..]], 2, [Width::dense(6)], 3, |_, _, _| {}).is_err());
+    }
+
+    #[test]
+    fn a_part_is_taken_from_both_ends_until_nothing_is_left() {
+        let part = Part::new();
+        assert_eq!((part.take_front(), part.take_back(), part.left()), (None, None, 0));
+        part.set(10..19);
+        assert_eq!(part.take_front(), Some(10..12));
+        assert_eq!(part.take_back(), Some(15..19));
+        assert_eq!((part.take_front(), part.left()), (Some(12..13), 2));
+        assert_eq!((part.take_back(), part.take_back()), (Some(14..15), Some(13..14)));
+        assert_eq!((part.take_front(), part.take_back()), (None, None));
+        let last = u32::MAX as usize;
+        part.set(last - 1..last);
+        assert_eq!(part.take_back(), Some(last - 1..last));
+    }
+
+    /// One thread keeps its first chunk until all others are out: they take its part from the back.
+    #[test]
+    fn what_a_slow_thread_has_left_the_others_do() {
+        for n_threads in [2, 3, 8] {
+            let pool = Pool::new(n_threads).unwrap();
+            let (n, done) = (1000, AtomicUsize::new(0));
+            let out: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+            let start = Instant::now();
+            pool.guided(n, 1, |_, chunk| {
+                let (is_first, len) = (chunk.start == 0, chunk.len());
+                for i in chunk {
+                    out[i].fetch_add(1, Ordering::Relaxed);
+                }
+                done.fetch_add(len, Ordering::Relaxed);
+                let in_time = || start.elapsed() < Duration::from_secs(5);
+                while is_first && done.load(Ordering::Relaxed) < n && in_time() {
+                    std::thread::yield_now();
+                }
+            })
+            .unwrap();
+            assert!(out.iter().all(|x| x.load(Ordering::Relaxed) == 1), "{n_threads} threads");
+        }
     }
 
     #[test]
