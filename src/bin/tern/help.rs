@@ -34,7 +34,7 @@ Models are GGUF files. All commands with a model take these:
       --threads-batch N threads for prompts; default: the same
       --ctx N           tokens of context; default: 4096, or fewer if the model was
                         trained on fewer; 0: as many as the model was trained on
-  -b, --batch N         tokens evaluated at once; default: 512
+  -b, --batch N         tokens evaluated at once; default: 192
       --numerics N      exact: a prompt gives the same numbers however it is cut (default);
                         fast: weights rounded once more for prompts of 32 tokens on
       --screened-head   greedy text from about half of a head of 8 bits; takes memory

@@ -101,7 +101,18 @@ impl Ahead {
         self.next = w.bytes.as_ptr().wrapping_add(g * bytes);
     }
 
+    /// Asks for a tile's share of them. `fetch` is given addresses that may lie behind the weights.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn fetch(&mut self, fetch: impl Fn(*const u8)) {
+        for line in 0..self.lines {
+            fetch(self.next.wrapping_add(64 * line));
+        }
+        self.next = self.next.wrapping_add(64 * self.lines);
+    }
+
     /// A tile's share of them, for a piece of `n` weights.
+    #[cfg(target_arch = "x86_64")]
     fn share(&mut self, n: usize) -> Share {
         let next = self.next;
         self.next = next.wrapping_add(64 * self.lines);
@@ -111,12 +122,12 @@ impl Ahead {
 }
 
 /// Blocks of 32 weights after which more lines are asked for.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "x86_64")]
 const SHARE_BLOCKS: usize = 4;
 
 /// Lines to ask for during a tile: a few at a time, since many at once would get in the way of each
 /// other and of what is read.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct Share {
     next: *const u8,
@@ -124,7 +135,7 @@ struct Share {
     at_once: usize,
 }
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "x86_64")]
 impl Share {
     /// Asks for some of them. `fetch` is given addresses that may lie behind the weights.
     #[inline(always)]

@@ -119,7 +119,7 @@ fn tile<F: Float, const T: usize>(
     }
     let mut part = [zeros(); T];
     for (at, w) in weights.enumerate() {
-        if t == 0 && at % (64 / (ROWS * F::BYTES)).max(1) == 0 {
+        if T == 1 && at % (64 / (ROWS * F::BYTES)).max(1) == 0 {
             prefetch::<AHEAD>(w.as_ptr());
         }
         let w = F::rows(w);

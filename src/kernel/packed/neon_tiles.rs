@@ -15,7 +15,7 @@ use core::arch::aarch64::*;
 
 use super::neon_formats::{Format, Line, Rows};
 use super::neon_scales::{Floats, Head};
-use super::{Ahead, BLOCKS, Packed, SHARE_BLOCKS, Share, piece};
+use super::{Ahead, BLOCKS, Packed, piece};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::kernel::insn_aarch64::{forget_after, prefetch};
@@ -413,13 +413,12 @@ pub(super) fn multiply<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: 
 ) {
     let mut t = 0;
     while t < act.n {
-        let next = ahead.share(place.n);
+        // Before the tile, and not among its blocks: the general registers are all in use there.
+        ahead.fetch(prefetch::<0>);
         t += match act.n - t {
-            1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, act, t, out, next),
-            3 | 5.. if D::TOKENS == 3 => {
-                tile::<D, OF_16, MIN, LARGE, 3>(panel, place, act, t, out, next)
-            }
-            _ => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, act, t, out, next),
+            1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, act, t, out),
+            3 | 5.. if D::TOKENS == 3 => tile::<D, OF_16, MIN, LARGE, 3>(panel, place, act, t, out),
+            _ => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, act, t, out),
         };
     }
 }
@@ -432,7 +431,6 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
     act: &Activations<'_>,
     t: usize,
     out: &mut Columns<'_, f32>,
-    mut ahead: Share,
 ) -> usize {
     let mut tokens = [Token::at(act, t, place.from); T];
     let mut acc = [zeros(); T];
@@ -446,9 +444,6 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
     let scales = panel.scales.chunks_exact(halves).zip(panel.mins.chunks_exact(halves));
     let blocks = panel.codes[..place.n / 32].iter().zip(scales);
     for (b, (codes, (scales, mins))) in blocks.enumerate() {
-        if b.is_multiple_of(SHARE_BLOCKS) {
-            ahead.fetch(prefetch::<0>);
-        }
         // SAFETY: the tokens have n codes from `from` on.
         let a = tokens.map(|token| unsafe { token.codes(b) });
         macro_rules! half {
