@@ -144,8 +144,10 @@ impl Pool {
         let grain = grain.max(1).max(n.div_ceil(u32::MAX as usize));
         let n_units = n.div_ceil(grain);
         let parts = &self.parts[..self.n_active().min(n_units)];
-        if parts.is_empty() {
-            return Ok(());
+        match parts.len() {
+            0 => return Ok(()),
+            1 => return self.run_first(1, || {}, &|worker| f(worker, 0..n)),
+            _ => {}
         }
         let share_out = || {
             let start = |i: usize| i * n_units / parts.len();
