@@ -194,12 +194,12 @@ impl Kernels {
         self.panels.tile_words(k)
     }
 
-    /// Rounds up to [`TILE`] rows of `k` activations to 8 bits with a scale for each 32, the last of
+    /// Rounds up to [`TILE`] rows of activations to 8 bits with a scale for each 32, the last of
     /// a row for those that are left: a tile, in the order that these kernels read.
     ///
     /// Scales, codes, and what becomes of numbers that are not finite are as in
-    /// [`Kernels::quantize`]. Lengths: `x` 1 to 12 rows, `k` a multiple of 32, `tile`
-    /// [`Kernels::tile_words`].
+    /// [`Kernels::quantize`]. Lengths: `x` 1 to 12 rows as `width` says, their columns a multiple of
+    /// 32; `tile` [`Kernels::tile_words`].
     pub fn quantize_tile(&self, x: &[f32], width: Width, tile: &mut [u32]) {
         let Width { n_cols: k, pitch } = width;
         assert!(k > 0 && k.is_multiple_of(ACTIVATION_BLOCK) && k <= pitch, "whole blocks");

@@ -55,8 +55,8 @@ struct Blocks {
 const MOST_SHARES: usize = 32;
 
 impl Codes {
-    /// Quantises the first `n` rows of `x`, rows as in [`Scratch`], each as wide as the input of `readers`; not done if
-    /// none of those is quantised itself.
+    /// Quantises the first `n` rows of `x`, rows as in [`Scratch`], each as wide as the input of
+    /// `readers`; not done if none of those is quantised itself.
     pub(super) fn quantise<'a>(
         &'a mut self,
         cpu: &Cpu,

@@ -91,7 +91,7 @@ impl Ahead {
     /// pieces of `piece` weights.
     fn new(w: &Packed<'_>, n_groups: usize, piece: usize, tiles: usize) -> Ahead {
         let (_, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
-        let tiles = tiles * w.k.div_ceil(piece);
+        let tiles = (tiles * w.k.div_ceil(piece)).max(1);
         Ahead { next: w.bytes.as_ptr(), lines: (n_groups * bytes).div_ceil(64).div_ceil(tiles) }
     }
 
