@@ -34,7 +34,7 @@ impl Pool {
             let (todo, done) = unsafe { &mut *own.0.get() };
             *done = todo.take().map(|own| own());
         };
-        self.run_first(2, || {}, &share)?;
+        self.run_first(2, &|| {}, &share)?;
         let (_, done) = own.0.into_inner();
         done.ok_or_else(|| err!(Internal, "a share of the caller was not run"))
     }

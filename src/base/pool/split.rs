@@ -141,21 +141,32 @@ impl Pool {
         grain: usize,
         f: impl Fn(usize, Range<usize>) + Sync,
     ) -> Result<()> {
+        self.share_out(n, grain, &f)
+    }
+
+    /// As [`guided`](Self::guided), one copy for all jobs.
+    #[inline(never)]
+    fn share_out(
+        &self,
+        n: usize,
+        grain: usize,
+        f: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) -> Result<()> {
         let grain = grain.max(1).max(n.div_ceil(u32::MAX as usize));
         let n_units = n.div_ceil(grain);
         let parts = &self.parts[..self.n_active().min(n_units)];
         match parts.len() {
             0 => return Ok(()),
-            1 => return self.run_first(1, || {}, &|worker| f(worker, 0..n)),
+            1 => return self.run_first(1, &|| {}, &|worker| f(worker, 0..n)),
             _ => {}
         }
-        let share_out = || {
+        let divide = || {
             let start = |i: usize| i * n_units / parts.len();
             for (i, part) in parts.iter().enumerate() {
                 part.set(start(i)..start(i + 1));
             }
         };
-        self.run_first(parts.len(), share_out, &|worker| {
+        self.run_first(parts.len(), &divide, &|worker| {
             loop {
                 while let Some(units) = parts[worker].take_front() {
                     let start = units.start * grain; // below n
@@ -185,7 +196,7 @@ impl Pool {
         let n_chunks = n.div_ceil(grain);
         let next = AtomicUsize::new(0);
         // Nobody is woken for whom there is no chunk.
-        self.run_first(self.n_active().min(n_chunks), || {}, &|worker| {
+        self.run_first(self.n_active().min(n_chunks), &|| {}, &|worker| {
             loop {
                 // Cannot wrap: each thread stops after its first number past the end.
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
