@@ -146,8 +146,9 @@ fn surprises(model: &Arc<Model>, windows: &[i32], numerics: Numerics) -> Vec<f64
 }
 
 /// Fast numerics predict prose nearly as well as exact ones. Which of two tokens is the likelier often
-/// hangs on the last bits, so that the difference in perplexity of a short text is uncertain: only
-/// what is more than twice the standard error of the mean above the bound is a failure.
+/// hangs on the last bits, so that the difference in perplexity of a short text is uncertain: there
+/// only what is more than twice the standard error of the mean above the bound is a failure. A long
+/// text has to keep the bound itself.
 fn gate(test: &str, file: &str, bytes: usize) {
     if support::emulated() {
         return support::skipped(test, "hours of arithmetic: not run under an emulator");
@@ -174,7 +175,8 @@ fn gate(test: &str, file: &str, bytes: usize) {
     let perplexity = (exact.iter().sum::<f64>() / n).exp();
     let result = format!("perplexity {perplexity:.4} of {n} tokens, fast {by:+.3} % +- {error:.3}");
     println!("{test}: {result}");
-    assert!(by - 2.0 * error <= PPL_BOUND * 100.0, "{result}");
+    let allowed = if bytes == LONG_TEXT { 0.0 } else { 2.0 * error };
+    assert!(by <= PPL_BOUND * 100.0 + allowed, "{result}");
 }
 
 const SMOLLM2: &str = "models/SmolLM2-135M-Instruct.Q4_1.gguf";

@@ -238,7 +238,7 @@ impl Lengths {
             widths.into_iter().map(|k| kernels.tile_words(k)).max().unwrap_or(0)
         });
         let (work, parts) = attention::buffer_lens(d, shape);
-        let spread = |width: usize| Width::spread(width);
+        let spread = Width::spread;
         Lengths {
             x: spread(d.n_embd).len(shape.n_batch),
             normed: spread(d.n_embd).len(rows),
