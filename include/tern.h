@@ -26,7 +26,9 @@
  * Callbacks  must return: no longjmp, no exception (tern.hpp takes care of those).
  * Processes  A child made by fork() cannot use its parent's handles: TERN_ERROR_FORKED. It can
  *            make its own. tern reads no environment variable but TERN_CPU, prints nothing, and
- *            installs no signal handler.
+ *            installs no signal handler. On a CPU with AMX it asks the kernel to let the process
+ *            use it, and from then on sigaltstack() wants the room for it that AT_MINSIGSTKSZ
+ *            says; TERN_CPU=avx512_vnni asks for nothing.
  *
  * A PROGRAM, its checks left out (`ok` stands for them)
  *

@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const MAY_BE_UNSAFE: &[&str] = &[
     "base/file/",
     "base/aligned.rs",
+    "base/amx.rs",
     "base/pool/",
     "base/clock.rs",
     "kernel/",

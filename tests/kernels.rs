@@ -4,11 +4,13 @@
 //! magnitudes that were really added, so that a wrong weight, code or scale cannot hide in them.
 //! Where the same bits are promised, the same bits are asked for.
 
+mod support;
+
 use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::{Columns, Width};
-use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight};
+use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight, peak};
 use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
 
@@ -38,10 +40,18 @@ impl Random {
 }
 
 fn each_isa(mut f: impl FnMut(&Kernels, &str)) {
-    for &isa in Isa::available() {
+    for &isa in support::rungs() {
         let kernels = Kernels::for_isa(isa);
         assert_eq!(kernels.isa(), isa);
         f(kernels, isa.name());
+    }
+}
+
+/// The roof of every rung is measured by code that runs.
+#[test]
+fn the_multiply_instruction_of_every_rung_runs() {
+    for &isa in support::rungs() {
+        assert_eq!(peak::multiply(isa, 3).is_some(), isa != Isa::Scalar, "{isa}");
     }
 }
 
@@ -49,7 +59,7 @@ fn each_isa(mut f: impl FnMut(&Kernels, &str)) {
 fn a_rung_that_the_cpu_lacks_is_not_chosen() {
     for isa in Isa::ALL {
         let chosen = Kernels::for_isa(isa).isa();
-        assert!(Isa::available().contains(&chosen), "{isa}: {chosen}");
+        assert!(support::rungs().contains(&chosen), "{isa}: {chosen}");
         assert!(chosen <= isa, "{isa}: {chosen}");
     }
 }
@@ -203,6 +213,8 @@ fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
 }
 
 const N_TOKENS: [usize; 6] = [1, 2, 3, 5, 8, 17];
+/// With tiles of 16 tokens, two and some.
+const MANY_TOKENS: usize = 38;
 
 fn check_matmul(kernels: &Kernels, dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
     let what = format!("matmul_{dtype}_{}, k = {k}, {n_rows} rows", kernels.isa());
@@ -286,7 +298,7 @@ fn check_packed(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
     let mut packed = vec![0; p16::packed_bytes(dtype, k, n_rows).expect("whole blocks")];
     p16::pack(dtype, k, &bytes, &mut packed);
     let w = Packed { dtype, k, n_rows, bytes: &packed };
-    let x = random_activations(17, k, random);
+    let x = random_activations(MANY_TOKENS, k, random);
     let quantised = dtype.is_quantised().then(|| quantise(Kernels::for_isa(Isa::Scalar), &x, k));
     let quantised = quantised.as_ref();
     let multiply = |kernels: &Kernels, from: usize, n: usize, grain: usize| {
@@ -300,10 +312,10 @@ fn check_packed(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
         }
         out
     };
-    let all = multiply(Kernels::for_isa(Isa::Scalar), 0, 17, n_rows);
+    let all = multiply(Kernels::for_isa(Isa::Scalar), 0, MANY_TOKENS, n_rows);
     let row_bytes = dtype.row_bytes(k).expect("whole blocks");
     let bound = U * (k as f64 / 8.0 + 24.0 + FLOAT_PIECE);
-    for (i, &out) in all.iter().enumerate() {
+    for (i, &out) in all.iter().take(17 * n_rows).enumerate() {
         let (t, r) = (i / n_rows, i % n_rows);
         let row = &bytes[r * row_bytes..][..row_bytes];
         let q = quantised.map(|a| (&a.q[t * k..][..k], &a.d[t * k / 32..][..k / 32]));
@@ -318,9 +330,9 @@ fn check_packed(dtype: DType, k: usize, n_rows: usize, random: &mut Random) {
         if !kernels.packs() {
             return;
         }
-        for n in N_TOKENS {
+        for n in N_TOKENS.into_iter().chain([MANY_TOKENS]) {
             for grain in [16, 48] {
-                let from = (17 - n) / 2;
+                let from = (MANY_TOKENS - n) / 2;
                 let some = multiply(kernels, from, n, grain);
                 let what = format!("packed {dtype}_{isa}, k = {k}, {n_rows} rows, {n} tokens");
                 assert_same_bits(&some, &all[from * n_rows..][..some.len()], &what);
@@ -530,7 +542,7 @@ fn matmul_has_the_same_bits_on_every_rung_of_neon() {
         for n in [1, 7] {
             let act = tokens(&x, dtype.is_quantised().then_some(&quantised), k, 0, n);
             let plain = matmul(Kernels::for_isa(Isa::Neon), &w, &act);
-            for &isa in Isa::available().iter().filter(|isa| **isa > Isa::Neon) {
+            for &isa in support::rungs().iter().filter(|isa| **isa > Isa::Neon) {
                 let out = matmul(Kernels::for_isa(isa), &w, &act);
                 assert_same_bits(&out, &plain, &format!("matmul_{dtype}_{isa}, {n} tokens"));
             }

@@ -112,6 +112,7 @@ lesser_isas() {
     x86_64)
         echo scalar
         if grep -q avx512_vnni /proc/cpuinfo; then echo avx2; fi
+        if grep -q amx_int8 /proc/cpuinfo; then echo avx512_vnni; fi
         ;;
     aarch64)
         echo scalar

@@ -18,6 +18,9 @@ pub enum Isa {
     Avx2,
     /// x86-64: AVX-512 F, BW, VL, DQ and VNNI, over AVX2.
     Avx512Vnni,
+    /// x86-64: AMX with 8-bit integers, over AVX-512 VNNI, where the kernel allows the process to use
+    /// it (Sapphire Rapids, and later).
+    AmxInt8,
     /// aarch64: Advanced SIMD (Cortex-A53, A72, and later).
     Neon,
     /// aarch64: with SDOT and UDOT (Cortex-A76, and later).
@@ -28,7 +31,7 @@ pub enum Isa {
 
 /// The rungs that this build has code for, slowest first.
 #[cfg(target_arch = "x86_64")]
-const LADDER: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+const LADDER: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::AmxInt8];
 #[cfg(target_arch = "aarch64")]
 const LADDER: &[Isa] = &[Isa::Scalar, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -36,13 +39,28 @@ const LADDER: &[Isa] = &[Isa::Scalar];
 
 impl Isa {
     /// Every rung of every family.
-    pub const ALL: [Isa; 6] =
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
+    pub const ALL: [Isa; 7] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx512Vnni,
+        Isa::AmxInt8,
+        Isa::Neon,
+        Isa::NeonDotprod,
+        Isa::NeonI8mm,
+    ];
 
     /// The rungs that this CPU can run, slowest first; `Scalar` is always the first.
+    ///
+    /// Where the CPU has AMX, this asks the kernel to allow it.
     pub fn available() -> &'static [Isa] {
-        static COUNT: OnceLock<usize> = OnceLock::new();
-        let n = *COUNT.get_or_init(|| LADDER.iter().take_while(|isa| isa.is_detected()).count());
+        Isa::up_to(LADDER[LADDER.len() - 1])
+    }
+
+    /// Those of them that are not above `most`. What stands above is neither looked for nor asked for.
+    pub fn up_to(most: Isa) -> &'static [Isa] {
+        static HAS: [OnceLock<bool>; Isa::ALL.len()] = [const { OnceLock::new() }; Isa::ALL.len()];
+        let has = |isa: Isa| *HAS[isa as usize].get_or_init(|| isa.is_detected());
+        let n = LADDER.iter().take_while(|&&isa| isa <= most && has(isa)).count();
         &LADDER[..n]
     }
 
@@ -51,7 +69,9 @@ impl Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
             let wanted = std::env::var_os("TERN_CPU");
-            choose(Isa::available(), wanted.as_ref().map(|name| name.to_str().unwrap_or("")))
+            let wanted = wanted.as_ref().map(|name| name.to_str().unwrap_or(""));
+            let rung = wanted.and_then(|name| LADDER.iter().find(|isa| isa.name() == name));
+            choose(rung.map_or_else(Isa::available, |&rung| Isa::up_to(rung)), wanted)
         })
     }
 
@@ -61,6 +81,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512_vnni",
+            Isa::AmxInt8 => "amx_int8",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon_dotprod",
             Isa::NeonI8mm => "neon_i8mm",
@@ -86,6 +107,7 @@ impl Isa {
                     && has!("avx512dq")
                     && has!("avx512vnni")
             }
+            Isa::AmxInt8 => super::amx::request(),
             Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => false,
         }
     }
@@ -99,7 +121,7 @@ impl Isa {
             Isa::Neon => has!("neon"),
             Isa::NeonDotprod => has!("dotprod"),
             Isa::NeonI8mm => has!("i8mm"),
-            Isa::Avx2 | Isa::Avx512Vnni => false,
+            Isa::Avx2 | Isa::Avx512Vnni | Isa::AmxInt8 => false,
         }
     }
 
@@ -212,6 +234,8 @@ mod tests {
         assert!(available.contains(&Isa::best()));
         for isa in Isa::ALL {
             assert_eq!(Isa::from_name(isa.name()), Some(isa));
+            let below: Vec<Isa> = available.iter().copied().filter(|rung| *rung <= isa).collect();
+            assert_eq!(Isa::up_to(isa), below);
         }
     }
 

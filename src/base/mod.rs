@@ -3,6 +3,8 @@
 //! Knows nothing of models, files' formats or tokens.
 
 pub mod aligned;
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod clock;
 pub mod cpu;
 pub mod dtype;

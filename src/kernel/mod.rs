@@ -126,8 +126,7 @@ impl Kernels {
     pub fn for_isa(isa: Isa) -> &'static Kernels {
         static TABLES: [OnceLock<Kernels>; Isa::ALL.len()] =
             [const { OnceLock::new() }; Isa::ALL.len()];
-        let available = Isa::available().iter().rev();
-        let isa = available.copied().find(|rung| *rung <= isa).unwrap_or(Isa::Scalar);
+        let isa = Isa::up_to(isa).last().copied().unwrap_or(Isa::Scalar);
         TABLES[isa as usize].get_or_init(|| Kernels {
             isa,
             matmul: std::array::from_fn(|i| matmul::for_isa(DType::ALL[i], isa)),

@@ -17,7 +17,7 @@ const SUMS: u64 = 12;
 /// all three are done. NEON adds to sums of 16 bits; that the kernels must widen those sometimes is
 /// left out.
 pub fn multiply(isa: Isa, rounds: u32) -> Option<u64> {
-    if rounds == 0 || !Isa::available().contains(&isa) {
+    if rounds == 0 || Isa::up_to(isa).last() != Some(&isa) {
         return None;
     }
     let bytes = rung(isa, u64::from(rounds))?;
@@ -75,6 +75,25 @@ fn rung(isa: Isa, n: u64) -> Option<u64> {
         };
     }
     match isa {
+        Isa::AmxInt8 => {
+            // Eight tiles of 16 rows of 64 bytes, as `ldtilecfg` reads it.
+            let mut shape = [0u8; 64];
+            shape[0] = 1;
+            for tile in 0..8 {
+                (shape[16 + 2 * tile], shape[48 + tile]) = (64, 16);
+            }
+            // SAFETY: as below, with AMX, which the kernel has allowed.
+            unsafe {
+                std::arch::asm!("ldtilecfg [{shape}]", "2:",
+                    "tdpbusd tmm0, tmm4, tmm5", "tdpbusd tmm1, tmm4, tmm5", "tdpbusd tmm2, tmm4, tmm5",
+                    "tdpbusd tmm3, tmm4, tmm5", "tdpbusd tmm0, tmm4, tmm5", "tdpbusd tmm1, tmm4, tmm5",
+                    "tdpbusd tmm2, tmm4, tmm5", "tdpbusd tmm3, tmm4, tmm5", "tdpbusd tmm0, tmm4, tmm5",
+                    "tdpbusd tmm1, tmm4, tmm5", "tdpbusd tmm2, tmm4, tmm5", "tdpbusd tmm3, tmm4, tmm5",
+                    "dec {n}", "jnz 2b", "tilerelease", shape = in(reg) shape.as_ptr(),
+                    n = inout(reg) n => _, options(readonly, nostack))
+            };
+            Some(16 * 16 * 64)
+        }
         Isa::Avx512Vnni => {
             // SAFETY: `multiply` has seen that the CPU has the instruction. Only registers that are
             // given up, and `n`, change; `n` is not 0, so the loop ends.

@@ -46,7 +46,7 @@ Models are GGUF files. All commands with a model take these:
 
 Exit status: 0 done; 1 failed, with one line `error: NAME: sentence` on standard error, NAME
 being that of the C API's status; 2 the command line was wrong. TERN_CPU=scalar|avx2|avx512_vnni|
-neon|neon_dotprod|neon_i8mm steps down to simpler kernels.
+amx_int8|neon|neon_dotprod|neon_i8mm steps down to simpler kernels.
 ";
 
 const RUN: &str = "\

@@ -105,7 +105,7 @@ pub(super) fn for_isa_q8(isa: Isa) -> q8::Attend8 {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2_q8::ATTEND8,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512_q8::ATTEND8,
+        Isa::Avx512Vnni | Isa::AmxInt8 => avx512_q8::ATTEND8,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon_q8::NEON,
         #[cfg(target_arch = "aarch64")]
@@ -120,7 +120,7 @@ pub(super) fn for_isa(isa: Isa) -> Attend {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::ATTEND,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ATTEND),
+        Isa::Avx512Vnni | Isa::AmxInt8 => avx512_vnni::overlay(avx2::ATTEND),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ATTEND,
         _ => scalar::ATTEND,

@@ -30,7 +30,7 @@ pub(super) fn for_isa(isa: Isa) -> Elem {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::ELEM,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512_vnni::overlay(avx2::ELEM),
+        Isa::Avx512Vnni | Isa::AmxInt8 => avx512_vnni::overlay(avx2::ELEM),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::ELEM,
         _ => scalar::ELEM,

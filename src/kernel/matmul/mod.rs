@@ -32,7 +32,7 @@ pub(super) fn for_isa(dtype: DType, isa: Isa) -> MatmulFn {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
+        Isa::Avx512Vnni | Isa::AmxInt8 => Some(avx512_vnni::matmul(dtype)),
         // One for all rungs: mapped models alone are multiplied by these, and each rung's would add
         // a hundred kilobytes to the library.
         #[cfg(target_arch = "aarch64")]

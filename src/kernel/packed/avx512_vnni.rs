@@ -13,17 +13,18 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::avx512_floats::{Bf16, F16, F32, floats};
 use super::avx512_formats::{self as formats, Format};
-use super::{Ahead, BLOCKS, FLOAT_PIECE, Packed, PackedFn, SHARE_BLOCKS, Share, forget, piece};
+use super::{Ahead, BLOCKS, Packed, PackedFn, SHARE_BLOCKS, Share, forget, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::quant::p16::{self, ROWS};
 
 /// Tokens multiplied together.
-const TOKENS: usize = 6;
+pub(super) const TOKENS: usize = 6;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
 /// The matmul of `dtype`.
 pub(super) fn matmul(dtype: DType) -> PackedFn {
@@ -72,7 +73,11 @@ impl Token {
 
 /// Multiplies, with quantised weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
+pub(super) unsafe fn quantised<F: Format>(
+    w: &Packed<'_>,
+    act: &Activations<'_>,
+    out: &mut Columns<'_, f32>,
+) {
     if act.n == 1 {
         // SAFETY: the caller's promises.
         unsafe { gemv::<F>(w, act, out) }
@@ -84,7 +89,7 @@ unsafe fn quantised<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut 
 
 /// The heads and codes of a group.
 #[inline]
-fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
+pub(super) fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
     let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
     w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
 }
@@ -140,7 +145,7 @@ unsafe fn add_block<F: Format>(
 
 /// Asks for some lines of memory, counted from `from`; nothing happens where there are none.
 #[inline(always)]
-fn fetch(from: *const u8, lines: Range<usize>) {
+pub(super) fn fetch(from: *const u8, lines: Range<usize>) {
     for line in lines {
         // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line).cast()) };
@@ -178,69 +183,98 @@ unsafe fn gemv<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
 
 /// The lanes of the `n` columns that are left.
 #[inline]
-fn lanes(n: usize) -> __mmask16 {
+pub(super) fn lanes(n: usize) -> __mmask16 {
     if n >= ROWS { !0 } else { (1 << n) - 1 }
 }
 
 /// Writes the lanes that there is room for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn store(out: &mut [f32], x: __m512) {
+pub(super) fn store(out: &mut [f32], x: __m512) {
     // SAFETY: a masked store writes only the lanes of the mask.
     unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), x) }
 }
 
-/// Reads the lanes that there are.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load(x: &[f32]) -> __m512 {
-    // SAFETY: a masked load reads only the lanes of the mask.
-    unsafe { _mm512_maskz_loadu_ps(lanes(x.len()), x.as_ptr()) }
-}
-
 /// A piece of two groups, unpacked: by block, then by group.
 #[repr(C, align(64))]
-struct Panel {
-    codes: [[[__m512i; 8]; 2]; BLOCKS],
-    scales: [[[__m512; 2]; 2]; BLOCKS],
-    mins: [[[__m512; 2]; 2]; BLOCKS],
+pub(super) struct Panel {
+    pub(super) codes: [[[__m512i; 8]; 2]; BLOCKS],
+    pub(super) scales: [[[__m512; 2]; 2]; BLOCKS],
+    pub(super) mins: [[[__m512; 2]; 2]; BLOCKS],
+}
+
+impl Panel {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    pub(super) fn new() -> Panel {
+        let (zero, none) = (_mm512_setzero_si512(), _mm512_setzero_ps());
+        Panel {
+            codes: [[[zero; 8]; 2]; BLOCKS],
+            scales: [[[none; 2]; 2]; BLOCKS],
+            mins: [[[none; 2]; 2]; BLOCKS],
+        }
+    }
+
+    /// Unpacks the weights `piece` of group `g` and the one after it, or twice the last one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    pub(super) unsafe fn unpack<F: Format>(
+        &mut self,
+        w: &Packed<'_>,
+        g: usize,
+        piece: &Range<usize>,
+    ) {
+        let last = (w.n_rows - 1) / ROWS;
+        for (side, g) in [g, (g + 1).min(last)].into_iter().enumerate() {
+            // SAFETY: the caller's promise that the CPU has this rung.
+            unsafe { unpack::<F>(w, g, side, piece.start, piece.len(), self) }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    let zero = _mm512_setzero_si512();
-    let none = _mm512_setzero_ps();
-    let mut panel = Panel {
-        codes: [[[zero; 8]; 2]; BLOCKS],
-        scales: [[[none; 2]; 2]; BLOCKS],
-        mins: [[[none; 2]; 2]; BLOCKS],
-    };
-    let (last, piece) = ((w.n_rows - 1) / ROWS, piece(F::DTYPE, w.k));
+    let mut panel = Panel::new();
+    let piece = piece(F::DTYPE, w.k);
     let mut ahead = Ahead::new(w, 2, piece, act.n.div_ceil(TOKENS));
     for r in (0..out.len()).step_by(2 * ROWS) {
         let first = (out.first() + r) / ROWS;
         ahead.begin(w, first + 2);
         for from in (0..w.k).step_by(piece) {
-            let n = piece.min(w.k - from);
+            let piece = from..w.k.min(from + piece);
             // SAFETY: the piece lies in the groups, and each token has k codes.
             unsafe {
-                unpack::<F>(w, first, 0, from, n, &mut panel);
-                unpack::<F>(w, (first + 1).min(last), 1, from, n, &mut panel);
-                let mut t = 0;
-                while t < act.n {
-                    let multiply = match act.n - t {
-                        1 => multiply::<F, 1>,
-                        2 => multiply::<F, 2>,
-                        3 => multiply::<F, 3>,
-                        4 => multiply::<F, 4>,
-                        5 => multiply::<F, 5>,
-                        _ => multiply::<F, TOKENS>,
-                    };
-                    multiply(&panel, act, t, from..from + n, r, out, ahead.share(n));
-                    t += TOKENS;
-                }
+                panel.unpack::<F>(w, first, &piece);
+                multiply_from::<F>(&panel, act, 0, piece, r, out, &mut ahead);
             }
         }
+    }
+}
+
+/// Multiplies a panel, the weights `piece`, with the tokens from `t` on; see [`multiply`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn multiply_from<F: Format>(
+    panel: &Panel,
+    act: &Activations<'_>,
+    mut t: usize,
+    piece: Range<usize>,
+    r: usize,
+    out: &mut Columns<'_, f32>,
+    ahead: &mut Ahead,
+) {
+    while t < act.n {
+        let multiply = match act.n - t {
+            1 => multiply::<F, 1>,
+            2 => multiply::<F, 2>,
+            3 => multiply::<F, 3>,
+            4 => multiply::<F, 4>,
+            5 => multiply::<F, 5>,
+            _ => multiply::<F, TOKENS>,
+        };
+        // SAFETY: the caller's promises.
+        unsafe { multiply(panel, act, t, piece.clone(), r, out, ahead.share(piece.len())) };
+        t += TOKENS;
     }
 }
 
@@ -348,134 +382,6 @@ unsafe fn multiply<F: Format, const T: usize>(
             let row = rows[i].wrapping_add(side * ROWS);
             // SAFETY: as above, written; the rows are different ones, and `out` is ours.
             unsafe { _mm512_mask_storeu_ps(row, masks[side], acc[i][side]) };
-        }
-    }
-}
-
-/// A float type of weights.
-trait Float {
-    /// Bytes of a weight.
-    const BYTES: usize;
-    /// A weight of 16 rows.
-    ///
-    /// # Safety
-    /// The CPU has this rung, and the weights are there.
-    unsafe fn load(w: *const u8) -> __m512;
-}
-
-/// IEEE single precision.
-struct F32;
-/// IEEE half precision.
-struct F16;
-/// The upper half of a single.
-struct Bf16;
-
-impl Float for F32 {
-    const BYTES: usize = 4;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m512 {
-        // SAFETY: the caller's promise; any alignment.
-        unsafe { _mm512_loadu_ps(w.cast()) }
-    }
-}
-
-impl Float for F16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m512 {
-        // SAFETY: the caller's promise; any alignment.
-        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(w.cast()) })
-    }
-}
-
-impl Float for Bf16 {
-    const BYTES: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    unsafe fn load(w: *const u8) -> __m512 {
-        // SAFETY: the caller's promise; any alignment.
-        let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(w.cast()) });
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
-    }
-}
-
-/// Multiplies, with float weights.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn floats<F: Float>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    let last = (w.n_rows - 1) / ROWS;
-    for r in (0..out.len()).step_by(2 * ROWS) {
-        let first = (out.first() + r) / ROWS;
-        let groups = [first, (first + 1).min(last)].map(|g| group(w, g).1);
-        for from in (0..w.k).step_by(FLOAT_PIECE) {
-            let n = FLOAT_PIECE.min(w.k - from);
-            let mut t = 0;
-            while t < act.n {
-                let multiply = match act.n - t {
-                    1 => multiply_floats::<F, 1>,
-                    2 => multiply_floats::<F, 2>,
-                    3 => multiply_floats::<F, 3>,
-                    4 => multiply_floats::<F, 4>,
-                    5 => multiply_floats::<F, 5>,
-                    _ => multiply_floats::<F, TOKENS>,
-                };
-                // SAFETY: the caller's promise of the rung; slices check the rest.
-                unsafe { multiply(groups, act, t, from, n, r, out) }
-                t += TOKENS;
-            }
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply_floats<F: Float, const T: usize>(
-    groups: [&[u8]; 2],
-    act: &Activations<'_>,
-    t: usize,
-    from: usize,
-    n: usize,
-    r: usize,
-    out: &mut Columns<'_, f32>,
-) {
-    let tokens: [&[f32]; T] = std::array::from_fn(|i| &act.row(t + i)[from..][..n]);
-    let size = ROWS * F::BYTES;
-    let groups = groups.map(|g| &g[from * size..(from + n) * size]);
-    let mut part = [[_mm512_setzero_ps(); 2]; T];
-    for at in 0..n {
-        // SAFETY: the pieces were cut to n weights of 16 rows, and the tokens to n.
-        unsafe {
-            if t == 0 && at % (64 / F::BYTES).max(16) == 0 {
-                for g in groups {
-                    for line in 0..8 {
-                        let ahead = g.as_ptr().wrapping_add(at * size + AHEAD / 4 + 64 * line);
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    }
-                }
-            }
-            let w = groups.map(|g| F::load(g.as_ptr().add(at * size)));
-            for i in 0..T {
-                let x = _mm512_set1_ps(*tokens[i].get_unchecked(at));
-                part[i][0] = _mm512_fmadd_ps(w[0], x, part[i][0]);
-                part[i][1] = _mm512_fmadd_ps(w[1], x, part[i][1]);
-            }
-        }
-    }
-    let two = out.len() - r > ROWS;
-    for i in 0..T {
-        let row = &mut out.row_mut(t + i)[r..];
-        let add = |row: &[f32], part| match from {
-            0 => part,
-            _ => _mm512_add_ps(load(row), part),
-        };
-        let sums =
-            [add(row, part[i][0]), if two { add(&row[ROWS..], part[i][1]) } else { part[i][1] }];
-        store(row, sums[0]);
-        if two {
-            store(&mut row[ROWS..], sums[1]);
         }
     }
 }

@@ -13,11 +13,15 @@
 //! give the same bits.
 
 #[cfg(target_arch = "x86_64")]
+mod amx_int8;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_floats;
 #[cfg(target_arch = "x86_64")]
 mod avx2_formats;
+#[cfg(target_arch = "x86_64")]
+mod avx512_floats;
 #[cfg(target_arch = "x86_64")]
 mod avx512_formats;
 #[cfg(target_arch = "x86_64")]
@@ -205,6 +209,8 @@ pub(super) fn for_isa(dtype: DType, isa: Isa) -> Option<PackedFn> {
         Isa::Avx2 => Some(avx2::matmul(dtype)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Some(avx512_vnni::matmul(dtype)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AmxInt8 => Some(amx_int8::matmul(dtype)),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => Some(neon::matmul(dtype)),
         #[cfg(target_arch = "aarch64")]

@@ -308,7 +308,7 @@ use unpacks;
 pub(in crate::kernel) fn for_isa(isa: Isa) -> Panels {
     match isa {
         #[cfg(all(feature = "cli", target_arch = "x86_64"))]
-        Isa::Avx512Vnni => avx512_vnni::panels(),
+        Isa::Avx512Vnni | Isa::AmxInt8 => avx512_vnni::panels(),
         #[cfg(all(feature = "cli", target_arch = "x86_64"))]
         Isa::Avx2 => avx2::panels(),
         #[cfg(all(feature = "cli", target_arch = "aarch64"))]
