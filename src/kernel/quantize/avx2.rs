@@ -58,10 +58,7 @@ fn four(x: &[[f32; 32]; 4], q: &mut [[i8; 32]; 4], d: &mut [f32; 4], sum: &mut [
     let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
     let max = _mm_castsi128_ps(max);
 
-    let inverse = _mm_div_ps(_mm_set1_ps(127.0), max);
-    let infinite = _mm_cmpeq_ps(inverse, _mm_set1_ps(f32::INFINITY));
-    let inverse = _mm_andnot_ps(infinite, inverse);
-    let scales = _mm_andnot_ps(infinite, _mm_div_ps(max, _mm_set1_ps(127.0)));
+    let (scales, inverse) = scales(max);
     // SAFETY: four floats.
     unsafe { _mm_storeu_ps(d.as_mut_ptr(), scales) };
 
@@ -82,6 +79,17 @@ fn four(x: &[[f32; 32]; 4], q: &mut [[i8; 32]; 4], d: &mut [f32; 4], sum: &mut [
         _mm_storeu_si128(sum.cast(), _mm_unpacklo_epi32(first, second));
         _mm_storeu_si128(sum.add(4).cast(), _mm_unpackhi_epi32(first, second));
     }
+}
+
+/// The scales of four blocks, and what their codes are multiplied with; both 0 where the largest
+/// magnitude is so small that it has no inverse.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scales(max: __m128) -> (__m128, __m128) {
+    let inverse = _mm_div_ps(_mm_set1_ps(127.0), max);
+    let infinite = _mm_cmpeq_ps(inverse, _mm_set1_ps(f32::INFINITY));
+    let scales = _mm_div_ps(max, _mm_set1_ps(127.0));
+    (_mm_andnot_ps(infinite, scales), _mm_andnot_ps(infinite, inverse))
 }
 
 #[inline]
