@@ -184,9 +184,9 @@ fn pack_blocks<const DTYPE: usize, const SIZE: usize>(
     let codes = codes.chunks_exact_mut(ROWS * parts.code_bytes());
     let nothing = [0; SIZE]; // a block of rows that there are not
     for (b, (head, codes)) in heads.zip(codes).enumerate() {
-        for r in 0..ROWS {
-            let block = rows.get(r * n_blocks + b).unwrap_or(&nothing);
-            pack_block(&parts, block, r, head, codes);
+        for r in (0..ROWS).step_by(2) {
+            let block = |r| rows.get(r * n_blocks + b).unwrap_or(&nothing);
+            pack_blocks_of_two(&parts, [block(r), block(r + 1)], r, head, codes);
         }
         if parts.turned {
             let line = codes.first_chunk_mut::<{ 4 * ROWS }>().expect("a word of fifth bits");
@@ -211,42 +211,51 @@ pub fn pack(dtype: DType, k: usize, rows: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Packs a block of row `r`.
+/// Packs a block of row `r` and one of the row after it: two words side by side are one store, and
+/// stores are what takes the time.
 #[inline(always)] // `parts` is a constant only where this is a part of its caller
-fn pack_block<const SIZE: usize>(
+fn pack_blocks_of_two<const SIZE: usize>(
     parts: &Parts,
-    block: &[u8; SIZE],
+    blocks: [&[u8; SIZE]; 2],
     r: usize,
     head: &mut [u8],
     codes: &mut [u8],
 ) {
     let mut at = 0;
     for &from in parts.halves {
-        put::<2>(block, from, &mut head[at..], r);
+        put::<2, SIZE>(blocks, from, &mut head[at..], r);
         at += 2 * ROWS;
     }
     if parts.exponent {
-        put::<1>(block, 0, &mut head[at..], r);
+        put::<1, SIZE>(blocks, 0, &mut head[at..], r);
         at += ROWS;
     }
     for &from in parts.words {
-        put::<4>(block, from, &mut head[at..], r);
+        put::<4, SIZE>(blocks, from, &mut head[at..], r);
         at += 4 * ROWS;
     }
     let mut lines = codes.as_chunks_mut::<{ 4 * ROWS }>().0.iter_mut();
     for &(from, len) in parts.codes {
-        let words = block[from..from + len].as_chunks::<4>().0;
-        for (word, line) in words.iter().zip(&mut lines) {
-            line.as_chunks_mut::<4>().0[r] = *word;
+        let [first, second] = blocks.map(|block| block[from..from + len].as_chunks::<4>().0);
+        for ((x, y), line) in first.iter().zip(second).zip(&mut lines) {
+            let [x, y] = [x, y].map(|word| u64::from(u32::from_le_bytes(*word)));
+            line.as_chunks_mut::<8>().0[r / 2] = (x | y << 32).to_le_bytes();
         }
     }
 }
 
-/// Puts `N` bytes of a block into the `r`-th place of a line.
-#[inline(always)] // a move of one word, where `from` is a constant
-fn put<const N: usize>(block: &[u8], from: usize, line: &mut [u8], r: usize) {
-    let bytes = block[from..].first_chunk::<N>().expect("parts lie in a block");
-    line.as_chunks_mut::<N>().0[..ROWS][r] = *bytes;
+/// Puts `N` bytes of two blocks into the `r`-th place of a line and the one after it.
+#[inline(always)] // moves of one word, where `from` is a constant
+fn put<const N: usize, const SIZE: usize>(
+    blocks: [&[u8; SIZE]; 2],
+    from: usize,
+    line: &mut [u8],
+    r: usize,
+) {
+    let places = &mut line.as_chunks_mut::<N>().0[..ROWS];
+    for (block, place) in blocks.into_iter().zip(&mut places[r..]) {
+        *place = *block[from..].first_chunk::<N>().expect("parts lie in a block");
+    }
 }
 
 /// Gives the file's bytes of block `b` of one row of a group back; a block of floats is one.
