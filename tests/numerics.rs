@@ -47,7 +47,7 @@ const DTYPES: [DType; 5] = [DType::Q4_0, DType::Q4_1, DType::Q4K, DType::Q5_0, D
 
 #[test]
 fn fast_logits_do_not_depend_on_threads() {
-    for &isa in support::rungs() {
+    for &isa in Isa::available() {
         for dtype in DTYPES {
             let mut tiny = Tiny::new("llama");
             (tiny.dtype, tiny.n_ff) = (dtype, 512);
@@ -65,7 +65,7 @@ fn fast_logits_do_not_depend_on_threads() {
 
 #[test]
 fn few_tokens_and_precise_types_are_exact_in_either_numerics() {
-    for &isa in support::rungs() {
+    for &isa in Isa::available() {
         let cases = [
             (DType::Q4_0, 31, 70),
             (DType::Q4_0, 96, 10),
@@ -93,7 +93,7 @@ fn fast_logits_are_the_same_on_every_rung_of_neon() {
         tiny.dtype = dtype;
         let of = |isa| bits(&model_of(&tiny, isa), params(Numerics::Fast), 70);
         let expected = of(Isa::Neon);
-        for &isa in support::rungs().iter().filter(|isa| **isa > Isa::Neon) {
+        for &isa in Isa::available().iter().filter(|isa| **isa > Isa::Neon) {
             assert!(of(isa) == expected, "{isa} {dtype}");
         }
     }
@@ -102,7 +102,7 @@ fn fast_logits_are_the_same_on_every_rung_of_neon() {
 #[test]
 fn the_plan_knows_what_panels_take() {
     let file = Tiny { dtype: DType::Q4_0, ..Tiny::new("llama") }.gguf();
-    for &isa in support::rungs() {
+    for &isa in Isa::available() {
         let load = ModelParams { isa: Some(isa), ..ModelParams::default() };
         let [fast, exact] = [Numerics::Fast, Numerics::Exact].map(|numerics| {
             let plan = Model::plan(Input::Memory(&file), &load, &params(numerics)).expect("plans");

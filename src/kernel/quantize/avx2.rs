@@ -51,10 +51,10 @@ fn few(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sum: &mut [[i32; 2]])
 fn four(x: &[[f32; 32]; 4], q: &mut [[i8; 32]; 4], d: &mut [f32; 4], sum: &mut [[i32; 2]; 4]) {
     let max = [magnitudes(&x[0]), magnitudes(&x[1]), magnitudes(&x[2]), magnitudes(&x[3])];
     // Pairs of lanes, then pairs of pairs: in each half of a vector one lane for each block.
-    let [a, b, c, d4] = max;
+    let [a, b, c, e] = max;
     let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    let cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c, d4), _mm256_unpackhi_epi32(c, d4));
-    let max = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    let ce = _mm256_max_epi32(_mm256_unpacklo_epi32(c, e), _mm256_unpackhi_epi32(c, e));
+    let max = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, ce), _mm256_unpackhi_epi64(ab, ce));
     let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
     let max = _mm_castsi128_ps(max);
 
