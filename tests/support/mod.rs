@@ -49,7 +49,8 @@ pub fn command(program: &str) -> Command {
     command
 }
 
-/// The rungs that this process can run, with those that the tests emulate.
+/// The rungs that this process can run, with those that the tests emulate. From then on the emulated
+/// one is the best of the whole process: not for tests with real models.
 pub fn rungs() -> &'static [Isa] {
     #[cfg(target_arch = "x86_64")]
     amx::emulate();
