@@ -4,7 +4,8 @@
 //! magnitudes that were really added, so that a wrong weight, code or scale cannot hide in them.
 //! Where the same bits are promised, the same bits are asked for.
 
-mod support;
+#[path = "support/rungs.rs"]
+mod rungs;
 
 use half::f16;
 use tern::base::cpu::Isa;
@@ -40,7 +41,7 @@ impl Random {
 }
 
 fn each_isa(mut f: impl FnMut(&Kernels, &str)) {
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         let kernels = Kernels::for_isa(isa);
         assert_eq!(kernels.isa(), isa);
         f(kernels, isa.name());
@@ -50,7 +51,7 @@ fn each_isa(mut f: impl FnMut(&Kernels, &str)) {
 /// The roof of every rung is measured by code that runs.
 #[test]
 fn the_multiply_instruction_of_every_rung_runs() {
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         assert_eq!(peak::multiply(isa, 3).is_some(), isa != Isa::Scalar, "{isa}");
     }
 }
@@ -59,7 +60,7 @@ fn the_multiply_instruction_of_every_rung_runs() {
 fn a_rung_that_the_cpu_lacks_is_not_chosen() {
     for isa in Isa::ALL {
         let chosen = Kernels::for_isa(isa).isa();
-        assert!(support::rungs().contains(&chosen), "{isa}: {chosen}");
+        assert!(rungs::rungs().contains(&chosen), "{isa}: {chosen}");
         assert!(chosen <= isa, "{isa}: {chosen}");
     }
 }
@@ -542,7 +543,7 @@ fn matmul_has_the_same_bits_on_every_rung_of_neon() {
         for n in [1, 7] {
             let act = tokens(&x, dtype.is_quantised().then_some(&quantised), k, 0, n);
             let plain = matmul(Kernels::for_isa(Isa::Neon), &w, &act);
-            for &isa in support::rungs().iter().filter(|isa| **isa > Isa::Neon) {
+            for &isa in rungs::rungs().iter().filter(|isa| **isa > Isa::Neon) {
                 let out = matmul(Kernels::for_isa(isa), &w, &act);
                 assert_same_bits(&out, &plain, &format!("matmul_{dtype}_{isa}, {n} tokens"));
             }

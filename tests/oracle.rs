@@ -4,6 +4,8 @@
 //! caches nor batches.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/rungs.rs"]
+mod rungs;
 mod support;
 
 use std::collections::HashMap;
@@ -243,7 +245,7 @@ fn difference(ours: &[Vec<f32>], oracle: &[Vec<f64>]) -> f64 {
 fn compare(tiny: &Tiny, oracle: &Oracle<'_>, kv_dtype: u32, bound: f64) {
     let tokens = text(24);
     let expected = oracle.logits(&tokens);
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         let found = difference(&engine(tiny, isa, kv_dtype, &tokens), &expected);
         let what = format!("{} {} {} kv {kv_dtype}", tiny.arch, tiny.dtype, isa.name());
         println!("{what}: {found:.2e} of {bound:.0e}");
@@ -286,7 +288,7 @@ fn panels_compute_what_every_quantised_type_decodes_to() {
         let expected = Oracle::new(&tiny).logits(&tokens);
         let params =
             SessionParams { numerics: Numerics::Fast, kv_dtype: 1, ..SessionParams::default() };
-        for &isa in support::rungs() {
+        for &isa in rungs::rungs() {
             let found = difference(&engine_with(&tiny, isa, &params, &tokens), &expected);
             println!("panels {dtype} {isa}: {found:.2e} of {PANEL_BOUND:.0e}");
             assert!(found <= PANEL_BOUND, "{dtype} {isa}: {found:.2e}");

@@ -1,6 +1,8 @@
 //! Sessions as transactions: the same bits however the work is cut, and nothing half-done.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/rungs.rs"]
+mod rungs;
 mod support;
 
 use std::sync::Arc;
@@ -50,7 +52,7 @@ fn bits(s: &Session) -> Vec<u32> {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         for dtype in [DType::F32, DType::Q4_0, DType::Q6K, DType::Q8_0] {
             let mut tiny = Tiny::new("llama");
             tiny.dtype = dtype;
@@ -135,7 +137,7 @@ fn a_fork_has_the_threads_that_were_set() {
 
 #[test]
 fn the_split_of_a_prompt_does_not_change_a_bit() {
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         for dtype in [DType::F16, DType::Q4_1, DType::Q4K, DType::Q5_0] {
             let mut tiny = Tiny::new("gemma3");
             (tiny.dtype, tiny.window, tiny.n_layer) = (dtype, 9, 6);
@@ -160,7 +162,7 @@ fn the_split_of_a_prompt_does_not_change_a_bit() {
 /// inside of them.
 #[test]
 fn neither_threads_nor_splits_change_a_bit_of_a_long_context() {
-    for &isa in support::rungs() {
+    for &isa in rungs::rungs() {
         for (n_head_kv, head_dim, kv_dtype) in [(1, 16, 0), (2, 20, 1)] {
             let mut tiny = Tiny::new("gemma3");
             (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, head_dim);

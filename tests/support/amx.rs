@@ -13,7 +13,7 @@ use tern::base::amx::assume_emulated;
 use tern::base::cpu::Isa;
 
 /// Lets this process use AMX: the CPU's own, or this emulation. AVX-512 must be the CPU's.
-pub fn emulate() {
+pub(super) fn emulate() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if Isa::up_to(Isa::Avx512Vnni).last() != Some(&Isa::Avx512Vnni) {

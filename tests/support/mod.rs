@@ -5,8 +5,6 @@
     reason = "each test program is a crate of its own and uses a part of this"
 )]
 
-#[cfg(target_arch = "x86_64")]
-pub mod amx;
 pub mod counting;
 pub mod decoded;
 pub mod gguf_writer;
@@ -14,8 +12,6 @@ pub mod tiny;
 
 use std::path::PathBuf;
 use std::process::Command;
-
-use tern::base::cpu::Isa;
 
 /// Where downloaded models and vocabularies lie: `$TERN_CACHE`, or `~/.cache/tern`.
 pub fn cache_dir() -> PathBuf {
@@ -47,14 +43,6 @@ pub fn command(program: &str) -> Command {
     let mut command = Command::new(words.next().unwrap_or(program));
     command.args(words);
     command
-}
-
-/// The rungs that this process can run, with those that the tests emulate. From then on the emulated
-/// one is the best of the whole process: not for tests with real models.
-pub fn rungs() -> &'static [Isa] {
-    #[cfg(target_arch = "x86_64")]
-    amx::emulate();
-    Isa::available()
 }
 
 /// Whether the programs run in an emulator of another machine, which makes long tests shorter.
