@@ -50,14 +50,6 @@ fn few(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sum: &mut [[i32; 2]])
 #[target_feature(enable = "avx2,fma,f16c")]
 fn four(x: &[[f32; 32]; 4], q: &mut [[i8; 32]; 4], d: &mut [f32; 4], sum: &mut [[i32; 2]; 4]) {
     let max = [magnitudes(&x[0]), magnitudes(&x[1]), magnitudes(&x[2]), magnitudes(&x[3])];
-    // Pairs of lanes, then pairs of pairs: in each half of a vector one lane for each block.
-    let [a, b, c, e] = max;
-    let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    let ce = _mm256_max_epi32(_mm256_unpacklo_epi32(c, e), _mm256_unpackhi_epi32(c, e));
-    let max = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, ce), _mm256_unpackhi_epi64(ab, ce));
-    let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
-    let max = _mm_castsi128_ps(max);
-
     let (scales, inverse) = scales(max);
     // SAFETY: four floats.
     unsafe { _mm_storeu_ps(d.as_mut_ptr(), scales) };
@@ -81,11 +73,17 @@ fn four(x: &[[f32; 32]; 4], q: &mut [[i8; 32]; 4], d: &mut [f32; 4], sum: &mut [
     }
 }
 
-/// The scales of four blocks, and what their codes are multiplied with; both 0 where the largest
-/// magnitude is so small that it has no inverse.
+/// The scales of four blocks, and what their codes are multiplied with, from their largest magnitudes
+/// by lane; both 0 where the largest of all is so small that it has no inverse.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales(max: __m128) -> (__m128, __m128) {
+pub(super) fn scales([a, b, c, d]: [__m256i; 4]) -> (__m128, __m128) {
+    // Pairs of lanes, then pairs of pairs: in each half of a vector one lane for each block.
+    let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let max = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
+    let max = _mm_castsi128_ps(max);
     let inverse = _mm_div_ps(_mm_set1_ps(127.0), max);
     let infinite = _mm_cmpeq_ps(inverse, _mm_set1_ps(f32::INFINITY));
     let scales = _mm_div_ps(max, _mm_set1_ps(127.0));

@@ -32,14 +32,8 @@ fn four(x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [[i32; 2]]) {
         // SAFETY: eight times sixteen of 128 floats.
         *v = unsafe { _mm512_loadu_ps(x.as_ptr().add(16 * i)) };
     }
-    let [a, b, c, e] =
-        [largest(v[0], v[1]), largest(v[2], v[3]), largest(v[4], v[5]), largest(v[6], v[7])];
-    // Pairs of lanes, then pairs of pairs: in each half of a vector one lane for each block.
-    let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    let ce = _mm256_max_epi32(_mm256_unpacklo_epi32(c, e), _mm256_unpackhi_epi32(c, e));
-    let max = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, ce), _mm256_unpackhi_epi64(ab, ce));
-    let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
-    let (scales, inverse) = avx2::scales(_mm_castsi128_ps(max));
+    let max = [largest(v[0], v[1]), largest(v[2], v[3]), largest(v[4], v[5]), largest(v[6], v[7])];
+    let (scales, inverse) = avx2::scales(max);
     // SAFETY: four floats.
     unsafe { _mm_storeu_ps(d.as_mut_ptr(), scales) };
 
