@@ -938,6 +938,33 @@ fn values_outside_the_cache_are_refused() {
     Kernels::for_isa(Isa::best()).mix_q8(1, (&[0; 16], 8), &v, (&mut [0; 16], 16));
 }
 
+/// Those of one row, its greatest and the sum.
+fn powers(kernels: &Kernels, x: &mut [f32]) -> (f32, f32) {
+    let (mut m, mut l, len) = ([f32::NAN], [f32::NAN], x.len());
+    kernels.powers((x, len), len, (&mut m, &mut l));
+    (m[0], l[0])
+}
+
+#[test]
+fn powers_of_rows_together_are_those_of_each() {
+    let mut random = Random(41);
+    each_isa(|kernels, isa| {
+        for n in 0..10 {
+            for (len, stride) in [(0, 0), (1, 1), (5, 16), (16, 16), (37, 64), (128, 131)] {
+                let mut x = random.floats(n * stride + 3);
+                let (mut m, mut l) = (vec![f32::NAN; n], vec![f32::NAN; n]);
+                let mut alone = x.clone();
+                kernels.powers((&mut x, stride), len, (&mut m, &mut l));
+                for r in 0..n {
+                    let row = &mut alone[r * stride..][..len];
+                    assert_eq!(powers(kernels, row), (m[r], l[r]), "{isa}: {n} x {len}, row {r}");
+                }
+                assert_eq!(x, alone, "{isa}: {n} x {len}");
+            }
+        }
+    });
+}
+
 #[test]
 fn powers_are_those_of_e() {
     let mut random = Random(37);
@@ -948,7 +975,7 @@ fn powers_are_those_of_e() {
             let mut x = vec![0.0];
             x.extend((0..127).map(|i| (step * 127 + i) as f32 / (4096.0 * 127.0) * -88.0));
             let y = x.clone();
-            let (max, _) = kernels.powers(&mut x);
+            let (max, _) = powers(kernels, &mut x);
             assert_eq!(max, 0.0);
             for (x, y) in x.iter().zip(&y) {
                 let exact = if *y < least { 0.0 } else { f64::from(*y).exp() };
@@ -962,7 +989,7 @@ fn powers_are_those_of_e() {
                     x[random.below(n - 1) + 1] = f32::NEG_INFINITY;
                 }
                 let mut out = x.clone();
-                let (max, sum) = kernels.powers(&mut out);
+                let (max, sum) = powers(kernels, &mut out);
                 assert_eq!(max, x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "{isa}");
                 for (x, out) in x.iter().zip(&out) {
                     // The difference is rounded: an error of u in it is one of |x - max| u.
@@ -976,16 +1003,16 @@ fn powers_are_those_of_e() {
                 assert_close(sum, exact, U * (n as f64 / 4.0 + 4.0) * exact, isa);
             }
             let mut x = vec![f32::NEG_INFINITY; n];
-            assert_eq!(kernels.powers(&mut x), (f32::NEG_INFINITY, 0.0), "{isa}");
+            assert_eq!(powers(kernels, &mut x), (f32::NEG_INFINITY, 0.0), "{isa}");
             assert!(x.iter().all(|x| *x == 0.0), "{isa}");
             x = random.floats(n);
             x[random.below(n)] = f32::NAN;
-            assert!(kernels.powers(&mut x).1.is_nan(), "{isa}, {n}");
+            assert!(powers(kernels, &mut x).1.is_nan(), "{isa}, {n}");
             x = random.floats(n);
             x[random.below(n)] = f32::INFINITY;
-            assert!(kernels.powers(&mut x).1.is_nan(), "{isa}, {n}");
+            assert!(powers(kernels, &mut x).1.is_nan(), "{isa}, {n}");
         }
-        assert_eq!(kernels.powers(&mut []), (f32::NEG_INFINITY, 0.0), "{isa}");
+        assert_eq!(powers(kernels, &mut []), (f32::NEG_INFINITY, 0.0), "{isa}");
         eprintln!("tested powers_{isa}");
     });
 }

@@ -40,9 +40,9 @@ use crate::base::dtype::DType;
 use crate::base::pool::{Columns, Width};
 use crate::quant::p16;
 
-use attend::Sums;
 pub use attend::q8::{KV_BLOCK, KV_QUAD, Keys8, MOST_MIXED, Queries8, Values8};
 pub use attend::{GROUP, Panel};
+use attend::{Rows, Sums};
 
 /// Weights that share a scale in quantised activations.
 pub const ACTIVATION_BLOCK: usize = 32;
@@ -325,13 +325,23 @@ impl Kernels {
         unsafe { (self.attend.soft_cap)(x, cap) }
     }
 
-    /// Softmax before its division: `x = exp(x - max)`; gives `max` and the sum of the new `x`.
+    /// Softmax before its division, of rows of `len` elements that begin `stride` apart:
+    /// `x = exp(x - max)`; each row's `max` and the sum of its new `x` go to `m` and `l`, which are as
+    /// long as there are rows.
     ///
     /// The relative error of a power is at most 2e-7 beyond that of the difference; below the least
-    /// normal number it is 0. If all of `x` is `-inf`, all becomes 0; a NaN shows in the sum.
-    pub fn powers(&self, x: &mut [f32]) -> (f32, f32) {
-        // SAFETY: the CPU has this table's rung.
-        unsafe { (self.attend.powers)(x) }
+    /// normal number it is 0. If all of a row is `-inf`, all becomes 0; a NaN shows in the sum.
+    pub fn powers(
+        &self,
+        (x, stride): (&mut [f32], usize),
+        len: usize,
+        (m, l): (&mut [f32], &mut [f32]),
+    ) {
+        assert_eq!(m.len(), l.len(), "rows");
+        assert!(m.len() < 2 || stride >= len, "rows do not overlap");
+        assert!(extent(m.len(), stride, len) <= x.len(), "powers");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.powers)(Rows { x, stride, len, m, l }) }
     }
 
     /// `x = a * x + b * y`.

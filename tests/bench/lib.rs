@@ -102,6 +102,8 @@ pub struct Attention {
     cache: Vec<u16>,
     q: Vec<f32>,
     scores: Vec<f32>,
+    max: Vec<f32>,
+    sum: Vec<f32>,
     part: Vec<f32>,
     mixed: Vec<f32>,
 }
@@ -121,6 +123,8 @@ impl Attention {
             cache: (0..len).map(|i| 0x2000 + (i * 31 % 59) as u16).collect(),
             q: (0..rows * HEAD_DIM).map(|i| (i % 7) as f32 / 7.0).collect(),
             scores: vec![0.0; rows * TILE],
+            max: vec![0.0; rows],
+            sum: vec![0.0; rows],
             part: vec![0.0; rows * HEAD_DIM],
             mixed: vec![0.0; rows * HEAD_DIM],
         }
@@ -148,9 +152,9 @@ impl Attention {
                 let (n_groups, group) = (TILE / GROUP, GROUP * HEAD_DIM);
                 let keys = Panel { data: keys, n: HEAD_DIM, row: GROUP, n_groups, group };
                 kernels.panel_f16(rows, (&self.q, HEAD_DIM), &keys, (&mut self.scores, TILE));
-                for scores in self.scores.chunks_exact_mut(TILE) {
-                    std::hint::black_box(kernels.powers(scores));
-                }
+                let (m, l) = (&mut self.max[..], &mut self.sum[..]);
+                kernels.powers((&mut self.scores, TILE), TILE, (m, l));
+                std::hint::black_box((&self.max, &self.sum));
                 let n_groups = HEAD_DIM / GROUP;
                 let values = Panel { data: values, n: TILE, row: HEAD_DIM, n_groups, group: GROUP };
                 let part = (&mut self.part[..], HEAD_DIM);

@@ -277,13 +277,15 @@ impl Cpu {
         }
         for i in 0..block.n {
             let (start, end) = seen(i);
-            for row in i * n_group..(i + 1) * n_group {
-                let scores = &mut work.scores[row * TILE..][start..end];
-                if self.decoder.attn_softcap != 0.0 {
-                    self.kernels.soft_cap(scores, self.decoder.attn_softcap);
+            let rows = i * n_group..(i + 1) * n_group;
+            let scores = &mut work.scores[rows.start * TILE + start..];
+            if self.decoder.attn_softcap != 0.0 {
+                for scores in scores.chunks_mut(TILE).take(n_group) {
+                    self.kernels.soft_cap(&mut scores[..end - start], self.decoder.attn_softcap);
                 }
-                (part.m[row], part.l[row]) = self.kernels.powers(scores);
             }
+            let (m, l) = (&mut part.m[rows.clone()], &mut part.l[rows]);
+            self.kernels.powers((scores, TILE), end - start, (m, l));
         }
 
         let values = Tile { cells: &cells, seen: start..end };

@@ -105,6 +105,12 @@ impl<'a, T> Columns<'a, T> {
         unsafe { Columns::of(self.base, self.stride, self.n_rows, columns) }
     }
 
+    /// Where the columns' part of the first row begins, and how far from that the next one's does, in
+    /// elements: for who goes through many rows. Beyond `n_rows` and `len` there is nothing.
+    pub fn first_row(&mut self) -> (*mut T, usize) {
+        (self.base.wrapping_add(self.first), self.stride)
+    }
+
     /// The columns' part of a row, `len` long.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Attend, GROUP, Panel, Sums, rows_at_once};
+use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
 use crate::kernel::elem::avx2::{exp, lanes, load, store, sum};
 use crate::kernel::elem::exp as constants;
 
@@ -132,7 +132,12 @@ fn soft_cap(x: &mut [f32], cap: f32) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn powers(x: &mut [f32]) -> (f32, f32) {
+fn powers(rows: Rows<'_>) {
+    rows.each(|x| row_powers(x));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn row_powers(x: &mut [f32]) -> (f32, f32) {
     // Of two operands, `max` gives the second if one is NaN: NaNs are met again in the sum.
     let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
     let mut max = lowest;

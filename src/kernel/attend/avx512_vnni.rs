@@ -3,8 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Attend, GROUP, Panel, Sums, rows_at_once};
-use crate::kernel::elem::avx512_vnni::{exp, lanes, load, store};
+use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
+use crate::kernel::elem::avx512_vnni::{exp, load, store};
 use crate::kernel::elem::exp as constants;
 
 /// What this rung has faster than `below`.
@@ -146,24 +146,63 @@ fn soft_cap(x: &mut [f32], cap: f32) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn powers(x: &mut [f32]) -> (f32, f32) {
+fn powers(rows: Rows<'_>) {
+    super::each_rows(rows.m.len(), 4, |row, n| {
+        let some = match n {
+            1 => some_powers::<1>,
+            2 => some_powers::<2>,
+            3 => some_powers::<3>,
+            _ => some_powers::<4>,
+        };
+        let (m, l) = (&mut rows.m[row..], &mut rows.l[row..]);
+        // SAFETY: the caller of a kernel has checked that the rows lie in the slice.
+        unsafe { some(rows.x.as_mut_ptr().add(row * rows.stride), rows.stride, rows.len, m, l) }
+    });
+}
+
+/// Of `R` rows, together: what one of them waits for hides behind the others.
+///
+/// # Safety
+/// The rows, `len` elements `stride` apart, lie where `x` points.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn some_powers<const R: usize>(
+    x: *mut f32,
+    stride: usize,
+    len: usize,
+    m: &mut [f32],
+    l: &mut [f32],
+) {
+    let mask = |at: usize| if len - at >= GROUP { !0 } else { (1 << (len - at)) - 1 };
     // Of two operands, `max` gives the second if one is NaN: NaNs are met again in the sum.
-    let mut max = _mm512_set1_ps(f32::NEG_INFINITY);
-    for at in (0..x.len()).step_by(GROUP) {
-        max = _mm512_mask_max_ps(max, lanes(x, at), load(x, at), max);
+    let mut max = [_mm512_set1_ps(f32::NEG_INFINITY); R];
+    for at in (0..len).step_by(GROUP) {
+        for (r, max) in max.iter_mut().enumerate() {
+            // SAFETY: only elements of the row are read.
+            let y = unsafe { _mm512_maskz_loadu_ps(mask(at), x.add(r * stride + at)) };
+            *max = _mm512_mask_max_ps(*max, mask(at), y, *max);
+        }
     }
-    let max = _mm512_reduce_max_ps(max);
-    let base = _mm512_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let max = max.map(|max| _mm512_reduce_max_ps(max));
+    let base = max.map(|max| _mm512_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { max }));
     let least = _mm512_set1_ps(constants::MIN);
-    let mut total = _mm512_setzero_ps();
-    for at in (0..x.len()).step_by(GROUP) {
-        let y = _mm512_sub_ps(load(x, at), base);
-        let wanted = lanes(x, at) & _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, least);
-        let y = _mm512_maskz_mov_ps(wanted, exp(y));
-        total = _mm512_add_ps(total, y);
-        store(x, at, y);
+    let mut total = [_mm512_setzero_ps(); R];
+    for at in (0..len).step_by(GROUP) {
+        for r in 0..R {
+            // SAFETY: as above.
+            let x = unsafe { x.add(r * stride + at) };
+            // SAFETY: as above.
+            let y = unsafe { _mm512_maskz_loadu_ps(mask(at), x) };
+            let y = _mm512_sub_ps(y, base[r]);
+            let wanted = mask(at) & _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, least);
+            let y = _mm512_maskz_mov_ps(wanted, exp(y));
+            total[r] = _mm512_add_ps(total[r], y);
+            // SAFETY: as above, written.
+            unsafe { _mm512_mask_storeu_ps(x, mask(at), y) };
+        }
     }
-    (max, _mm512_reduce_add_ps(total))
+    for r in 0..R {
+        (m[r], l[r]) = (max[r], _mm512_reduce_add_ps(total[r]));
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]

@@ -86,6 +86,25 @@ pub(crate) struct Sums<'a> {
     pub(crate) out_stride: usize,
 }
 
+/// Rows of `len` elements of `x`, `stride` apart, and two numbers of each.
+pub(crate) struct Rows<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) stride: usize,
+    pub(crate) len: usize,
+    pub(crate) m: &'a mut [f32],
+    pub(crate) l: &'a mut [f32],
+}
+
+impl Rows<'_> {
+    /// Gives each row to `f`, and takes its numbers.
+    #[inline(always)]
+    fn each(self, mut f: impl FnMut(&mut [f32]) -> (f32, f32)) {
+        for (r, (m, l)) in self.m.iter_mut().zip(self.l).enumerate() {
+            (*m, *l) = f(&mut self.x[r * self.stride..][..self.len]);
+        }
+    }
+}
+
 pub(crate) type PanelFn<T> = unsafe fn(Sums<'_>, &Panel<'_, T>);
 
 /// The kernels of attention; the methods of [`super::Kernels`] say what each does.
@@ -94,7 +113,7 @@ pub(crate) struct Attend {
     pub(crate) panel_f16: PanelFn<u16>,
     pub(crate) panel_f32: PanelFn<f32>,
     pub(crate) soft_cap: unsafe fn(&mut [f32], f32),
-    pub(crate) powers: unsafe fn(&mut [f32]) -> (f32, f32),
+    pub(crate) powers: unsafe fn(Rows<'_>),
     pub(crate) blend: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub(crate) to_f16: unsafe fn(&[f32], &mut [u16]),
 }

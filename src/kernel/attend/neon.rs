@@ -5,7 +5,7 @@ use core::arch::aarch64::*;
 
 use half::f16;
 
-use super::{Attend, GROUP, Panel, Sums, rows_at_once};
+use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
 use crate::kernel::elem::exp as constants;
 use crate::kernel::elem::neon::{exp, load, load4, store, store4, sum};
 use crate::kernel::insn_aarch64::{f16_from_f32, f32_from_f16, f32_from_f16_high};
@@ -146,7 +146,12 @@ fn soft_cap(x: &mut [f32], cap: f32) {
 }
 
 #[target_feature(enable = "neon")]
-fn powers(x: &mut [f32]) -> (f32, f32) {
+fn powers(rows: Rows<'_>) {
+    rows.each(|x| row_powers(x));
+}
+
+#[target_feature(enable = "neon")]
+fn row_powers(x: &mut [f32]) -> (f32, f32) {
     let (fours, rest) = x.as_chunks_mut::<4>();
     // `fmax` gives NaN if there is one.
     let lowest = load(rest, f32::NEG_INFINITY);

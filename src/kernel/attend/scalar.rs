@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Attend, GROUP, Panel, Sums};
+use super::{Attend, GROUP, Panel, Rows, Sums};
 use crate::kernel::elem::{exp, scalar};
 
 pub(super) const ATTEND: Attend = Attend {
@@ -38,7 +38,11 @@ fn soft_cap(x: &mut [f32], cap: f32) {
     }
 }
 
-fn powers(x: &mut [f32]) -> (f32, f32) {
+fn powers(rows: Rows<'_>) {
+    rows.each(row_powers);
+}
+
+fn row_powers(x: &mut [f32]) -> (f32, f32) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
     let mut sums = [0f32; 8];

@@ -24,7 +24,8 @@ use std::ops::Range;
 
 use super::avx512_floats::{Bf16, F16, F32, floats};
 use super::avx512_formats::{self as formats, Format};
-use super::avx512_vnni::{self, Panel, fetch, lanes, multiply_from};
+use super::avx512_tiles::{self, multiply_from};
+use super::avx512_vnni::{self, Panel, fetch, lanes};
 use super::{Ahead, Packed, PackedFn, Share, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
@@ -111,7 +112,7 @@ unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
     let mut integers = Integers([[[_mm512_setzero_si512(); TOKENS]; 2]; STEPS]);
     let piece = piece(F::DTYPE, w.k);
     let whole = act.n / TOKENS * TOKENS;
-    let left = (act.n - whole).div_ceil(avx512_vnni::TOKENS);
+    let left = (act.n - whole).div_ceil(avx512_tiles::TOKENS);
     let mut ahead = Ahead::new(w, 2, piece, whole / TOKENS + left);
     // SAFETY: the CPU has this rung, by the caller's promise.
     unsafe { Shape::of(if F::OF_16 { 16 } else { 32 }).set() };

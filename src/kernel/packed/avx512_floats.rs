@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512_vnni::{AHEAD, TOKENS, group, lanes, store};
+use super::avx512_tiles::TOKENS;
+use super::avx512_vnni::{AHEAD, group, lanes, store};
 use super::{FLOAT_PIECE, Packed};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;

@@ -15,14 +15,13 @@ use std::ops::Range;
 
 use super::avx512_floats::{Bf16, F16, F32, floats};
 use super::avx512_formats::{self as formats, Format};
-use super::{Ahead, BLOCKS, Packed, PackedFn, SHARE_BLOCKS, Share, forget, piece};
+use super::avx512_tiles::{Place, TOKENS, multiply_from};
+use super::{Ahead, BLOCKS, Packed, PackedFn, piece};
 use crate::base::dtype::DType;
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::quant::p16::{self, ROWS};
 
-/// Tokens multiplied together.
-pub(super) const TOKENS: usize = 6;
 /// How far ahead of its use a weight is asked for, in bytes: a CPU foresees reads within a page only.
 pub(super) const AHEAD: usize = 8192;
 
@@ -33,19 +32,29 @@ pub(super) fn matmul(dtype: DType) -> PackedFn {
 
 /// A token's codes and what belongs to them, from some block on.
 #[derive(Clone, Copy)]
-struct Token {
+pub(super) struct Token {
     q: *const i8,
-    d: *const f32,
+    pub(super) d: *const f32,
     sum: *const i32,
 }
 
 impl Token {
     /// Token `t` from weight `from` on, a multiple of 32.
     #[inline]
-    fn at(act: &Activations<'_>, t: usize, from: usize) -> Token {
+    pub(super) fn at(act: &Activations<'_>, t: usize, from: usize) -> Token {
         let at = t * act.k + from;
         let (q, d, sum) = (&act.q[at..], &act.d[at / 32..], &act.sum[at / 16..]);
         Token { q: q.as_ptr(), d: d.as_ptr(), sum: sum.as_ptr() }
+    }
+
+    /// Token `i` of those that follow this one, rows of `k` codes apart; there may be none.
+    #[inline]
+    pub(super) fn after(self, i: usize, k: usize) -> Token {
+        Token {
+            q: self.q.wrapping_add(i * k),
+            d: self.d.wrapping_add(i * (k / 32)),
+            sum: self.sum.wrapping_add(i * (k / 16)),
+        }
     }
 
     /// Four codes in every lane: the `j`-th four of block `b`.
@@ -63,9 +72,28 @@ impl Token {
         unsafe { *self.sum.add(2 * b + h) }
     }
 
+    /// The codes of a place.
+    #[inline]
+    pub(super) unsafe fn codes(self, (b, h): Place) -> *const i8 {
+        // SAFETY: the caller's promise that the block is there.
+        unsafe { self.q.add(32 * b + 16 * h) }
+    }
+
+    /// The sum of the codes that share a scale: of a block, or of a half of it.
+    #[inline]
+    pub(super) unsafe fn sum_of<F: Format>(self, (b, h): Place) -> i32 {
+        // SAFETY: the caller's promise that the block is there.
+        unsafe {
+            match F::OF_16 {
+                true => self.half(b, h),
+                false => self.half(b, 0).wrapping_add(self.half(b, 1)),
+            }
+        }
+    }
+
     /// The scale of block `b`.
     #[inline]
-    unsafe fn scale(self, b: usize) -> f32 {
+    pub(super) unsafe fn scale(self, b: usize) -> f32 {
         // SAFETY: the caller's promise that the block is there.
         unsafe { *self.d.add(b) }
     }
@@ -251,33 +279,6 @@ unsafe fn gemm<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Colum
     }
 }
 
-/// Multiplies a panel, the weights `piece`, with the tokens from `t` on; see [`multiply`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn multiply_from<F: Format>(
-    panel: &Panel,
-    act: &Activations<'_>,
-    mut t: usize,
-    piece: Range<usize>,
-    r: usize,
-    out: &mut Columns<'_, f32>,
-    ahead: &mut Ahead,
-) {
-    while t < act.n {
-        let multiply = match act.n - t {
-            1 => multiply::<F, 1>,
-            2 => multiply::<F, 2>,
-            3 => multiply::<F, 3>,
-            4 => multiply::<F, 4>,
-            5 => multiply::<F, 5>,
-            _ => multiply::<F, TOKENS>,
-        };
-        // SAFETY: the caller's promises.
-        unsafe { multiply(panel, act, t, piece.clone(), r, out, ahead.share(piece.len())) };
-        t += TOKENS;
-    }
-}
-
 /// Unpacks `n` weights from `from` on of group `g` as group `side` of the panel.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
@@ -306,82 +307,6 @@ unsafe fn unpack<F: Format>(
                     panel.mins[b][side] = F::mins(head, i);
                 }
             }
-        }
-    }
-}
-
-/// Multiplies a panel, the weights `piece`, with `T` tokens from `t` on; the columns are those from `r`
-/// on. Asks for what comes `ahead`. The order is that of [`add_block`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply<F: Format, const T: usize>(
-    panel: &Panel,
-    act: &Activations<'_>,
-    t: usize,
-    piece: Range<usize>,
-    r: usize,
-    out: &mut Columns<'_, f32>,
-    mut ahead: Share,
-) {
-    let (from, n) = (piece.start, piece.len());
-    let tokens: [Token; T] = std::array::from_fn(|i| Token::at(act, t + i, from));
-    let masks = [lanes(out.len() - r), lanes((out.len() - r).saturating_sub(ROWS))];
-    let rows: [*mut f32; T] = std::array::from_fn(|i| out.row_mut(t + i)[r..].as_mut_ptr());
-    let mut acc = [[_mm512_setzero_ps(); 2]; T];
-    if from > 0 {
-        for i in 0..T {
-            for side in 0..2 {
-                let row = rows[i].wrapping_add(side * ROWS);
-                // SAFETY: only the lanes of the mask are read, which the row has from `r` on.
-                acc[i][side] = unsafe { _mm512_maskz_loadu_ps(masks[side], row) };
-            }
-        }
-    }
-    let halves = if F::OF_16 { 2 } else { 1 };
-    for b in 0..n / 32 {
-        if b.is_multiple_of(SHARE_BLOCKS) {
-            ahead.fetch(|line| fetch(line, 0..1));
-        }
-        let (codes, scales, mins) = (&panel.codes[b], &panel.scales[b], &panel.mins[b]);
-        for h in 0..halves {
-            // SAFETY: the tokens have n codes from `from` on, by the caller's promise.
-            unsafe {
-                let sums: [i32; T] = std::array::from_fn(|i| match F::OF_16 {
-                    true => tokens[i].half(b, h),
-                    false => tokens[i].half(b, 0).wrapping_add(tokens[i].half(b, 1)),
-                });
-                let mut ints = [[_mm512_setzero_si512(); 2]; T];
-                for i in 0..T {
-                    ints[i] = [_mm512_set1_epi32((-F::ZERO).wrapping_mul(sums[i])); 2];
-                }
-                let fours = 8 / halves;
-                for j in h * fours..(h + 1) * fours {
-                    for i in 0..T {
-                        let four = tokens[i].four(b, j);
-                        ints[i][0] = _mm512_dpbusd_epi32(ints[i][0], codes[0][j], four);
-                        ints[i][1] = _mm512_dpbusd_epi32(ints[i][1], codes[1][j], four);
-                    }
-                    forget();
-                }
-                for i in 0..T {
-                    let d = tokens[i].scale(b);
-                    for side in 0..2 {
-                        let scale = _mm512_mul_ps(scales[side][h], _mm512_set1_ps(d));
-                        let dot = _mm512_cvtepi32_ps(ints[i][side]);
-                        acc[i][side] = _mm512_fmadd_ps(dot, scale, acc[i][side]);
-                        if F::PARTS.min {
-                            let sum = _mm512_set1_ps(d * sums[i] as f32);
-                            acc[i][side] = _mm512_fmadd_ps(mins[side][h], sum, acc[i][side]);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    for i in 0..T {
-        for side in 0..2 {
-            let row = rows[i].wrapping_add(side * ROWS);
-            // SAFETY: as above, written; the rows are different ones, and `out` is ours.
-            unsafe { _mm512_mask_storeu_ps(row, masks[side], acc[i][side]) };
         }
     }
 }

@@ -25,6 +25,8 @@ mod avx512_floats;
 #[cfg(target_arch = "x86_64")]
 mod avx512_formats;
 #[cfg(target_arch = "x86_64")]
+mod avx512_tiles;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -157,9 +159,8 @@ impl Share {
 }
 
 /// Keeps the compiler from loading now what is used later, and from keeping in registers what it can
-/// load again. It would run out of them, and store what it has no room for: with AVX-512 a store
-/// takes as long as two products.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+/// load again. It would run out of them, and store what it has no room for.
+#[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn forget() {
     // SAFETY: nothing is done.
