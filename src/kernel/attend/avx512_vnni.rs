@@ -172,33 +172,41 @@ unsafe fn some_powers<const R: usize>(
     m: &mut [f32],
     l: &mut [f32],
 ) {
-    let mask = |at: usize| if len - at >= GROUP { !0 } else { (1 << (len - at)) - 1 };
+    let (whole, rest) = (len / GROUP * GROUP, (1 << (len % GROUP)) - 1);
     // Of two operands, `max` gives the second if one is NaN: NaNs are met again in the sum.
     let mut max = [_mm512_set1_ps(f32::NEG_INFINITY); R];
-    for at in (0..len).step_by(GROUP) {
+    let mut find = |at: usize, mask: __mmask16| {
         for (r, max) in max.iter_mut().enumerate() {
             // SAFETY: only elements of the row are read.
-            let y = unsafe { _mm512_maskz_loadu_ps(mask(at), x.add(r * stride + at)) };
-            *max = _mm512_mask_max_ps(*max, mask(at), y, *max);
+            let y = unsafe { _mm512_maskz_loadu_ps(mask, x.add(r * stride + at)) };
+            *max = _mm512_mask_max_ps(*max, mask, y, *max);
         }
+    };
+    (0..whole).step_by(GROUP).for_each(|at| find(at, !0));
+    if rest != 0 {
+        find(whole, rest);
     }
     let max = max.map(|max| _mm512_reduce_max_ps(max));
     let base = max.map(|max| _mm512_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { max }));
     let least = _mm512_set1_ps(constants::MIN);
     let mut total = [_mm512_setzero_ps(); R];
-    for at in (0..len).step_by(GROUP) {
+    let mut raise = |at: usize, mask: __mmask16| {
         for r in 0..R {
             // SAFETY: as above.
             let x = unsafe { x.add(r * stride + at) };
             // SAFETY: as above.
-            let y = unsafe { _mm512_maskz_loadu_ps(mask(at), x) };
+            let y = unsafe { _mm512_maskz_loadu_ps(mask, x) };
             let y = _mm512_sub_ps(y, base[r]);
-            let wanted = mask(at) & _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, least);
+            let wanted = mask & _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, least);
             let y = _mm512_maskz_mov_ps(wanted, exp(y));
             total[r] = _mm512_add_ps(total[r], y);
             // SAFETY: as above, written.
-            unsafe { _mm512_mask_storeu_ps(x, mask(at), y) };
+            unsafe { _mm512_mask_storeu_ps(x, mask, y) };
         }
+    };
+    (0..whole).step_by(GROUP).for_each(|at| raise(at, !0));
+    if rest != 0 {
+        raise(whole, rest);
     }
     for r in 0..R {
         (m[r], l[r]) = (max[r], _mm512_reduce_add_ps(total[r]));
