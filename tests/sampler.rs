@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use tern::Error;
+use tern::base::highest::Highest;
 use tern::base::rng::Rng;
 use tern::sampler::{Params, Sampler, Scratch};
 
@@ -145,6 +146,50 @@ fn any_params(rng: &mut Rng, n_vocab: usize) -> Params {
     }
     params.seed = rng.next_u64();
     params
+}
+
+/// As the head leaves it: noted in parts of any length, in any order.
+fn highest(logits: &[f32], part: usize) -> Highest {
+    let highest = Highest::new(1, logits.len()).unwrap();
+    for (i, logits) in logits.chunks(part).enumerate().rev() {
+        highest.note(0, part * i, logits);
+    }
+    highest
+}
+
+#[test]
+fn the_highest_logits_known_beforehand_change_no_choice() {
+    let mut rng = Rng::new(8);
+    for _ in 0..200 {
+        let n_vocab = [2, 500, 1024, 5000][rng.next_u64() as usize % 4];
+        let params = any_params(&mut rng, n_vocab);
+        let (mut alone, mut knowing) =
+            (Sampler::new(&params).unwrap(), Sampler::new(&params).unwrap());
+        let mut scratch = Scratch::new(n_vocab).unwrap();
+        for _ in 0..10 {
+            let mut logits = row(&mut rng, n_vocab);
+            let at = rng.next_u64() as usize % n_vocab;
+            match rng.next_u64() % 6 {
+                0 => logits[at] = f32::NAN,
+                1 => logits[at] = f32::INFINITY,
+                2 => logits.fill(f32::NEG_INFINITY),
+                3 => logits[at] = f32::NEG_INFINITY,
+                _ => {}
+            }
+            let expected = alone.sample(&logits, &mut scratch);
+            let known = highest(&logits, 1 + rng.next_u64() as usize % 1500);
+            let found = knowing.sample_knowing(&logits, known.of_row(0), &mut scratch);
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{params:?}");
+            assert_eq!(knowing.logprobs(), alone.logprobs());
+            // What is missing is looked for.
+            let (mut some, mut fewer) = (alone, knowing);
+            let expected = some.sample(&logits, &mut scratch);
+            let known = known.of_row(0).map(|_| None);
+            let found = fewer.sample_knowing(&logits, known, &mut scratch);
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{params:?}");
+            (alone, knowing) = (some, fewer);
+        }
+    }
 }
 
 /// The draw takes one number of the seed's sequence and inverts the cumulative distribution: so

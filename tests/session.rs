@@ -16,6 +16,7 @@ use tern::engine::{
     Control, Error, Input, Isa, Logits, Model, ModelParams, Sampler, SamplerParams, Session,
     SessionParams,
 };
+use tern::sampler::Scratch as SamplerScratch;
 
 fn model_of(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
     let params = ModelParams { isa, ..ModelParams::default() };
@@ -66,6 +67,31 @@ fn threads_do_not_change_a_bit() {
                 let found = bits(&s);
                 let expected = first.get_or_insert_with(|| found.clone());
                 assert!(found == *expected, "{} {dtype}: {n_threads} threads", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_samples_from_the_logits_that_it_shows() {
+    for screened_head in [false, true] {
+        let file = Tiny::new("gemma2").gguf(); // caps its logits
+        let params = ModelParams { screened_head, ..ModelParams::default() };
+        let model = Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads");
+        let model = Arc::new(model);
+        for n_threads in 1..=3 {
+            let mut s = session(&model, SessionParams { n_threads, ..small() });
+            for (seed, top_k) in [(1, 0), (2, 5), (3, 40)] {
+                let params =
+                    SamplerParams { temperature: 0.9, top_k, seed, ..SamplerParams::default() };
+                let (mut shown, mut own) =
+                    (Sampler::new(&params).unwrap(), Sampler::new(&params).unwrap());
+                let mut scratch = SamplerScratch::new(N_VOCAB).unwrap();
+                for tokens in [&text(3)[..], &[3], &[5, 6, 7]] {
+                    eval(&mut s, tokens);
+                    let expected = shown.sample(s.logits().unwrap(), &mut scratch).unwrap();
+                    assert_eq!(s.sample(&mut own).unwrap(), expected, "{n_threads} threads");
+                }
             }
         }
     }

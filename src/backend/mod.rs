@@ -253,6 +253,8 @@ pub trait Backend: Send + Sync {
     fn head(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
     /// Row `row` of the logits, `n_vocab` long.
     fn logits<'s>(&self, s: &'s Self::Scratch, row: usize) -> Result<&'s [f32]>;
+    /// The highest logits of the chunks of row `row`, where the head has found them.
+    fn highest(&self, s: &Self::Scratch, row: usize) -> impl Iterator<Item = Option<f32>>;
     /// Turns the keys in `cells` back by `delta` positions.
     fn shift(
         &self,

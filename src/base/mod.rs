@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod dtype;
 pub mod error;
 pub mod file;
+pub mod highest;
 pub mod log;
 pub mod memory;
 pub mod pool;

@@ -232,7 +232,9 @@ impl Session {
         }
         let logits = self.row(i)?;
         let mut scratch = self.sampling.lock().unwrap_or_else(PoisonError::into_inner);
-        sampler.sample(logits, &mut scratch)
+        let runner = &self.runner;
+        let known = runner.weights.backend.highest(&runner.scratch, i);
+        sampler.sample_knowing(logits, known, &mut scratch)
     }
 
     /// Keeps the first `n_sink` tokens (0 = 4) and the most recent ones, `n_keep` in all (0 = half

@@ -4,8 +4,8 @@
 //! are used, each rounded on its own: Rust never contracts a product and a sum into one fused
 //! operation, and nothing here calls the C library. Sums run in an order that is written down.
 
-/// Values summed together before their sum joins the total; see [`ChunkedSum`].
-pub(super) const CHUNK: usize = 1024;
+/// Values summed together before their sum joins the total: those that share a highest one.
+pub(super) use crate::base::highest::CHUNK;
 
 /// Running sums that a chunk is spread over.
 const LANES: usize = 8;

@@ -239,6 +239,18 @@ impl Sampler {
     /// `NotFinite`, minus infinity apart: it bans its token. So is a row that bans them all. A
     /// failed call leaves the random state and the history as they were.
     pub fn sample(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<i32> {
+        self.sample_knowing(logits, std::iter::empty(), scratch)
+    }
+
+    /// The same for who knows the highest logit of every chunk already, as
+    /// [`Highest::of_row`](crate::base::highest::Highest::of_row) gives them: most logits are then not
+    /// read again. Where one is missing, all are looked for.
+    pub fn sample_knowing(
+        &mut self,
+        logits: &[f32],
+        known: impl Iterator<Item = Option<f32>>,
+        scratch: &mut Scratch,
+    ) -> Result<i32> {
         self.logprobs.clear();
         if logits.len() != scratch.n_vocab() {
             return Err(err!(
@@ -250,7 +262,9 @@ impl Sampler {
         }
         let Scratch { logits: room, keys, chunks } = scratch;
         let mut row = Row::new(logits, room);
-        find_highest(&row, chunks)?;
+        if !take_highest(known, chunks) {
+            find_highest(&row, chunks)?;
+        }
         self.apply_bias(&mut row)?;
         self.apply_penalties(&mut row);
         row.find_highest_again(chunks);
@@ -377,6 +391,17 @@ impl Sampler {
         }
         Ok(())
     }
+}
+
+/// Takes over the highest logits of all chunks; `false` if one is missing.
+fn take_highest(mut known: impl Iterator<Item = Option<f32>>, highest: &mut [f64]) -> bool {
+    highest.iter_mut().all(|highest| match known.next().flatten() {
+        Some(known) => {
+            *highest = f64::from(known);
+            true
+        }
+        None => false,
+    })
 }
 
 /// The highest logit of every chunk. Fails on the first that is neither finite nor minus infinity.

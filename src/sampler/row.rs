@@ -6,6 +6,7 @@
 
 use super::filter::key;
 use super::math::CHUNK;
+use crate::base::highest::look_over;
 
 /// How many logits are compared at a time where nearly all of them fall short.
 const GROUP: usize = 32;
@@ -70,11 +71,10 @@ impl<'a> Row<'a> {
     /// minus infinity, returns the first such token.
     pub(super) fn find_highest(&self, highest: &mut [f64]) -> Result<(), usize> {
         for (i, (chunk, highest)) in self.came.chunks(CHUNK).zip(highest).enumerate() {
-            let (max, bad) = look_over(chunk);
-            if bad {
+            let Some(max) = look_over(chunk) else {
                 let bad = |l: &f32| l.is_nan() || *l == f32::INFINITY;
                 return Err(CHUNK * i + chunk.iter().position(bad).unwrap_or(0));
-            }
+            };
             *highest = f64::from(max);
         }
         Ok(())
@@ -83,7 +83,8 @@ impl<'a> Row<'a> {
     /// Puts the highest logits of changed chunks right.
     pub(super) fn find_highest_again(&self, highest: &mut [f64]) {
         for (i, highest) in highest.iter_mut().enumerate().filter(|(i, _)| self.is_changed(*i)) {
-            *highest = f64::from(look_over(self.chunk(i)).0);
+            // Changed logits are numbers.
+            *highest = look_over(self.chunk(i)).map_or(f64::INFINITY, f64::from);
         }
     }
 
@@ -175,41 +176,6 @@ impl<'a> Row<'a> {
         }
         n
     }
-}
-
-/// The highest of the logits; and whether one of them is NaN or infinite, in which case the
-/// highest means nothing.
-fn look_over(logits: &[f32]) -> (f32, bool) {
-    // For a maximum the order does not matter. Two logits can be asked at once whether either is
-    // NaN, and infinity shows in the maximum.
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let mut nan = [0_u32; 4];
-    let (whole, rest) = logits.as_chunks::<32>();
-    for group in whole {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = higher(*lane, higher(group[i + 16], group[i]));
-        }
-        for (i, nan) in nan.iter_mut().enumerate() {
-            for (a, b) in [(0, 4), (8, 12), (16, 20), (24, 28)] {
-                *nan |= if group[a + i].is_nan() | group[b + i].is_nan() { u32::MAX } else { 0 };
-            }
-        }
-    }
-    let nan = nan.iter().fold(0, |any, &nan| any | nan) != 0 || rest.iter().any(|l| l.is_nan());
-    let mut four = [f32::NEG_INFINITY; 4];
-    for lanes in lanes.as_chunks::<4>().0 {
-        for (max, &lane) in four.iter_mut().zip(lanes) {
-            *max = higher(*max, lane);
-        }
-    }
-    let max = four.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &l| higher(max, l));
-    (max, nan || max == f32::INFINITY)
-}
-
-/// The higher of two numbers; the second may be NaN and is ignored then.
-#[inline]
-fn higher(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
 }
 
 /// Whether one of the logits, none of which is NaN, is above the floor.

@@ -2,12 +2,14 @@
 //!
 //!   cargo bench --manifest-path tests/bench/Cargo.toml --bench sampler [-- FILTER]
 //!
-//! `sample/peaked` is over logits as a model makes them, `sample/flat` over noise.
+//! `sample/peaked` is over logits as a model makes them, `sample/flat` over noise; `known/..` with the
+//! highest logits of all chunks known beforehand, as a session knows them from its head.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use tern::base::highest::Highest;
 use tern::base::rng::Rng;
 use tern::sampler::{Params, Sampler, Scratch};
 use tern_bench::logits;
@@ -49,7 +51,27 @@ fn sample(c: &mut Criterion) {
                 });
             });
         }
+        group.finish();
+        let noted: Vec<Highest> = rows.iter().map(|row| note(row)).collect();
+        let mut group = c.benchmark_group(format!("known/{shape}"));
+        for (name, params) in &settings {
+            let mut sampler = Sampler::new(params).expect("parameters in range");
+            let mut next = rows.iter().zip(&noted).cycle();
+            group.bench_function(*name, |b| {
+                b.iter(|| {
+                    let (row, noted) = black_box(next.next().expect("it goes round"));
+                    let sampled = sampler.sample_knowing(row, noted.of_row(0), &mut scratch);
+                    sampled.expect("finite logits")
+                });
+            });
+        }
     }
+}
+
+fn note(row: &[f32]) -> Highest {
+    let highest = Highest::new(1, row.len()).expect("memory");
+    highest.note(0, 0, row);
+    highest
 }
 
 fn config() -> Criterion {

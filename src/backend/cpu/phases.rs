@@ -131,16 +131,22 @@ impl Backend for Cpu {
         let inputs = s.codes.quantise_exactly(self, &s.pool, &s.normed, n, &ends.head)?;
         let (n_vocab, cap) = (self.decoder.n_vocab, self.decoder.logit_softcap);
         let logits = &mut s.logits[batch.first_output * n_vocab..][..n * n_vocab];
+        (0..n).for_each(|t| s.highest.clear(batch.first_output + t));
         if let Some(screening) = s.screening.as_mut().filter(|_| batch.best && n == 1)
             && self.best_logits(&s.pool, ends, screening, &inputs, logits)?
         {
             s.threads.end(&self.found);
             return Ok(());
         }
+        let (highest, first) = (&s.highest, batch.first_output);
         s.pool.columns(logits, Width::dense(n_vocab), ROW_GRAIN, |_, part| {
             self.project_part(&ends.head, &inputs, part);
-            if cap != 0.0 {
-                (0..n).for_each(|t| soft_cap(part.row_mut(t), cap));
+            for t in 0..n {
+                let (at, row) = (part.first(), part.row_mut(t));
+                if cap != 0.0 {
+                    soft_cap(row, cap);
+                }
+                highest.note(first + t, at, row);
             }
         })?;
         s.threads.end(&self.found);
@@ -153,6 +159,10 @@ impl Backend for Cpu {
             .chunks_exact(n_vocab)
             .nth(row)
             .ok_or_else(|| err!(InvalidArgument, "no row {row} of logits"))
+    }
+
+    fn highest(&self, s: &Scratch, row: usize) -> impl Iterator<Item = Option<f32>> {
+        s.highest.of_row(row)
     }
 
     fn shift(

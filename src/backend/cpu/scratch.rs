@@ -7,6 +7,7 @@ use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::cpu::Cores;
 use crate::base::error::Result;
+use crate::base::highest::Highest;
 use crate::base::memory::Memory;
 use crate::base::pool::{Pool, Width};
 use crate::kernel::{Activations, Kernels, TILE, Tiles};
@@ -206,6 +207,8 @@ pub struct Scratch {
     pub(super) parts: Buffer<f32>,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
+    /// The highest logits of `logits`.
+    pub(super) highest: Highest,
     pub(super) n_batch: usize,
     /// Where the head can be screened.
     pub(super) screening: Option<Screening>,
@@ -284,7 +287,8 @@ impl Cpu {
     /// Bytes of a session's activations and logits.
     pub fn scratch_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
         let eights = shape.n_threads as u64 * Eights::bytes(decoder, shape);
-        Lengths::new(decoder, shape).bytes(shape.n_threads) + eights
+        let highest = Highest::bytes(shape.n_logits, decoder.n_vocab);
+        Lengths::new(decoder, shape).bytes(shape.n_threads) + eights + highest
     }
 
     /// Makes a session's buffers and threads.
@@ -324,6 +328,7 @@ impl Cpu {
             eights,
             parts: memory.buffer(n.parts)?,
             logits: memory.buffer(n.logits)?,
+            highest: Highest::new(shape.n_logits, d.n_vocab)?,
             n_batch: shape.n_batch,
             screening: match shape.screened {
                 true => Some(Screening::new(d.n_embd, d.n_vocab, memory)?),
