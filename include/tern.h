@@ -540,8 +540,8 @@ typedef struct {
 /// the way is mostly RLIMIT_MEMLOCK.
 #define TERN_LOCK_MUST 2
 
-/// Asked for where they pay on most machines, which is for copies of weights; otherwise what the
-/// system does by itself.
+/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
+/// otherwise what the system does by itself.
 #define TERN_HUGE_PAGES_DEFAULT 0
 
 /// Never, not even where the system would by itself.

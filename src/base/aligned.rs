@@ -8,6 +8,8 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -16,6 +18,9 @@ use super::memory::HugePages;
 
 /// Bytes that a buffer's start is a multiple of: a cache line, and the widest vector (AVX-512).
 pub const ALIGNMENT: usize = 64;
+
+/// The smallest that pages are.
+const SMALLEST_PAGE: usize = 4096;
 
 /// The size of a huge page on most machines; where they are larger, fewer of them fit.
 const HUGE: usize = 2 << 20;
@@ -41,8 +46,8 @@ elements!(f32, f64, i8, u8, i16, u16, i32, u32, i64, u64);
 pub struct Buffer<T: Element> {
     start: NonNull<T>,
     len: usize,
-    /// The mapping that `start` lies in, if it is not of the heap.
-    map: Option<MmapMut>,
+    /// What `start` lies in, if it is not of the heap.
+    region: Option<Arc<Region>>,
 }
 
 // SAFETY: a buffer owns its memory alone, as a Vec does, and `Element` is Send and Sync.
@@ -57,7 +62,7 @@ impl<T: Element> Buffer<T> {
             return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
         };
         if layout.size() == 0 {
-            return Ok(Buffer { start: NonNull::dangling(), len: n, map: None });
+            return Ok(Buffer { start: NonNull::dangling(), len: n, region: None });
         }
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
@@ -65,68 +70,13 @@ impl<T: Element> Buffer<T> {
             return Err(err!(OutOfMemory, "buffer: {} bytes", layout.size()));
         };
         // From here on `buffer` frees the memory, also when populating it fails.
-        let buffer = Buffer { start: start.cast(), len: n, map: None };
+        let buffer = Buffer { start: start.cast(), len: n, region: None };
         if !populate(start.as_ptr(), layout.size()) {
             return Err(err!(OutOfMemory, "buffer: no pages for {} bytes", layout.size()));
         }
         // SAFETY: `layout.size()` bytes were allocated at `start`; zero bytes are elements.
         unsafe { start.as_ptr().write_bytes(0, layout.size()) };
         Ok(buffer)
-    }
-
-    /// `n` zeros in pages that nothing else lies in, every page of them present. Fails with
-    /// `OutOfMemory`.
-    pub fn mapped(n: usize, huge: HugePages) -> Result<Buffer<T>> {
-        let Some(layout) = Self::layout(n) else {
-            return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
-        };
-        let bytes = layout.size();
-        if bytes == 0 {
-            return Self::zeroed(n);
-        }
-        let no_memory = |e: io::Error| err!(OutOfMemory, "buffer: {bytes} bytes: {e}");
-        // Huge pages begin at multiples of their size. What is mapped too much is never touched.
-        let slack = if huge == HugePages::Transparent && bytes >= HUGE { HUGE } else { 0 };
-        let Some(len) = bytes.checked_add(slack) else {
-            return Err(err!(OutOfMemory, "buffer: {n} elements exceed the address space"));
-        };
-        let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
-        let skip = match slack {
-            0 => 0,
-            _ => map.as_ptr().align_offset(HUGE).min(slack),
-        };
-        // A kernel without huge pages refuses the wish, which is all that it is.
-        let _ = match huge {
-            HugePages::Default => Ok(()),
-            HugePages::Never => map.advise(Advice::NoHugePage),
-            HugePages::Transparent => map.advise(Advice::HugePage),
-        };
-        let used = &mut map[skip..skip + bytes];
-        if !populate(used.as_mut_ptr(), used.len()) {
-            return Err(err!(OutOfMemory, "buffer: no pages for {bytes} bytes"));
-        }
-        used.fill(0); // takes the pages that `populate` did not
-        // Elements need no more than a cache line's alignment, which a page has.
-        let start = NonNull::from(used).cast();
-        Ok(Buffer { start, len: n, map: Some(map) })
-    }
-
-    /// Bytes of the pages of a mapped buffer; 0 if it is not mapped.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.map.as_ref().map_or(0, |_| self.bytes() as u64)
-    }
-
-    /// Locks the pages of a mapped buffer in memory, until it is dropped.
-    pub fn lock(&self) -> io::Result<()> {
-        if self.map.is_none() {
-            return Ok(());
-        }
-        // SAFETY: changes no byte; the range is the buffer's, and lies in its mapping. The kernel
-        // rounds it to whole pages, which nothing else lies in.
-        match unsafe { libc::mlock(self.start.as_ptr().cast(), self.bytes()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 
     /// Bytes of memory that the buffer owns.
@@ -136,6 +86,75 @@ impl<T: Element> Buffer<T> {
 
     fn layout(n: usize) -> Option<Layout> {
         Layout::array::<T>(n).ok()?.align_to(ALIGNMENT).ok()
+    }
+}
+
+/// Pages that nothing else lies in, all of them present, handed out piece by piece. They go when the
+/// region and all buffers in it have gone.
+pub struct Region {
+    map: MmapMut,
+    /// Where in the mapping it begins, and its bytes.
+    first: usize,
+    len: usize,
+    /// Bytes handed out.
+    used: AtomicUsize,
+}
+
+impl Region {
+    /// `len` zero bytes. Fails with `OutOfMemory`.
+    pub fn new(len: usize, huge: HugePages) -> Result<Region> {
+        let no_memory = |e: io::Error| err!(OutOfMemory, "memory: {len} bytes: {e}");
+        // Huge pages begin at multiples of their size. What is mapped too much is never touched.
+        let slack = if huge != HugePages::Never && len >= HUGE { HUGE } else { 0 };
+        let Some(all) = len.checked_add(slack) else {
+            return Err(err!(OutOfMemory, "memory: {len} bytes exceed the address space"));
+        };
+        let mut map = MmapOptions::new().len(all).map_anon().map_err(no_memory)?;
+        let first = match slack {
+            0 => 0,
+            _ => map.as_ptr().align_offset(HUGE).min(slack),
+        };
+        // A kernel without huge pages refuses the wish, which is all that it is.
+        let _ = match huge {
+            HugePages::Default if len < HUGE => Ok(()),
+            HugePages::Never => map.advise(Advice::NoHugePage),
+            HugePages::Default | HugePages::Transparent => map.advise(Advice::HugePage),
+        };
+        let used = &mut map[first..first + len];
+        if !populate(used.as_mut_ptr(), len) {
+            return Err(err!(OutOfMemory, "memory: no pages for {len} bytes"));
+        }
+        // Takes the pages that `populate` did not: a write to each. They are zeros already.
+        used.iter_mut().step_by(SMALLEST_PAGE).for_each(|byte| *byte = std::hint::black_box(0));
+        Ok(Region { map, first, len, used: AtomicUsize::new(0) })
+    }
+
+    /// `n` zeros, which nobody else has; `None` if there is no room left for them.
+    pub fn take<T: Element>(self: &Arc<Region>, n: usize) -> Option<Buffer<T>> {
+        let bytes = Buffer::<T>::layout(n)?.size();
+        if bytes == 0 {
+            return Buffer::zeroed(n).ok();
+        }
+        let end = |at: usize| at.checked_add(bytes).filter(|&end| end <= self.len);
+        // The next one begins on a cache line again; the last one may end at the very end.
+        let next = |at: usize| Some(end(at)?.checked_next_multiple_of(ALIGNMENT)?.min(self.len));
+        let at = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        // SAFETY: at + bytes lies in the region, which lies in the mapping.
+        let start = unsafe { self.map.as_ptr().add(self.first + at) };
+        // The place was handed out just now, once; zero bytes are elements; pages are aligned better
+        // than cache lines are.
+        let start = NonNull::new(start.cast_mut())?.cast();
+        Some(Buffer { start, len: n, region: Some(Arc::clone(self)) })
+    }
+
+    /// Locks the pages in memory, until the region goes.
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: changes no byte; the range lies in the mapping. The kernel rounds it to whole
+        // pages, which nothing else lies in.
+        match unsafe { libc::mlock(self.map.as_ptr().add(self.first).cast(), self.len) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 
@@ -158,7 +177,7 @@ fn populate(start: *mut u8, len: usize) -> bool {
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         match Self::layout(self.len) {
-            _ if self.map.is_some() => {} // unmapped, and so unlocked, by its own drop
+            _ if self.region.is_some() => {} // goes with its region
             Some(layout) if layout.size() > 0 => {
                 // SAFETY: `zeroed` allocated this memory with this very layout.
                 unsafe { dealloc(self.start.as_ptr().cast(), layout) }

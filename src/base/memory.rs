@@ -1,10 +1,11 @@
 //! How much memory the process may still take, and what kind of memory large things get.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{self, Read};
+use std::sync::Arc;
 
-use super::aligned::{Buffer, Element};
+use super::aligned::{Buffer, Element, Region};
 use super::error::{Result, err};
 use super::log::log;
 
@@ -25,7 +26,7 @@ pub enum Lock {
 /// up to one page of waste for each piece. Only ever a wish: the system may have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
-    /// Asked for weights; otherwise as the system does by itself.
+    /// Asked for weights and sessions; otherwise as the system does by itself.
     #[default]
     Default,
     /// Never, not even where the system would by itself.
@@ -35,13 +36,14 @@ pub enum HugePages {
 }
 
 /// How the memory of one model or one session is made, and how much of it was locked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Memory {
     lock: Lock,
     /// What it wishes.
     pub huge: HugePages,
     locked: Cell<u64>,
     has_failed: Cell<bool>,
+    reserved: RefCell<Option<Arc<Region>>>,
 }
 
 impl Memory {
@@ -50,15 +52,36 @@ impl Memory {
         Memory { lock, huge, ..Memory::default() }
     }
 
+    /// Takes `bytes` of memory at once, out of which buffers come from now on, until it is used up:
+    /// one mapping instead of hundreds, whose pages can be large. Each buffer takes whole cache lines.
+    /// Fails as [`Memory::buffer`] does.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        let Ok(len) = usize::try_from(bytes) else {
+            return Err(err!(OutOfMemory, "memory: {bytes} bytes exceed the address space"));
+        };
+        let region = if len == 0 { None } else { Some(Arc::new(self.region(len)?)) };
+        self.reserved.replace(region);
+        Ok(())
+    }
+
     /// `n` zeros, every page of them present. Fails with `OutOfMemory`, also if they must be locked
     /// and cannot be.
     pub fn buffer<T: Element>(&self, n: usize) -> Result<Buffer<T>> {
-        if self.lock == Lock::No && self.huge == HugePages::Default {
+        if let Some(buffer) = self.reserved.borrow().as_ref().and_then(|region| region.take(n)) {
+            return Ok(buffer);
+        }
+        let bytes = n.saturating_mul(size_of::<T>());
+        if bytes == 0 || (self.lock == Lock::No && self.huge == HugePages::Default) {
             return Buffer::zeroed(n);
         }
-        let buffer = Buffer::mapped(n, self.huge)?;
-        self.lock(buffer.mapped_bytes(), || buffer.lock())?;
-        Ok(buffer)
+        let region = Arc::new(self.region(bytes)?);
+        region.take(n).ok_or_else(|| err!(Internal, "no room for {n} elements in {bytes} bytes"))
+    }
+
+    fn region(&self, len: usize) -> Result<Region> {
+        let region = Region::new(len, self.huge)?;
+        self.lock(len as u64, || region.lock())?;
+        Ok(region)
     }
 
     /// Locks `bytes` of memory by calling `lock`, where that is wanted. Fails with `OutOfMemory` if
@@ -153,6 +176,39 @@ mod tests {
                 assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn buffers_come_out_of_what_was_reserved_while_there_is_room() {
+        for huge in [HugePages::Default, HugePages::Never, HugePages::Transparent] {
+            for lock in [Lock::No, Lock::Try] {
+                let memory = Memory::new(lock, huge);
+                memory.reserve(5 << 20).unwrap();
+                let mut all = Vec::new();
+                for i in 0..6 {
+                    // The last one has no room left there, and gets its own.
+                    let mut buffer = memory.buffer::<f32>((1 << 18) - 3).unwrap();
+                    assert!(buffer.iter().all(|&x| x.to_bits() == 0), "{huge:?} {lock:?}, {i}");
+                    assert!(buffer.as_ptr().addr().is_multiple_of(64));
+                    buffer.fill(i as f32);
+                    all.push(buffer);
+                }
+                drop(memory);
+                let first = all[0].as_ptr().addr();
+                for (i, buffer) in all.iter().enumerate() {
+                    assert!(buffer.iter().all(|&x| x == i as f32), "nobody else wrote there");
+                    let place = buffer.as_ptr().addr().wrapping_sub(first);
+                    assert_eq!(place == i << 20, i < 5, "{place} of buffer {i}");
+                }
+            }
+        }
+        let memory = Memory::default();
+        memory.reserve(100).unwrap();
+        assert_eq!(memory.buffer::<u8>(100).unwrap().len(), 100);
+        memory.reserve(0).unwrap();
+        assert_eq!(memory.buffer::<u64>(3).unwrap()[..], [0; 3]);
+        let error = memory.reserve(u64::MAX).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl Session {
         let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let memory = Memory::new(params.lock, params.huge);
+        memory.reserve(bytes.0.saturating_add(bytes.1))?;
         let scratch = weights.backend.scratch(&shape, &memory)?;
         let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape, &memory));
         let mut outputs = Vec::new();

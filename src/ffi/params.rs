@@ -45,8 +45,8 @@ pub const TERN_LOCK_MUST: tern_lock = 2;
 /// Whether memory is made of huge pages, of 2 MiB on most machines: fewer misses of the CPU's table
 /// of pages, at the price of some memory. Only ever a wish: the system may have none.
 pub type tern_huge_pages = u32;
-/// Asked for where they pay on most machines, which is for copies of weights; otherwise what the
-/// system does by itself.
+/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
+/// otherwise what the system does by itself.
 pub const TERN_HUGE_PAGES_DEFAULT: tern_huge_pages = 0;
 /// Never, not even where the system would by itself.
 pub const TERN_HUGE_PAGES_NEVER: tern_huge_pages = 1;
