@@ -47,13 +47,13 @@ impl Highest {
         while !left.is_empty() {
             let (now, later) = left.split_at(left.len().min(CHUNK - at % CHUNK));
             // Whoever reads has waited for the threads that write: nothing else is to be ordered.
-            self.row(row)[at / CHUNK].fetch_max(rank(look_over(now)), Ordering::Relaxed);
+            self.row(row)[at / CHUNK].fetch_max(rank(of_finite(now)), Ordering::Relaxed);
             (left, at) = (later, at + now.len());
         }
     }
 
-    /// The highest logit of every chunk of a row; `None` of one in which a logit is NaN or infinite,
-    /// or of which nothing was noted.
+    /// The highest logit of every chunk of a row; `None` of one in which a logit is not finite, or of
+    /// which nothing was noted: it is to be looked over.
     pub fn of_row(&self, row: usize) -> impl Iterator<Item = Option<f32>> {
         self.row(row).iter().map(|rank| logit(rank.load(Ordering::Relaxed)))
     }
@@ -79,6 +79,22 @@ fn logit(rank: u32) -> Option<f32> {
         _ if rank >> 31 == 1 => Some(f32::from_bits(rank & !(1 << 31))),
         _ => Some(f32::from_bits(!rank)),
     }
+}
+
+/// The highest of some logits, at least one; `None` where one is not finite.
+fn of_finite(logits: &[f32]) -> Option<f32> {
+    const INFINITE: u32 = f32::INFINITY.to_bits();
+    let mut lanes = [(f32::NEG_INFINITY, 0); 16];
+    let (whole, rest) = logits.as_chunks::<16>();
+    for group in whole {
+        for (lane, &logit) in lanes.iter_mut().zip(group) {
+            *lane = (higher(lane.0, logit), lane.1.max(logit.to_bits() & !(1 << 31)));
+        }
+    }
+    let all = rest.iter().map(|&logit| (logit, logit.to_bits() & !(1 << 31))).chain(lanes);
+    let both = |a: (f32, u32), b: (f32, u32)| (higher(a.0, b.0), a.1.max(b.1));
+    let (highest, magnitude) = all.fold((f32::NEG_INFINITY, 0), both);
+    (magnitude < INFINITE).then_some(highest)
 }
 
 /// The highest of some logits; `None` where one is NaN or infinite. Minus infinity bans a token, and
@@ -166,11 +182,12 @@ mod tests {
 
     #[test]
     fn what_is_no_logit_shows() {
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 31, 32, 63, 70] {
                 let mut logits = [1.0; 71];
                 logits[at] = bad;
-                assert_eq!(look_over(&logits), None, "{bad} at {at}");
+                let banned = bad == f32::NEG_INFINITY;
+                assert_eq!(look_over(&logits), banned.then_some(1.0), "{bad} at {at}");
                 let highest = Highest::new(1, 71).unwrap();
                 highest.note(0, 0, &logits[..40]);
                 highest.note(0, 40, &logits[40..]);

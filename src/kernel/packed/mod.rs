@@ -37,6 +37,8 @@ mod neon_float;
 #[cfg(target_arch = "aarch64")]
 mod neon_formats;
 #[cfg(target_arch = "aarch64")]
+mod neon_gemv;
+#[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon_rungs;

@@ -5,6 +5,7 @@ use core::arch::aarch64::*;
 
 use super::Packed;
 use super::neon_formats::{Format, Line};
+use super::neon_gemv::gemv;
 use super::neon_rungs::rung;
 use super::neon_tiles::{self, Dot, Ints};
 use crate::base::pool::Columns;
@@ -130,7 +131,7 @@ impl Dot for Widen {
 #[target_feature(enable = "neon")]
 #[inline(never)]
 fn one<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    neon_tiles::gemv::<F, Widen>(w, act, out);
+    gemv::<F, Widen>(w, act, out);
 }
 
 rung!("neon", Widen, None);

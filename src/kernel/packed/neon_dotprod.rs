@@ -6,6 +6,7 @@ use core::arch::aarch64::*;
 
 use super::Packed;
 use super::neon_formats::{Format, Line};
+use super::neon_gemv::gemv;
 use super::neon_rungs::rung;
 use super::neon_tiles::{self, Dot, Ints, forget_after_ints};
 use crate::base::pool::Columns;
@@ -51,6 +52,17 @@ impl Dot for Sdot {
             add!(h, 1);
             add!(h, 2);
             add!(h, 3);
+        } else if T > 1 {
+            // Of a panel: one half after the other, since not all of the tokens' codes fit into
+            // registers.
+            add!(0, 0);
+            add!(0, 1);
+            add!(0, 2);
+            add!(0, 3);
+            add!(1, 0);
+            add!(1, 1);
+            add!(1, 2);
+            add!(1, 3);
         } else {
             // Four-bit codes of both halves come from the same bytes; to take the upper ones out
             // leaves the bytes as they are, so that comes first.
@@ -71,7 +83,7 @@ impl Dot for Sdot {
 #[target_feature(enable = "neon,dotprod")]
 #[inline(never)]
 pub(super) fn one<F: Format>(w: &Packed<'_>, act: &Activations<'_>, out: &mut Columns<'_, f32>) {
-    neon_tiles::gemv::<F, Sdot>(w, act, out);
+    gemv::<F, Sdot>(w, act, out);
 }
 
 rung!("neon,dotprod", Sdot, None);

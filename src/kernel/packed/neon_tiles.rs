@@ -2,7 +2,7 @@
 //! share; how a rung multiplies bytes is its [`Dot`].
 //!
 //! ```text
-//! one token     for each group: each block's codes straight from memory
+//! one token     see neon_gemv
 //! more          for each group, in pieces of some hundred weights:
 //!                   unpack the piece into a panel             codes, scales, minima
 //!                   for each few tokens: multiply             4 integer and 4 float vectors a token
@@ -14,15 +14,13 @@
 use core::arch::aarch64::*;
 
 use super::neon_formats::{Format, Line, Rows};
-use super::neon_scales::{Floats, Head};
+use super::neon_scales::Head;
 use super::{Ahead, BLOCKS, Packed, piece};
 use crate::base::pool::Columns;
 use crate::kernel::Activations;
 use crate::kernel::insn_aarch64::{forget_after, prefetch};
 use crate::quant::p16::{self, ROWS};
 
-/// How far ahead of its use a weight is asked for, in bytes.
-const AHEAD: usize = 2048;
 /// The bits of 1.5 * 2^23 as a float: with an integer below 2^22 added, they are those of the sum.
 const MAGIC: i32 = 0x4b40_0000;
 
@@ -48,7 +46,7 @@ pub(super) trait Dot {
 
 /// A token's codes and what belongs to them, from some block on.
 #[derive(Clone, Copy)]
-struct Token {
+pub(super) struct Token {
     q: *const i8,
     d: *const f32,
     sum: *const i32,
@@ -57,10 +55,20 @@ struct Token {
 impl Token {
     /// Token `t` from weight `from` on, a multiple of 32.
     #[inline(always)]
-    fn at(act: &Activations<'_>, t: usize, from: usize) -> Token {
+    pub(super) fn at(act: &Activations<'_>, t: usize, from: usize) -> Token {
         let at = t * act.k + from;
         let (q, d, sum) = (&act.q[at..], &act.d[at / 32..], &act.sum[at / 16..]);
         Token { q: q.as_ptr(), d: d.as_ptr(), sum: sum.as_ptr() }
+    }
+
+    /// Token `i` of those that follow this one, rows of `k` codes apart; there may be none.
+    #[inline(always)]
+    fn after(self, i: usize, k: usize) -> Token {
+        Token {
+            q: self.q.wrapping_add(i * k),
+            d: self.d.wrapping_add(i * (k / 32)),
+            sum: self.sum.wrapping_add(i * (k / 16)),
+        }
     }
 
     /// The codes of block `b`.
@@ -68,14 +76,14 @@ impl Token {
     /// # Safety
     /// The token has that block; so for the other functions.
     #[inline(always)]
-    unsafe fn codes(self, b: usize) -> [int8x16_t; 2] {
+    pub(super) unsafe fn codes(self, b: usize) -> [int8x16_t; 2] {
         // SAFETY: the caller's promise that the block is there.
         unsafe { [vld1q_s8(self.q.add(32 * b)), vld1q_s8(self.q.add(32 * b + 16))] }
     }
 
     /// The sum of the codes of half `h` of block `b` if groups are of 16, of all of it otherwise.
     #[inline(always)]
-    unsafe fn sum<const OF_16: bool>(self, b: usize, h: usize) -> i32 {
+    pub(super) unsafe fn sum<const OF_16: bool>(self, b: usize, h: usize) -> i32 {
         // SAFETY: the caller's promise that the block is there.
         unsafe {
             match OF_16 {
@@ -88,7 +96,7 @@ impl Token {
 
     /// The scale of block `b`.
     #[inline(always)]
-    unsafe fn scale(self, b: usize) -> f32 {
+    pub(super) unsafe fn scale(self, b: usize) -> f32 {
         // SAFETY: the caller's promise that the block is there.
         unsafe { *self.d.add(b) }
     }
@@ -146,13 +154,20 @@ pub(super) fn forget_after_ints(x: Ints) -> Ints {
 
 /// Where integers start, so that codes less `zero` are added up.
 #[inline(always)]
-fn start(zero: i32, sum: i32) -> i32 {
+pub(super) fn start(zero: i32, sum: i32) -> i32 {
     MAGIC.wrapping_sub(zero.wrapping_mul(sum))
 }
 
 /// The step that every output of every path goes through.
 #[inline(always)]
-fn fold<const MIN: bool>(acc: Rows, ints: Ints, scale: Rows, min: Rows, d: f32, sum: i32) -> Rows {
+pub(super) fn fold<const MIN: bool>(
+    acc: Rows,
+    ints: Ints,
+    scale: Rows,
+    min: Rows,
+    d: f32,
+    sum: i32,
+) -> Rows {
     let mut acc = acc;
     for i in 0..4 {
         // SAFETY: NEON is part of every target that this file is compiled for.
@@ -166,133 +181,6 @@ fn fold<const MIN: bool>(acc: Rows, ints: Ints, scale: Rows, min: Rows, d: f32, 
         }
     }
     acc
-}
-
-/// Adds the products of a block of 32 weights of 16 rows and one token.
-///
-/// # Safety
-/// The token has the block `b`.
-#[inline(always)]
-unsafe fn add_block<F: Format, D: Dot>(
-    acc: Rows,
-    (head, floats): (&F::Head, &Floats),
-    codes: &[u8],
-    inner: usize,
-    token: Token,
-    b: usize,
-) -> Rows {
-    // SAFETY: the caller's promise.
-    let (a, d) = unsafe { (token.codes(b), token.scale(b)) };
-    let line = |j| F::line(codes, inner, j);
-    let mut acc = acc;
-    macro_rules! group {
-        ($of_16:literal, $h:literal, $group:expr) => {
-            // SAFETY: the caller's promise.
-            let sum = unsafe { token.sum::<$of_16>(b, $h) };
-            let start = [start(F::ZERO, sum)];
-            let [ints] = match (F::LARGE, F::STEPS) {
-                (true, true) => D::dots::<1, $of_16, true, true>($h, start, line, [a]),
-                (true, false) => D::dots::<1, $of_16, true, false>($h, start, line, [a]),
-                (false, true) => D::dots::<1, $of_16, false, true>($h, start, line, [a]),
-                (false, false) => D::dots::<1, $of_16, false, false>($h, start, line, [a]),
-            };
-            let scale = F::scale(head, floats, $group);
-            acc = match F::PARTS.min {
-                true => fold::<true>(acc, ints, scale, F::min(head, floats, $group), d, sum),
-                false => fold::<false>(acc, ints, scale, scale, d, sum),
-            };
-        };
-    }
-    if F::OF_16 {
-        group!(true, 0, 2 * inner);
-        if F::STEPS {
-            acc = forget_after(acc);
-        }
-        group!(true, 1, 2 * inner + 1);
-    } else {
-        group!(false, 0, inner);
-    }
-    acc
-}
-
-/// Asks for the lines of codes that are used after as many as the `inner`-th block of 32 uses.
-#[inline(always)]
-fn prefetch_lines<F: Format>(codes: &[u8], inner: usize) {
-    let lines = (ROWS * F::PARTS.code_bytes() / 64).div_ceil(F::INNER);
-    let at = codes.as_ptr().wrapping_add(64 * lines * inner);
-    macro_rules! lines {
-        ($($line:literal)*) => {
-            $(if $line < lines {
-                prefetch::<{ AHEAD + 64 * $line }>(at);
-            })*
-        };
-    }
-    lines!(0 1 2 3 4 5 6 7);
-}
-
-/// Multiplies one token, from the blocks where they lie.
-#[inline(always)]
-pub(super) fn gemv<F: Format, D: Dot>(
-    w: &Packed<'_>,
-    act: &Activations<'_>,
-    out: &mut Columns<'_, f32>,
-) {
-    let (head_bytes, code) = (ROWS * F::PARTS.head_bytes(), ROWS * F::PARTS.code_bytes());
-    let blocks = w.k / F::DTYPE.block_len();
-    let token = Token::at(act, 0, 0);
-    let mut scales = F::Head::new();
-    for r in (0..out.len()).step_by(ROWS) {
-        let (heads, codes) = group(w, (out.first() + r) / ROWS);
-        let mut acc = zeros();
-        for i in 0..8 {
-            F::ahead(&heads[..head_bytes], &mut scales, i);
-        }
-        // No bound is checked for each block: that would be a tenth of what a block takes.
-        let heads = &heads[..blocks * head_bytes];
-        let pieces = heads.chunks_exact(head_bytes).zip(codes.chunks_exact(code));
-        for (block, (head, codes)) in pieces.enumerate() {
-            // After the last block there is nothing to take apart: it is done once more.
-            let next = if block + 1 < blocks { block + 1 } else { block };
-            let next = heads.as_ptr().wrapping_add(next.wrapping_mul(head_bytes));
-            // SAFETY: `next` was below `blocks`, and `heads` are as many.
-            let next = unsafe { std::slice::from_raw_parts(next, head_bytes) };
-            if F::INNER == 1 {
-                prefetch_lines::<F>(codes, 0);
-            }
-            let floats = F::head(head, &mut scales);
-            for way in 0..F::INNER / F::WAYS {
-                // Written out, so that the ways are known where they are used.
-                macro_rules! block {
-                    ($way:literal) => {
-                        if $way < F::WAYS {
-                            // Ways use the same lines, and there are more of them than registers.
-                            if $way > 0 {
-                                acc = forget_after(acc);
-                            }
-                            let inner = way * F::WAYS + $way;
-                            if F::INNER > 1 {
-                                prefetch_lines::<F>(codes, inner);
-                            }
-                            F::ahead(next, &mut scales, inner);
-                            let b = block * F::INNER + inner;
-                            let add = add_block::<F, D>;
-                            // SAFETY: the token has k codes.
-                            acc = unsafe { add(acc, (&scales, &floats), codes, inner, token, b) };
-                        }
-                    };
-                }
-                block!(0);
-                block!(1);
-                block!(2);
-                block!(3);
-                block!(4);
-                block!(5);
-                block!(6);
-                block!(7);
-            }
-        }
-        store(&mut out.row_mut(0)[r..], acc);
-    }
 }
 
 /// A piece of a group, unpacked. Of scales and minima there is one for each block, or two.
@@ -411,40 +299,62 @@ pub(super) fn multiply<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: 
     out: &mut Columns<'_, f32>,
     ahead: &mut Ahead,
 ) {
+    assert!(act.n <= out.n_rows() && place.r < out.len(), "the panel's columns of each token");
+    let left = (out.len() - place.r).min(ROWS);
+    let (base, pitch) = out.first_row();
+    // What begins a tile is worked out once, and moved on from one to the next.
+    let mut token = Token::at(act, 0, place.from);
+    let mut row = base.wrapping_add(place.r);
     let mut t = 0;
     while t < act.n {
         // Before the tile, and not among its blocks: the general registers are all in use there.
         ahead.fetch(prefetch::<0>);
-        t += match act.n - t {
-            1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, act, t, out),
-            3 | 5.. if D::TOKENS == 3 => tile::<D, OF_16, MIN, LARGE, 3>(panel, place, act, t, out),
-            _ => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, act, t, out),
+        let n = match act.n - t {
+            1 => 1,
+            3 | 5.. if D::TOKENS == 3 => 3,
+            _ => 2,
         };
+        let rows = (row, pitch, left);
+        // SAFETY: the tokens have `place.n` codes from `token` on; `rows` are rows of `out`, which is
+        // ours, and `left` columns of each.
+        unsafe {
+            match n {
+                1 => tile::<D, OF_16, MIN, LARGE, 1>(panel, place, token, act.k, rows),
+                2 => tile::<D, OF_16, MIN, LARGE, 2>(panel, place, token, act.k, rows),
+                _ => tile::<D, OF_16, MIN, LARGE, 3>(panel, place, token, act.k, rows),
+            }
+        }
+        (t, token, row) = (t + n, token.after(n, act.k), row.wrapping_add(n * pitch));
     }
 }
 
-/// Multiplies a panel with `T` tokens from `t` on. Returns `T`. The order is that of [`add_block`].
+/// Multiplies a panel with `T` tokens of `k` codes from `first` on, to rows `pitch` apart of which
+/// `left` columns are there. The order is that of one token.
+///
+/// # Safety
+/// The tokens have the codes that `place` says, and the rows those columns, which nobody else has.
 #[inline(always)]
-fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: usize>(
+unsafe fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: usize>(
     panel: &Panel,
     place: &Place,
-    act: &Activations<'_>,
-    t: usize,
-    out: &mut Columns<'_, f32>,
-) -> usize {
-    let mut tokens = [Token::at(act, t, place.from); T];
+    first: Token,
+    k: usize,
+    (row, pitch, left): (*mut f32, usize, usize),
+) {
+    let tokens: [Token; T] = std::array::from_fn(|i| first.after(i, k));
+    // SAFETY: the caller's promise.
+    let columns = |i: usize| unsafe { std::slice::from_raw_parts_mut(row.add(i * pitch), left) };
     let mut acc = [zeros(); T];
-    for i in 0..T {
-        tokens[i] = Token::at(act, t + i, place.from);
-        if place.from > 0 {
-            acc[i] = load(&out.row_mut(t + i)[place.r..]);
+    if place.from > 0 {
+        for i in 0..T {
+            acc[i] = load(columns(i));
         }
     }
     let halves = if OF_16 { 2 } else { 1 };
     let scales = panel.scales.chunks_exact(halves).zip(panel.mins.chunks_exact(halves));
     let blocks = panel.codes[..place.n / 32].iter().zip(scales);
     for (b, (codes, (scales, mins))) in blocks.enumerate() {
-        // SAFETY: the tokens have n codes from `from` on.
+        // SAFETY: the tokens have n codes from `first` on.
         let a = tokens.map(|token| unsafe { token.codes(b) });
         macro_rules! half {
             ($h:literal) => {
@@ -469,7 +379,6 @@ fn tile<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: bool, const T: 
         }
     }
     for i in 0..T {
-        store(&mut out.row_mut(t + i)[place.r..], acc[i]);
+        store(columns(i), acc[i]);
     }
-    T
 }
