@@ -1,0 +1,213 @@
+//! How much of a budget goes to what, and how scores are made.
+
+use super::{DEFAULT_SINKS, Policy};
+use crate::base::error::{Result, err};
+
+/// Shares of a budget, each from 0 to 1, together 1 (two hundredths more or less are no error;
+/// what is missing goes to the last share that is not 0).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quotas {
+    /// Of the newest tokens.
+    pub recent: f32,
+    /// Of those with the most attention, or with the best score of a policy that has but one.
+    pub attn: f32,
+    /// Of those with the highest leverage; only the hybrid has this.
+    pub leverage: f32,
+}
+
+impl Quotas {
+    /// For the hybrid, in models whose every layer attends to all tokens.
+    pub const FULL: Quotas = Quotas { recent: 0.50, attn: 0.35, leverage: 0.15 };
+    /// Without leverage.
+    pub const ATTN: Quotas = Quotas { recent: 0.50, attn: 0.50, leverage: 0.0 };
+    /// For models with sliding windows, whose windows hold what is recent; the layers that attend
+    /// to all tokens need not.
+    pub const SLIDING: Quotas = Quotas { recent: 0.05, attn: 0.95, leverage: 0.0 };
+}
+
+/// Parameters of a policy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params {
+    /// Tokens of positions below this one stay, except with [`Policy::Ring`].
+    pub n_sink: usize,
+    /// Shares of the budget.
+    pub quotas: Quotas,
+    /// Queries that the attention called observed is a mean of. The policies that follow a paper
+    /// without a quota for recent tokens spare as many newest ones.
+    pub n_obs: usize,
+    /// Neighbouring cells that observed attention is averaged over; odd.
+    pub n_pool: usize,
+    /// Neighbouring cells that leverage is averaged over; odd.
+    pub n_pool_leverage: usize,
+    /// What [`Moments::factor`](super::leverage::Moments::factor) adds to the diagonal, relative
+    /// to its mean.
+    pub eps: f32,
+    /// Positions ahead that [`Policy::Expected`] looks at.
+    pub n_future: usize,
+    /// Seed of [`Policy::Random`].
+    pub seed: u64,
+}
+
+/// No pool is wider: it would average what is told apart.
+const MAX_POOL: usize = 63;
+
+impl Params {
+    /// The defaults of a policy, for a model with or without sliding windows.
+    pub fn new(policy: Policy, is_sliding: bool) -> Params {
+        let quotas = match policy {
+            _ if is_sliding => Quotas::SLIDING,
+            Policy::Hybrid => Quotas::FULL,
+            _ => Quotas::ATTN,
+        };
+        Params {
+            n_sink: DEFAULT_SINKS,
+            quotas,
+            n_obs: 32,
+            n_pool: 5,
+            n_pool_leverage: 3,
+            eps: 0.01,
+            n_future: 512,
+            seed: 0,
+        }
+    }
+
+    /// Says what is wrong with the parameters, as `InvalidArgument`.
+    pub fn check(&self) -> Result<()> {
+        let Quotas { recent, attn, leverage } = self.quotas;
+        for (name, share) in [("recent", recent), ("attn", attn), ("leverage", leverage)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(err!(
+                    InvalidArgument,
+                    "KV policy: the quota {name} is {share}, expected 0 to 1"
+                ));
+            }
+        }
+        let sum = f64::from(recent) + f64::from(attn) + f64::from(leverage);
+        if (sum - 1.0).abs() > 0.020_001 {
+            return Err(err!(
+                InvalidArgument,
+                "KV policy: the quotas recent {recent}, attn {attn} and leverage {leverage} add up \
+                 to {sum:.3}, expected 1"
+            ));
+        }
+        for (name, n) in [("attention", self.n_pool), ("leverage", self.n_pool_leverage)] {
+            if n % 2 == 0 || n > MAX_POOL {
+                return Err(err!(
+                    InvalidArgument,
+                    "KV policy: a pool of {n} cells for {name}, expected an odd number up to \
+                     {MAX_POOL}"
+                ));
+            }
+        }
+        if self.n_obs == 0 {
+            return Err(err!(
+                InvalidArgument,
+                "KV policy: attention of the last 0 queries, expected at least 1"
+            ));
+        }
+        if !(self.eps > 0.0 && self.eps <= 1.0) {
+            return Err(err!(
+                InvalidArgument,
+                "KV policy: eps is {}, expected above 0 and at most 1",
+                self.eps
+            ));
+        }
+        if self.n_future == 0 {
+            return Err(err!(
+                InvalidArgument,
+                "KV policy: attention of the next 0 positions, expected at least 1"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Cells of a budget that go to the newest tokens.
+    pub(super) fn n_recent(&self, policy: Policy, budget: usize) -> usize {
+        let quota = share(budget, self.quotas.recent);
+        match policy {
+            Policy::None | Policy::Streaming | Policy::Ring => budget,
+            Policy::Hybrid if self.quotas.attn + self.quotas.leverage <= 0.0 => budget,
+            Policy::Hybrid | Policy::Attn | Policy::H2o => quota,
+            // The newest token has been seen by one query, its own.
+            Policy::Tova => budget.min(1),
+            Policy::SnapKv
+            | Policy::KeyDiff
+            | Policy::Expected
+            | Policy::KNorm
+            | Policy::KvZip
+            | Policy::Random => quota.min(self.n_obs),
+        }
+    }
+
+    /// Cells of a budget, `room` of which are left, that go to those with the most attention.
+    pub(super) fn n_attn(&self, policy: Policy, budget: usize, room: usize) -> usize {
+        match policy {
+            Policy::Hybrid if self.quotas.leverage > 0.0 => {
+                share(budget, self.quotas.attn).min(room)
+            }
+            _ => room,
+        }
+    }
+}
+
+/// The whole cells in a share of a budget. 0.35 of 20 are 7, though 0.35 as a float is less.
+fn share(budget: usize, share: f32) -> usize {
+    (((budget as f64 * f64::from(share)) * (1.0 + 1e-6)) as usize).min(budget)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Error;
+
+    #[test]
+    fn the_defaults_are_fit_for_use() {
+        for &policy in Policy::ALL {
+            for is_sliding in [false, true] {
+                Params::new(policy, is_sliding).check().unwrap();
+            }
+        }
+        let hybrid = Params::new(Policy::Hybrid, false);
+        assert_eq!((hybrid.n_sink, hybrid.quotas), (4, Quotas::FULL));
+        assert_eq!((hybrid.n_obs, hybrid.n_pool, hybrid.n_pool_leverage), (32, 5, 3));
+        assert_eq!(Params::new(Policy::Attn, false).quotas, Quotas::ATTN);
+        assert_eq!(Params::new(Policy::Hybrid, true).quotas, Quotas::SLIDING);
+        let third = Quotas { recent: 0.33, attn: 0.33, leverage: 0.33 };
+        Params { quotas: third, ..hybrid }.check().unwrap();
+    }
+
+    #[test]
+    fn each_wrong_parameter_has_its_sentence() {
+        let good = Params::new(Policy::Hybrid, false);
+        let quotas =
+            |recent, attn, leverage| Params { quotas: Quotas { recent, attn, leverage }, ..good };
+        for (wrong, word) in [
+            (quotas(-0.1, 0.9, 0.2), "the quota recent is -0.1"),
+            (quotas(0.5, f32::NAN, 0.5), "the quota attn is NaN"),
+            (quotas(0.0, 0.0, 1.5), "the quota leverage is 1.5"),
+            (quotas(0.5, 0.5, 0.5), "add up to 1.500, expected 1"),
+            (quotas(0.0, 0.0, 0.0), "add up to 0.000"),
+            (Params { n_pool: 4, ..good }, "a pool of 4 cells for attention"),
+            (Params { n_pool_leverage: 65, ..good }, "a pool of 65 cells for leverage"),
+            (Params { n_pool: 0, ..good }, "a pool of 0 cells"),
+            (Params { n_obs: 0, ..good }, "the last 0 queries"),
+            (Params { eps: 0.0, ..good }, "eps is 0"),
+            (Params { eps: f32::NAN, ..good }, "eps is NaN"),
+            (Params { eps: f32::INFINITY, ..good }, "eps is inf"),
+            (Params { n_future: 0, ..good }, "the next 0 positions"),
+        ] {
+            let error = wrong.check().unwrap_err();
+            assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+            assert!(error.message().contains(word), "{error}: no {word:?}");
+        }
+    }
+
+    #[test]
+    fn shares_are_whole_cells() {
+        assert_eq!([0.5, 0.35, 0.15].map(|s| share(20, s)), [10, 7, 3]);
+        assert_eq!([0.5, 0.35, 0.15].map(|s| share(153, s)), [76, 53, 22]);
+        for budget in [0, 1, 7, 1 << 20] {
+            assert_eq!((share(budget, 0.0), share(budget, 1.0)), (0, budget));
+        }
+    }
+}

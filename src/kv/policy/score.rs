@@ -1,0 +1,143 @@
+//! Scores of cells. The higher, the sooner a cell stays.
+//!
+//! What is not a number stays that alone: pools and norms leave it out.
+
+use super::{Head, Params};
+use crate::base::rng::Rng;
+
+/// Attention for each query that saw a cell, as a share of the head's, plus the share of the last
+/// queries' attention, pooled. `part` is memory to work in.
+pub fn attention(params: &Params, head: &Head<'_>, score: &mut [f32], part: &mut [f32]) {
+    mean_mass(head, part);
+    normalise(part);
+    pool(head.observed, params.n_pool, score);
+    normalise(score);
+    for (score, part) in score.iter_mut().zip(part) {
+        *score += *part;
+    }
+}
+
+/// Mean attention probability over the queries that saw a cell. Not the sum: sums grow with age,
+/// so that a new token would be the first to leave.
+pub fn mean_mass(head: &Head<'_>, score: &mut [f32]) {
+    for (i, (score, mass)) in score.iter_mut().zip(head.mass).enumerate() {
+        *score = mass / head.n_seen(i) as f32;
+    }
+}
+
+/// Low norms first: keys that draw much attention are short.
+pub fn low_norm(norm: &[f32], score: &mut [f32]) {
+    for (score, norm) in score.iter_mut().zip(norm) {
+        *score = -norm;
+    }
+}
+
+/// A lot for each position of a head, the same whatever else is in the cache.
+pub fn random(seed: u64, head: &Head<'_>, score: &mut [f32]) {
+    let seed = Rng::new(seed).next_u64();
+    let place = u64::from(head.layer) << 48 ^ u64::from(head.head) << 32;
+    for (score, &pos) in score.iter_mut().zip(head.pos) {
+        *score = Rng::new(seed ^ place ^ u64::from(pos)).next_f32();
+    }
+}
+
+/// Averages each cell with its neighbours, `n_pool` (odd) in all; beyond the ends lie copies of
+/// the first and of the last cell. `out` is as long as `x`.
+pub fn pool(x: &[f32], n_pool: usize, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len());
+    let (reach, last) = (n_pool / 2, x.len().saturating_sub(1));
+    for (i, out) in out.iter_mut().enumerate() {
+        let (mut sum, mut n) = (0.0, 0u32);
+        for j in i..=i + 2 * reach {
+            let x = x[j.saturating_sub(reach).min(last)];
+            if !x.is_nan() {
+                sum += x;
+                n += 1;
+            }
+        }
+        *out = if x[i].is_nan() { f32::NAN } else { sum / n as f32 };
+    }
+}
+
+/// Subtracts the smallest and divides by the sum, so that scores of different kinds can be added.
+/// Finite numbers only are counted.
+pub fn normalise(x: &mut [f32]) {
+    let finite = || x.iter().copied().filter(|x| x.is_finite());
+    let min = finite().fold(f32::INFINITY, f32::min);
+    if min == f32::INFINITY {
+        return;
+    }
+    let sum: f64 = finite().map(|x| f64::from(x) - f64::from(min)).sum();
+    for x in x {
+        *x = ((f64::from(*x) - f64::from(min)) / (sum + 1e-9)) as f32;
+    }
+}
+
+/// KVzip's score: takes over what is larger of the probabilities of one query of one head in the
+/// pass that repeats the text (Kim et al. 2025, arXiv 2505.23416). `zip` starts as zeros.
+pub fn raise(zip: &mut [f32], probabilities: &[f32]) {
+    assert_eq!(zip.len(), probabilities.len());
+    for (zip, p) in zip.iter_mut().zip(probabilities) {
+        *zip = zip.max(*p);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_repeat_their_ends() {
+        let mut out = [0.0; 4];
+        pool(&[3.0, 6.0, 0.0, 9.0], 3, &mut out);
+        assert_eq!(out, [4.0, 3.0, 5.0, 6.0]);
+        pool(&[3.0, 6.0, 0.0, 9.0], 1, &mut out);
+        assert_eq!(out, [3.0, 6.0, 0.0, 9.0]);
+        let mut one = [0.0];
+        pool(&[5.0], 63, &mut one);
+        assert_eq!(one, [5.0]);
+        pool(&[], 5, &mut []);
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_alone() {
+        let mut out = [0.0; 3];
+        pool(&[1.0, f32::NAN, 4.0], 3, &mut out);
+        assert_eq!((out[0], out[1].is_nan(), out[2]), (1.0, true, 4.0));
+        let mut x = [1.0, f32::NAN, 3.0, f32::INFINITY, f32::NEG_INFINITY, 2.0];
+        normalise(&mut x);
+        assert!(x[1].is_nan() && x[3] == f32::INFINITY && x[4] == f32::NEG_INFINITY);
+        assert_eq!((x[0], (x[2] * 3.0).round(), (x[5] * 3.0).round()), (0.0, 2.0, 1.0));
+        let mut none = [f32::NAN, f32::INFINITY];
+        normalise(&mut none);
+        assert!(none[0].is_nan() && none[1] == f32::INFINITY);
+        let mut equal = [7.0; 5];
+        normalise(&mut equal);
+        assert_eq!(equal, [0.0; 5]);
+    }
+
+    #[test]
+    fn the_largest_probability_stays() {
+        let mut zip = [0.0; 3];
+        raise(&mut zip, &[0.1, 0.7, 0.2]);
+        raise(&mut zip, &[0.3, 0.1, f32::NAN]);
+        assert_eq!(zip, [0.3, 0.7, 0.2]);
+    }
+
+    #[test]
+    fn lots_depend_on_seed_layer_head_and_position_alone() {
+        let pos: Vec<u32> = (0..1000).collect();
+        let draw = |seed, layer, head, pos: &[u32]| {
+            let mut score = vec![0.0; pos.len()];
+            random(seed, &Head { layer, head, pos, ..Head::default() }, &mut score);
+            score
+        };
+        let first = draw(1, 2, 3, &pos);
+        assert_eq!(draw(1, 2, 3, &pos[500..]), first[500..]);
+        for other in [draw(0, 2, 3, &pos), draw(1, 3, 3, &pos), draw(1, 2, 2, &pos)] {
+            assert!(first.iter().zip(&other).filter(|(a, b)| a == b).count() < 5);
+        }
+        let mean = first.iter().sum::<f32>() / 1000.0;
+        assert!((mean - 0.5).abs() < 0.05, "{mean}");
+    }
+}
