@@ -107,10 +107,11 @@ impl Work {
 /// Chooses the `min(budget, n)` cells of a head that stay, and writes their indices, ascending,
 /// to `out`.
 ///
-/// Pinned cells stay first, then sinks by position, then the newest up to their quota, then the
-/// best scores up to theirs; among equal scores the lowest position, and NaN after every number.
-/// What is pinned or a sink counts against the budget, so that the last quota is smaller by it.
-/// Takes time proportional to `n`.
+/// Pinned cells stay first, then sinks by position. The quotas share what these leave of the
+/// budget, so that a long prompt that is pinned takes from all quotas alike: first the newest
+/// cells, then the best scores; among equal scores the lowest position, and NaN after every
+/// number. A pinned cell among the newest leaves its place to the last quota. Takes time
+/// proportional to `n`.
 ///
 /// `params` are such as [`Params::check`] accepts, `work` was made for `n` cells or more, and
 /// `out` has the capacity for what stays.
@@ -164,14 +165,11 @@ pub fn keep(
     choice.room -= n_pinned;
     let n_sink = if policy == Policy::Ring { 0 } else { params.n_sink };
     choice.mark(0..head.pos.partition_point(|&pos| (pos as usize) < n_sink));
-    let n_recent = params.n_recent(policy, budget);
+    let shared = choice.room;
+    let n_recent = params.n_recent(policy, shared);
     choice.mark((n - n_recent..n).rev());
-    if n_recent == budget {
-        // Pins and sinks may lie among the newest; no score fills their places, older ones do.
-        choice.mark((0..n).rev());
-    }
 
-    let n_attn = params.n_attn(policy, budget, choice.room);
+    let n_attn = params.n_attn(policy, shared, choice.room);
     if n_attn > 0 {
         match policy {
             Policy::None | Policy::Streaming | Policy::Ring => {}
@@ -187,11 +185,12 @@ pub fn keep(
         }
         choice.best(score, n_attn);
     }
-    if choice.room > 0 {
-        // Only the hybrid has anything left here.
+    if policy == Policy::Hybrid && params.quotas.leverage > 0.0 && choice.room > 0 {
         score::pool(head.leverage, params.n_pool_leverage, score);
         choice.best(score, choice.room);
     }
+    // Pinned cells may lie among the newest; where no score fills their places, older ones do.
+    choice.mark((0..n).rev());
     out.extend((0..n as u32).filter(|&i| kept[i as usize]));
     Ok(())
 }

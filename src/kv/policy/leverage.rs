@@ -2,8 +2,8 @@
 //!
 //! `l(x) = (x - m)' (C + r I)^-1 (x - m)`, where `m` is the mean of the vectors, `C` the sum of
 //! `(x - m)(x - m)'` over them, and the ridge `r` is `eps` times the mean of C's diagonal. Leverage
-//! of keys before rotation is from Compactor (Chari and Van Durme 2025, arXiv 2507.08143); here values
-//! count too, and `C` runs along with the stream instead of being sketched.
+//! of keys before rotation is from Compactor (Chari and Van Durme 2025, arXiv 2507.08143); here
+//! values count too, and `C` runs along with the stream instead of being sketched.
 //!
 //! Triangles are stored row by row from the diagonal on: element (i, j), j >= i, of `d x d`.
 

@@ -3,8 +3,8 @@
 use super::{DEFAULT_SINKS, Policy};
 use crate::base::error::{Result, err};
 
-/// Shares of a budget, each from 0 to 1, together 1 (two hundredths more or less are no error;
-/// what is missing goes to the last share that is not 0).
+/// Shares of what pinned cells and sinks leave of a budget, each from 0 to 1, together 1 (two
+/// hundredths more or less are no error; what is missing goes to the last share that is not 0).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quotas {
     /// Of the newest tokens.
@@ -30,7 +30,7 @@ impl Quotas {
 pub struct Params {
     /// Tokens of positions below this one stay, except with [`Policy::Ring`].
     pub n_sink: usize,
-    /// Shares of the budget.
+    /// Shares of what is left of the budget.
     pub quotas: Quotas,
     /// Queries that the attention called observed is a mean of. The policies that follow a paper
     /// without a quota for recent tokens spare as many newest ones.
@@ -121,15 +121,15 @@ impl Params {
         Ok(())
     }
 
-    /// Cells of a budget that go to the newest tokens.
-    pub(super) fn n_recent(&self, policy: Policy, budget: usize) -> usize {
-        let quota = share(budget, self.quotas.recent);
+    /// Of the cells that the quotas share, those that go to the newest tokens.
+    pub(super) fn n_recent(&self, policy: Policy, shared: usize) -> usize {
+        let quota = share(shared, self.quotas.recent);
         match policy {
-            Policy::None | Policy::Streaming | Policy::Ring => budget,
-            Policy::Hybrid if self.quotas.attn + self.quotas.leverage <= 0.0 => budget,
+            Policy::None | Policy::Streaming | Policy::Ring => shared,
+            Policy::Hybrid if self.quotas.attn + self.quotas.leverage <= 0.0 => shared,
             Policy::Hybrid | Policy::Attn | Policy::H2o => quota,
             // The newest token has been seen by one query, its own.
-            Policy::Tova => budget.min(1),
+            Policy::Tova => shared.min(1),
             Policy::SnapKv
             | Policy::KeyDiff
             | Policy::Expected
@@ -139,20 +139,22 @@ impl Params {
         }
     }
 
-    /// Cells of a budget, `room` of which are left, that go to those with the most attention.
-    pub(super) fn n_attn(&self, policy: Policy, budget: usize, room: usize) -> usize {
+    /// Of these, `room` of which are left, those that go to the tokens with the most attention.
+    pub(super) fn n_attn(&self, policy: Policy, shared: usize, room: usize) -> usize {
         match policy {
+            Policy::None | Policy::Streaming | Policy::Ring => 0,
             Policy::Hybrid if self.quotas.leverage > 0.0 => {
-                share(budget, self.quotas.attn).min(room)
+                share(shared, self.quotas.attn).min(room)
             }
+            Policy::Hybrid if self.quotas.attn <= 0.0 => 0,
             _ => room,
         }
     }
 }
 
-/// The whole cells in a share of a budget. 0.35 of 20 are 7, though 0.35 as a float is less.
-fn share(budget: usize, share: f32) -> usize {
-    (((budget as f64 * f64::from(share)) * (1.0 + 1e-6)) as usize).min(budget)
+/// The whole cells in a share of `n`. 0.35 of 20 are 7, though 0.35 as a float is less.
+fn share(n: usize, share: f32) -> usize {
+    ((n as f64 * f64::from(share) * (1.0 + 1e-6)) as usize).min(n)
 }
 
 #[cfg(test)]
