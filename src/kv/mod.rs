@@ -1,7 +1,7 @@
 //! The KV cache: which cell holds which token, and what leaves when room is needed.
 //!
-//! [`cells`] is bookkeeping without tensors, [`policy`] pure functions on it; the keys and values
-//! themselves are a [`Backend`](crate::backend::Backend)'s.
+//! [`cells`] is bookkeeping without tensors, [`policy`] pure functions on numbers that others give
+//! them; the keys and values themselves are a [`Backend`](crate::backend::Backend)'s.
 
 pub mod cells;
 pub mod policy;

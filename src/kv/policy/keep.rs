@@ -71,7 +71,7 @@ impl Head<'_> {
     }
 }
 
-/// Memory for [`keep`], made once for each thread that calls it.
+/// Memory for [`keep()`], made once for each thread that calls it.
 pub struct Work {
     /// Rank and index of each candidate.
     keys: Vec<u64>,

@@ -1,6 +1,6 @@
 //! What to evict: pure functions from what a cache holds to what should stay or leave.
 //!
-//! A [`Policy`] ranks the cells of one KV head of one layer and [`keep`] chooses those that stay.
+//! A [`Policy`] ranks the cells of one KV head of one layer and [`keep()`] chooses those that stay.
 //! The numbers that it ranks by come from outside: attention probabilities from the kernels,
 //! statistics of keys, values and queries from [`leverage`], [`mean`] and [`expected`].
 //!
