@@ -10,6 +10,7 @@ pub(crate) fn of(command: &str) -> Option<&'static str> {
         "pack" => PACK,
         "perplexity" => PERPLEXITY,
         "bench" => BENCH,
+        "kv-eval" => KV_EVAL,
         _ => return None,
     })
 }
@@ -25,6 +26,7 @@ tern: language models on the machine itself
   tern pack        write a model's file again, so that it loads at once
   tern perplexity  measure how well a model predicts a text
   tern bench       measure speed and memory
+  tern kv-eval     measure what a model loses when its KV cache keeps only a part
   tern help [COMMAND], tern COMMAND --help
   tern --version
 
@@ -198,4 +200,51 @@ With a peer, llama.cpp's llama-bench: each test as processes of their own, in tu
                         `-p 8 -n 0 -r 1 --no-warmup`, which neither tokenizes nor samples
 
 And the options of all commands, see `tern help`.
+";
+
+const KV_EVAL: &str = "\
+tern kv-eval -m MODEL --text FILE --policy P [OPTIONS]: what a part of the KV cache is worth
+
+Segments of the text go through the full cache in f16 and, beside it, through one that keeps a part.
+By default a prompt is cut down once and the text goes on; what goes on is scored.
+
+      --text FILE       the text; again for another
+      --policy P        none: keep all; streaming: the first four tokens and the most recent;
+                        ring: the most recent only
+      --budget X        the part of the prompt's or the stream's tokens that stays; default: 0.2
+      --prompt N        tokens before the cut; default: 1024
+      --generate N      tokens after it; default: 256
+      --stream N        instead: N tokens through a cache that never holds more than the budget and
+                        128 tokens; the second half is scored
+      --needles N       also hide N codes in prompts of --prompt tokens and ask for them
+      --segments N      segments of each text, spread over it; default: 8
+      --seed N          which segments, needles and resamples; default: 1
+      --kv-type TYPE    of the smaller cache; the full one is f16 always
+      --json            print one object: {\"policy\", \"test\": \"once\" or \"stream\", \"prompt\",
+                        \"generate\" or \"stream\", \"budget\", \"slots\", \"seed\", \"segments\",
+                        \"tokens\", \"ppl_full\", \"ppl\", \"q_ppl\", \"kld\", \"agree\", \"ci95\",
+                        \"texts\", \"needle\", \"evictions\", \"evicted\", \"peak_slots\", \"bytes\",
+                        \"bytes_full\", \"evict_us\": {\"mean\", \"max\"}}
+                        tokens: those scored; ppl: the exponential of the mean of -ln p, of this
+                        cache, ppl_full: of the full one; q_ppl: the mean over segments of
+                        ppl_full / ppl; kld: the divergence from the full one in nats over the whole
+                        vocabulary; agree: the part of the tokens that both find most probable;
+                        ci95: [low, high] of each, from 2000 resamples of the segments; texts: the
+                        same for each text, with \"text\", its name; bytes: of the keys and values of
+                        the slots, bytes_full: of the prompt or stream in the full cache; evict_us:
+                        of one eviction, null without; needle: null, or \"aware\" (the question is
+                        the end of the prompt that is cut down) and \"streamed\" (it comes when the
+                        prompt has gone through the smaller cache): {\"asked\", \"full\": those that
+                        the full cache answers, \"found\": of those, this one, \"log_p_full\",
+                        \"log_p\": the mean over those of ln p of a whole code}; an answer is
+                        right if every token of the code is the most probable one
+
+      --suite           every policy over every text that is there; with --stream also that test;
+                        fails if a control does not: none must change nothing, ring must not pass
+      --out FILE        where the suite's page goes, in Markdown, with a plot beside it (.svg);
+                        with --json the objects of all policies and tests are printed as an array
+
+Memory: that of one session for the full cache and one for each policy, with 32 rows of logits each.
+
+And the options of all commands but --ctx, see `tern help`.
 ";

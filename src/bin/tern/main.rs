@@ -10,6 +10,7 @@ mod generate;
 mod help;
 mod inspect;
 mod interrupt;
+mod kv_eval;
 mod load;
 mod output;
 mod pack;
@@ -63,6 +64,7 @@ fn dispatch(args: &mut Args, topic: &mut String) -> Result<()> {
         "pack" => pack::command,
         "perplexity" => perplexity::command,
         "bench" => bench::command,
+        "kv-eval" => kv_eval::command,
         "help" => return help(args, topic),
         _ => return Err(Failure::Usage(format!("there is no command '{name}'"))),
     };
