@@ -4,6 +4,9 @@
 
 mod support;
 
+#[path = "command/kv_eval.rs"]
+mod kv_eval;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -126,6 +129,9 @@ fn a_wrong_command_line_is_status_2() {
         (&["bench", "-m", "x", "--compare", "--phases"], "exclude each other"),
         (&["bench", "-m", "x", "--busy", "1", "--phases"], "exclude each other"),
         (&["bench"], "no model given"),
+        (&["kv-eval", "-m", "x", "--policy", "ring"], "no text given"),
+        (&["kv-eval", "--text", "x", "--policy", "ring"], "no model given"),
+        (&["kv-eval", "-m", "x", "--text", "x", "--policy", "lru"], "none, streaming, ring"),
     ];
     for (args, expected) in cases {
         let output = tern(args);
@@ -142,7 +148,7 @@ fn help_is_on_standard_output() {
     let main = text(&["help"]);
     assert_eq!(text(&["--help"]), main);
     assert_eq!(text(&["-h"]), main);
-    for command in ["run", "chat", "tokenize", "inspect", "perplexity", "bench"] {
+    for command in ["run", "chat", "tokenize", "inspect", "perplexity", "bench", "kv-eval"] {
         assert!(main.contains(&format!("tern {command} ")), "{command}");
         let page = text(&["help", command]);
         assert!(page.starts_with(&format!("tern {command} ")), "{page}");
@@ -170,6 +176,10 @@ fn a_failure_is_status_1_and_one_line() {
         (&["inspect", "/nowhere\n.gguf"], "TERN_ERROR_IO"),
         (&["perplexity", "-m", bad.path(), "-f", text.path()], "TERN_ERROR_BAD_FILE"),
         (&["bench", "-m", bad.path()], "TERN_ERROR_BAD_FILE"),
+        (
+            &["kv-eval", "-m", bad.path(), "--text", text.path(), "--policy", "none"],
+            "TERN_ERROR_BAD_FILE",
+        ),
     ];
     for (args, name) in cases {
         let output = tern(args);

@@ -74,7 +74,7 @@ impl Score {
         self.n_tokens += 1;
         self.nll_full -= full.log_p(target)?;
         self.nll -= row.log_p(target)?;
-        self.kld += kld;
+        self.kld += kld.max(0.0); // less than nothing is rounding
         self.n_agree += u64::from(full.best == row.best);
         Ok(())
     }
