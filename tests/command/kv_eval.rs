@@ -42,7 +42,7 @@ impl Inputs {
     }
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "agree",
     "budget",
     "bytes",
@@ -53,6 +53,7 @@ const KEYS: [&str; 23] = [
     "evictions",
     "generate",
     "kld",
+    "kv_types",
     "needle",
     "peak_slots",
     "policy",
@@ -212,7 +213,11 @@ fn the_suite_fails_if_a_control_does_not() {
     let rows: Value = serde_json::from_str(stdout(&output)).unwrap();
     let rows = rows.as_array().unwrap();
     let policies: Vec<&str> = rows.iter().map(|row| row["policy"].as_str().unwrap()).collect();
-    assert_eq!(policies, ["none", "streaming", "ring"].repeat(2));
+    assert_eq!(policies, ["none", "streaming", "ring", "none"].repeat(2));
+    // What rounding costs, beside what costs nothing.
+    let kld = |i: usize| number(&rows[i], "kld");
+    assert_eq!((&rows[3]["kv_types"], kld(0)), (&["f32", "f32"].into_iter().collect(), 0.0));
+    assert!(kld(3) > 0.0, "{rows:?}");
     let page = fs::read_to_string(page.path()).unwrap();
     assert!(page.matches("control: PASSES, and must not").count() == 2, "{page}");
     for plot in plots {

@@ -219,12 +219,13 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --needles N       also hide N codes in prompts of --prompt tokens and ask for them
       --segments N      segments of each text, spread over it; default: 8
       --seed N          which segments, needles and resamples; default: 1
-      --kv-type TYPE    of the smaller cache; the full one is f16 always
-      --json            print one object: {\"policy\", \"test\": \"once\" or \"stream\", \"prompt\",
-                        \"generate\" or \"stream\", \"budget\", \"slots\", \"seed\", \"segments\",
-                        \"tokens\", \"ppl_full\", \"ppl\", \"q_ppl\", \"kld\", \"agree\", \"ci95\",
-                        \"texts\", \"needle\", \"evictions\", \"evicted\", \"peak_slots\", \"bytes\",
-                        \"bytes_full\", \"evict_us\": {\"mean\", \"max\"}}
+      --kv-type TYPE    of the smaller cache; the full one is f16 always. With --policy none and
+                        f32: what rounding alone costs, and so what cannot be told from nothing
+      --json            print one object: {\"policy\", \"kv_types\": [keys, values], \"test\": \"once\"
+                        or \"stream\", \"prompt\", \"generate\" or \"stream\", \"budget\", \"slots\",
+                        \"seed\", \"segments\", \"tokens\", \"ppl_full\", \"ppl\", \"q_ppl\", \"kld\",
+                        \"agree\", \"ci95\", \"texts\", \"needle\", \"evictions\", \"evicted\",
+                        \"peak_slots\", \"bytes\", \"bytes_full\", \"evict_us\": {\"mean\", \"max\"}}
                         tokens: those scored; ppl: the exponential of the mean of -ln p, of this
                         cache, ppl_full: of the full one; q_ppl: the mean over segments of
                         ppl_full / ppl; kld: the divergence from the full one in nats over the whole
@@ -240,7 +241,8 @@ By default a prompt is cut down once and the text goes on; what goes on is score
                         right if every token of the code is the most probable one
 
       --suite           every policy over every text that is there; with --stream also that test;
-                        fails if a control does not: none must change nothing, ring must not pass
+                        fails if a control does not: none must change nothing, ring must not pass;
+                        none with f32 is there to show what rounding alone costs
       --out FILE        where the suite's page goes, in Markdown, with a plot beside it (.svg);
                         with --json the objects of all policies and tests are printed as an array
 

@@ -43,20 +43,22 @@ pub(crate) fn n_ctx(common: &Common, model: &Model) -> u32 {
 
 /// The session's parameters that the common options give.
 pub(crate) fn session_params(common: &Common, model: &Model) -> SessionParams {
-    // The fields for keys and for values alone cannot say F16: `kv_dtype` says it then.
-    let (k, v) = common.kv_types;
-    let kv_dtype = if k == 0 || v == 0 { 0 } else { k };
-    SessionParams {
-        kv_dtype,
-        k_dtype: k,
-        v_dtype: v,
+    let params = SessionParams {
         n_ctx: n_ctx(common, model),
         n_batch: common.n_batch,
         n_threads: common.n_threads,
         n_threads_batch: common.n_threads_batch,
         numerics: common.numerics,
         ..SessionParams::default()
-    }
+    };
+    with_kv_types(params, common.kv_types)
+}
+
+/// Parameters with these types of keys and of values.
+pub(crate) fn with_kv_types(params: SessionParams, (k, v): (u32, u32)) -> SessionParams {
+    // The fields for keys and for values alone cannot say F16: `kv_dtype` says it then.
+    let kv_dtype = if k == 0 || v == 0 { 0 } else { k };
+    SessionParams { kv_dtype, k_dtype: k, v_dtype: v, ..params }
 }
 
 /// Makes a session.

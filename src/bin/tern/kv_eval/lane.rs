@@ -27,10 +27,9 @@ pub(crate) struct Counters {
 
 /// A session and its policy.
 pub(crate) struct Lane {
-    /// What it evicts by.
-    pub(crate) policy: &'static Policy,
     /// What happened so far.
     pub(crate) counters: Counters,
+    policy: &'static Policy,
     session: Session,
     n_keep: u32,
 }

@@ -22,6 +22,11 @@ pub(crate) const ROWS: u32 = 32;
 /// Tokens that a streaming cache may hold beyond its budget.
 pub(crate) const CHUNK: u32 = 128;
 
+/// Keys and values in f16, and in f32.
+pub(crate) const F16: (u32, u32) = (0, 0);
+/// See [`F16`].
+pub(crate) const F32: (u32, u32) = (1, 1);
+
 /// What is done with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Test {
@@ -55,10 +60,19 @@ pub(crate) struct Bench<'a> {
     pub(crate) seed: u64,
 }
 
-/// What came of one policy.
-pub(crate) struct Outcome {
+/// What is measured: a policy, and the types of its keys and values.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
     /// The policy.
     pub(crate) policy: &'static Policy,
+    /// Types of keys and of values, as [`SessionParams`] has them.
+    pub(crate) kv_types: (u32, u32),
+}
+
+/// What came of one.
+pub(crate) struct Outcome {
+    /// What was measured.
+    pub(crate) entry: Entry,
     /// The text and the score of each segment.
     pub(crate) scores: Vec<(usize, Score)>,
     /// Tokens that it keeps.
@@ -135,25 +149,31 @@ pub(crate) fn slots(budget: f64, n: u32) -> u32 {
 }
 
 impl Bench<'_> {
-    /// Parameters of a session with so many cells, keys and values stored as the options say.
-    pub(crate) fn params(&self, n_ctx: u32) -> SessionParams {
-        SessionParams { n_ctx, n_logits: ROWS, ..load::session_params(self.common, self.model) }
+    /// Parameters of a session with so many cells, and keys and values of these types.
+    pub(crate) fn params(&self, n_ctx: u32, kv_types: (u32, u32)) -> SessionParams {
+        let common = load::session_params(self.common, self.model);
+        SessionParams { n_ctx, n_logits: ROWS, ..load::with_kv_types(common, kv_types) }
     }
 
     /// A lane with everything in f16, which the others are measured by.
     pub(crate) fn full_lane(&self, n_ctx: u32) -> Result<Lane> {
-        let f16 = SessionParams { kv_dtype: 0, k_dtype: 0, v_dtype: 0, ..self.params(n_ctx) };
-        Lane::new(self.model, &f16, policy::full(), n_ctx)
+        Lane::new(self.model, &self.params(n_ctx, F16), policy::full(), n_ctx)
     }
 
-    /// Measures policies, each over every segment.
-    pub(crate) fn measure(&self, test: Test, policies: &[&'static Policy]) -> Result<Vec<Outcome>> {
+    /// A policy with keys and values stored as the options say.
+    pub(crate) fn entry(&self, policy: &'static Policy) -> Entry {
+        Entry { policy, kv_types: self.common.kv_types }
+    }
+
+    /// Measures each of some over every segment.
+    pub(crate) fn measure(&self, test: Test, entries: &[Entry]) -> Result<Vec<Outcome>> {
         let slots = slots(self.budget, test.n_whole());
         let len = test.n_tokens() as usize + 1;
         let chosen = segments::choose(self.model, self.texts, self.n_segments, len, self.seed)?;
         let mut full = self.full_lane(test.n_tokens())?;
-        let lanes = policies.iter().map(|policy| {
-            Lane::new(self.model, &self.params(test.cells(policy, slots)), policy, slots)
+        let lanes = entries.iter().map(|entry| {
+            let params = self.params(test.cells(entry.policy, slots), entry.kv_types);
+            Lane::new(self.model, &params, entry.policy, slots)
         });
         let mut lanes = lanes.collect::<Result<Vec<_>>>()?;
         let mut scores = vec![Vec::new(); lanes.len()];
@@ -166,10 +186,10 @@ impl Bench<'_> {
             }
         }
         drop(progress);
-        let outcome = |(lane, scores): (Lane, Vec<_>)| {
-            let kept = if lane.policy.evicts { slots } else { test.n_whole() };
+        let outcome = |((lane, scores), entry): ((Lane, Vec<_>), &Entry)| {
+            let kept = if entry.policy.evicts { slots } else { test.n_whole() };
             Outcome {
-                policy: lane.policy,
+                entry: *entry,
                 scores,
                 slots: kept,
                 counters: lane.counters,
@@ -177,7 +197,7 @@ impl Bench<'_> {
                 bytes_full: full.bytes(test.n_whole()),
             }
         };
-        Ok(lanes.into_iter().zip(scores).map(outcome).collect())
+        Ok(lanes.into_iter().zip(scores).zip(entries).map(outcome).collect())
     }
 }
 

@@ -167,7 +167,7 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
         return Suite { tests: &tests, needles, out }.run(&bench, &options.common);
     }
     let policies: Vec<&'static Policy> = options.policy.into_iter().collect();
-    let outcomes = bench.measure(tests[0], &policies)?;
+    let outcomes = bench.measure(tests[0], &[bench.entry(policies[0])])?;
     let found = needles.map(|(n, n_prompt)| bench.needles(n, n_prompt, &policies)).transpose()?;
     let line = Line::new(&bench, tests[0], &outcomes[0], found.as_ref().map(|found| &found[0]));
     match options.common.json {

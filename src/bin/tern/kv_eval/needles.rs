@@ -108,9 +108,8 @@ impl Bench<'_> {
         let longest = needles.iter().map(|needle| needle.question.len() + needle.code.len()).max();
         let tail = CHUNK.max(longest.unwrap_or(0) as u32);
         let mut full = self.full_lane(n_prompt + tail)?;
-        let lanes = policies
-            .iter()
-            .map(|policy| Lane::new(self.model, &self.params(n_prompt + tail), policy, budget));
+        let params = self.params(n_prompt + tail, self.common.kv_types);
+        let lanes = policies.iter().map(|policy| Lane::new(self.model, &params, policy, budget));
         let mut lanes = lanes.collect::<Result<Vec<_>>>()?;
         let mut results = vec![[Found::default(); 2]; lanes.len()];
         let guard = interrupt::guard();

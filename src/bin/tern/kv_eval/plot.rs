@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::{Figure, KLD, Q_PPL};
+use super::measure::Bench;
 use super::report::{LEAST_MEAN, Line};
 
 const LABELS: f64 = 150.0; // the width that names take
@@ -12,7 +13,7 @@ const ROW: f64 = 26.0;
 const TOP: f64 = 60.0;
 
 /// A plot of some lines: quality and divergence side by side.
-pub(crate) fn svg(title: &str, lines: &[Line<'_>]) -> String {
+pub(crate) fn svg(bench: &Bench<'_>, title: &str, lines: &[Line<'_>]) -> String {
     let height = TOP + ROW * lines.len() as f64 + 40.0;
     let width = LABELS + 2.0 * PANEL + 2.0 * GAP;
     let mut out = String::new();
@@ -27,7 +28,7 @@ pub(crate) fn svg(title: &str, lines: &[Line<'_>]) -> String {
     );
     for (i, line) in lines.iter().enumerate() {
         let y = TOP + ROW * i as f64 + ROW * 0.65;
-        let name = escaped(line.outcome.policy.name);
+        let name = escaped(&line.label(bench));
         let _ = writeln!(
             out,
             "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>",

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::super::output;
 use super::figures::{Figures, NAMES, Q_PPL, figures};
-use super::measure::{Bench, Outcome, Test};
+use super::measure::{Bench, F16, Outcome, Test};
 use super::needles::{ASKS, Found};
 use super::policy::Role;
 use super::score::Score;
@@ -58,14 +58,24 @@ impl<'a> Line<'a> {
     }
 
     /// What is wrong with the harness, if this is a control that did not do what it must.
-    pub(crate) fn broken_control(&self, is_f16: bool) -> Option<String> {
+    pub(crate) fn broken_control(&self) -> Option<&'static str> {
         let [.., kld, agree] = self.all;
-        match self.outcome.policy.role {
-            Role::MustFail if self.passes() => Some("passes the gates and must not".into()),
+        let is_f16 = self.outcome.entry.kv_types == F16;
+        match self.outcome.entry.policy.role {
+            Role::MustFail if self.passes() => Some("passes the gates and must not"),
             Role::Exact if is_f16 && (kld.mean, agree.mean) != (0.0, 1.0) => {
-                Some("differs from the full cache and must not".into())
+                Some("differs from the full cache and must not")
             }
             _ => None,
+        }
+    }
+
+    /// What the line is called in the suite.
+    pub(crate) fn label(&self, bench: &Bench<'_>) -> String {
+        let entry = self.outcome.entry;
+        match entry.kv_types == bench.common.kv_types {
+            true => entry.policy.name.into(),
+            false => format!("{}, {}", entry.policy.name, type_name(entry.kv_types.0)),
         }
     }
 
@@ -86,7 +96,9 @@ impl<'a> Line<'a> {
             Test::Once { n_prompt, n_generate } => ("once", n_prompt, n_generate),
             Test::Stream { n } => ("stream", n, 0),
         };
-        set("policy", outcome.policy.name.into());
+        let (k, v) = outcome.entry.kv_types;
+        set("policy", outcome.entry.policy.name.into());
+        set("kv_types", json!([type_name(k), type_name(v)]));
         set("test", test.into());
         set(if test == "once" { "prompt" } else { "stream" }, prompt.into());
         if test == "once" {
@@ -122,8 +134,8 @@ impl<'a> Line<'a> {
 
     /// The line as a table.
     pub(crate) fn table(&self) -> String {
-        let outcome = self.outcome;
-        let mut out = format!("{}: keeps {}\n\n", outcome.policy.name, outcome.policy.keeps);
+        let (outcome, policy) = (self.outcome, self.outcome.entry.policy);
+        let mut out = format!("{}: keeps {}\n\n", policy.name, policy.keeps);
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{:<24}{:>10}{:>24}", "", "mean", "95 % of resamples");
         for (name, figure) in NAMES.iter().zip(self.all) {
@@ -156,6 +168,11 @@ impl<'a> Line<'a> {
         }
         out
     }
+}
+
+/// What a type of keys or values is called.
+pub(crate) fn type_name(number: u32) -> &'static str {
+    ["f16", "f32", "q8_0"].get(number as usize).unwrap_or(&"?")
 }
 
 fn intervals(figures: &Figures) -> Json {

@@ -2,7 +2,8 @@
 //!
 //! Controls are part of it: one that changes nothing and must give the full cache's very numbers,
 //! and one that is known to be bad and must fail. Where a control does otherwise, the figures of
-//! the others mean nothing, and the command fails.
+//! the others mean nothing, and the command fails. A full cache in f32 shows what the smallest of
+//! changes costs: differences below that cannot be told from rounding.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,11 +16,11 @@ use tern::base::error::Sentence;
 use super::super::args::{Common, Failure, Result, io_error};
 use super::super::output;
 use super::figures::{Figure, KLD, Q_PPL};
-use super::measure::{Bench, Outcome, Test};
+use super::measure::{Bench, Entry, F16, F32, Outcome, Test};
 use super::needles::ASKS;
 use super::plot;
-use super::policy::{POLICIES, Policy, Role};
-use super::report::{LEAST_MEAN, LEAST_WORST, Line, needle_text};
+use super::policy::{self, POLICIES, Policy, Role};
+use super::report::{LEAST_MEAN, LEAST_WORST, Line, needle_text, type_name};
 
 /// What the suite does besides policies and texts.
 pub(crate) struct Suite<'a> {
@@ -35,10 +36,14 @@ impl Suite<'_> {
     /// Measures, and writes the page and the plot.
     pub(crate) fn run(&self, bench: &Bench<'_>, common: &Common) -> Result<()> {
         let policies: Vec<&'static Policy> = POLICIES.iter().collect();
+        let mut entries: Vec<Entry> = POLICIES.iter().map(|policy| bench.entry(policy)).collect();
+        if common.kv_types != F32 {
+            entries.push(Entry { policy: policy::full(), kv_types: F32 });
+        }
         let measured: Vec<(Test, Vec<Outcome>)> = self
             .tests
             .iter()
-            .map(|&test| Ok((test, bench.measure(test, &policies)?)))
+            .map(|&test| Ok((test, bench.measure(test, &entries)?)))
             .collect::<Result<_>>()?;
         let needles = self.needles.map(|(n, n_prompt)| bench.needles(n, n_prompt, &policies));
         let needles = needles.transpose()?;
@@ -46,16 +51,16 @@ impl Suite<'_> {
             .iter()
             .map(|(test, outcomes)| {
                 let line = |(i, outcome)| {
-                    let found = needles.as_ref().map(|needles| &needles[i]);
+                    let found = needles.as_ref().and_then(|needles| needles.get(i));
                     Line::new(bench, *test, outcome, found)
                 };
                 outcomes.iter().enumerate().map(line).collect()
             })
             .collect();
-        let page = self.page(bench, common, &sections);
+        let page = self.page(bench, &sections);
         write(self.out, &page)?;
         for (i, lines) in sections.iter().enumerate() {
-            write(&self.plot(i), &plot::svg(&heading(lines[0].test), lines))?;
+            write(&self.plot(i), &plot::svg(bench, &heading(lines[0].test), lines))?;
         }
         if common.json {
             let rows = sections.iter().flatten().map(|line| line.json(bench));
@@ -63,12 +68,11 @@ impl Suite<'_> {
         } else {
             output::print(&page)?;
         }
-        let is_f16 = common.kv_types == (0, 0);
         for line in sections.iter().flatten() {
-            if let Some(wrong) = line.broken_control(is_f16) {
+            if let Some(wrong) = line.broken_control() {
                 return Err(Failure::Error(Error::Internal(Sentence::new(format_args!(
                     "the control '{}' {wrong}: these figures mean nothing",
-                    line.outcome.policy.name
+                    line.label(bench)
                 )))));
             }
         }
@@ -84,13 +88,12 @@ impl Suite<'_> {
     }
 
     /// The page, in Markdown.
-    fn page(&self, bench: &Bench<'_>, common: &Common, sections: &[Vec<Line<'_>>]) -> String {
+    fn page(&self, bench: &Bench<'_>, sections: &[Vec<Line<'_>>]) -> String {
         let mut out = String::from("# What stays of a KV cache\n\n");
         let info = bench.model.info();
         let name = if info.name.is_empty() { &info.arch } else { &info.name };
         let texts: Vec<&str> = bench.texts.iter().map(|text| text.name.as_str()).collect();
-        let type_name = |n| ["f16", "f32", "q8_0"][n as usize % 3];
-        let (k, v) = common.kv_types;
+        let (k, v) = bench.common.kv_types;
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
@@ -109,7 +112,7 @@ impl Suite<'_> {
             let plot = self.plot(i);
             let plot = plot.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let _ = writeln!(out, "\n## {}\n\n![]({plot})\n", heading(lines[0].test));
-            section(&mut out, lines);
+            section(&mut out, bench, lines);
         }
         if let Some((n, n_prompt)) = self.needles {
             let _ = writeln!(
@@ -120,9 +123,9 @@ impl Suite<'_> {
                 ASKS[0].1, ASKS[1].1
             );
             for line in sections.first().into_iter().flatten() {
-                let found = line.needles.map(|found| found.each_ref().map(needle_text));
-                let [aware, streamed] = found.unwrap_or_default();
-                let _ = writeln!(out, "| {} | {aware} | {streamed} |", line.outcome.policy.name);
+                let Some(found) = line.needles else { continue };
+                let [aware, streamed] = found.each_ref().map(needle_text);
+                let _ = writeln!(out, "| {} | {aware} | {streamed} |", line.label(bench));
             }
         }
         out
@@ -140,7 +143,7 @@ fn heading(test: Test) -> String {
 }
 
 /// The table of a section.
-fn section(out: &mut String, lines: &[Line<'_>]) {
+fn section(out: &mut String, bench: &Bench<'_>, lines: &[Line<'_>]) {
     out.push_str("| policy | q_ppl | kld | agree |");
     for (name, _) in &lines[0].texts {
         let _ = write!(out, " q_ppl {name} |");
@@ -155,7 +158,7 @@ fn section(out: &mut String, lines: &[Line<'_>]) {
         let _ = write!(
             out,
             "| {} | {} | {} | {} |",
-            outcome.policy.name,
+            line.label(bench),
             with(line.all[Q_PPL]),
             with(line.all[KLD]),
             with(agree)
@@ -167,10 +170,13 @@ fn section(out: &mut String, lines: &[Line<'_>]) {
             (Some(mean), Some(max)) => format!("{mean:.1}, {max:.1}"),
             _ => "-".into(),
         };
-        let verdict = match (outcome.policy.role, line.passes()) {
+        let Entry { policy, kv_types } = outcome.entry;
+        let verdict = match (policy.role, line.passes()) {
             (Role::Subject, true) => "passes",
             (Role::Subject, false) => "fails",
-            (Role::Exact, _) => "control: the full cache",
+            (Role::Exact, _) if kv_types == F16 => "control: the full cache",
+            (Role::Exact, _) if kv_types == F32 => "what rounding alone costs",
+            (Role::Exact, _) => "the full cache in this type",
             (Role::MustFail, true) => "control: PASSES, and must not",
             (Role::MustFail, false) => "control: fails, as it must",
         };
