@@ -12,7 +12,7 @@
 //! - [`chat`]: messages to a prompt, by the model's own template.
 //! - [`kernel`]: the inner loops, one table for each instruction set.
 //! - [`backend`]: devices: nine phases that a decoder is made of.
-//! - [`kv`]: which cell of the KV cache holds which token.
+//! - [`kv`]: which cell of the KV cache holds which token, and what leaves when room is needed.
 //! - [`model`]: architectures as rows of data, and the decoder.
 //! - [`engine`]: what a program wants: a model, sessions, plans.
 //! - [`ffi`]: the C boundary.

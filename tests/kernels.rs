@@ -665,14 +665,15 @@ fn add_panel(
     bits: Option<&[u16]>,
     (n, a, a_stride): (usize, &[f32], usize),
     (out, out_stride): (&mut [f32], usize),
+    fresh: bool,
 ) {
     let Panel { n: terms, row, n_groups, group, .. } = *b;
     match bits {
         Some(data) => {
             let b = Panel { data, n: terms, row, n_groups, group };
-            kernels.panel_f16(n, (a, a_stride), &b, (out, out_stride));
+            kernels.panel_f16(n, (a, a_stride), &b, (out, out_stride), fresh);
         }
-        None => kernels.panel_f32(n, (a, a_stride), b, (out, out_stride)),
+        None => kernels.panel_f32(n, (a, a_stride), b, (out, out_stride), fresh),
     }
 }
 
@@ -700,7 +701,9 @@ fn panels_are_multiplied_and_added() {
                         let bits = half.then_some(&bits[from..]);
                         let b = Panel { data: &values[from..], n: terms, row, n_groups, group };
                         let mut out = before.clone();
-                        add_panel(kernels, &b, bits, (n, &a, a_stride), (&mut out, out_stride));
+                        let a = (n, &a[..], a_stride);
+                        add_panel(kernels, &b, bits, a, (&mut out, out_stride), false);
+                        let (n, a, a_stride) = a;
                         for (at, (out, before)) in out.iter().zip(&before).enumerate() {
                             let (r, c) = (at / out_stride.max(1), at % out_stride.max(1));
                             if r >= n || c >= 16 * n_groups {
@@ -732,11 +735,24 @@ fn panels_are_multiplied_and_added() {
                                     let bits = bits.map(|bits| &bits[at - from..]);
                                     let a = &a[r * a_stride + start..];
                                     let out = &mut again[r * out_stride + 16 * g..];
-                                    add_panel(kernels, &b, bits, (1, a, 0), (out, 0));
+                                    add_panel(kernels, &b, bits, (1, a, 0), (out, 0), false);
                                 }
                             }
                         }
                         assert_same_bits(&again, &out, &what);
+                        // Fresh sums begin at 0, whatever was there.
+                        let inside = |at: usize| {
+                            at / out_stride.max(1) < n && at % out_stride.max(1) < 16 * n_groups
+                        };
+                        let filled = |x: f32| {
+                            let place = |(at, &b): (usize, &f32)| if inside(at) { x } else { b };
+                            before.iter().enumerate().map(place).collect::<Vec<f32>>()
+                        };
+                        let (mut fresh, mut zeros) = (filled(f32::NAN), filled(0.0));
+                        let a = (n, a, a_stride);
+                        add_panel(kernels, &b, bits, a, (&mut fresh, out_stride), true);
+                        add_panel(kernels, &b, bits, a, (&mut zeros, out_stride), false);
+                        assert_same_bits(&fresh, &zeros, &what);
                     }
                 }
             }
@@ -749,14 +765,14 @@ fn panels_are_multiplied_and_added() {
 #[should_panic(expected = "lies in the cache")]
 fn a_panel_outside_the_cache_is_refused() {
     let b = Panel { data: &[0; 63], n: 4, row: 16, n_groups: 1, group: 0 };
-    Kernels::for_isa(Isa::best()).panel_f16(1, (&[0.0; 4], 4), &b, (&mut [0.0; 16], 16));
+    Kernels::for_isa(Isa::best()).panel_f16(1, (&[0.0; 4], 4), &b, (&mut [0.0; 16], 16), false);
 }
 
 #[test]
 #[should_panic(expected = "rows of sums do not overlap")]
 fn sums_that_overlap_are_refused() {
     let b = Panel { data: &[0; 64], n: 2, row: 32, n_groups: 2, group: 16 };
-    Kernels::for_isa(Isa::best()).panel_f16(2, (&[0.0; 4], 2), &b, (&mut [0.0; 64], 31));
+    Kernels::for_isa(Isa::best()).panel_f16(2, (&[0.0; 4], 2), &b, (&mut [0.0; 64], 31), false);
 }
 
 impl Random {

@@ -222,7 +222,8 @@ impl Kernels {
     }
 
     /// Adds products to `n` rows of sums, in half precision:
-    /// `out[r][c] += a[r][0] * b[0][c] + a[r][1] * b[1][c] + ..`, in this order.
+    /// `out[r][c] += a[r][0] * b[0][c] + a[r][1] * b[1][c] + ..`, in this order. If the sums are `fresh`,
+    /// they begin at 0, and what `out` holds does not matter.
     ///
     /// Rows of `a` are `b.n` long and begin `a_stride` apart, those of `out` have
     /// [`GROUP`] elements for each group of `b` and begin `out_stride` apart.
@@ -232,8 +233,9 @@ impl Kernels {
         (a, a_stride): (&[f32], usize),
         b: &Panel<'_, u16>,
         (out, out_stride): (&mut [f32], usize),
+        fresh: bool,
     ) {
-        let sums = Sums { n, a, a_stride, out, out_stride };
+        let sums = Sums { n, a, a_stride, out, out_stride, fresh };
         check_panel(&sums, b);
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.attend.panel_f16)(sums, b) }
@@ -246,8 +248,9 @@ impl Kernels {
         (a, a_stride): (&[f32], usize),
         b: &Panel<'_, f32>,
         (out, out_stride): (&mut [f32], usize),
+        fresh: bool,
     ) {
-        let sums = Sums { n, a, a_stride, out, out_stride };
+        let sums = Sums { n, a, a_stride, out, out_stride, fresh };
         check_panel(&sums, b);
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.attend.panel_f32)(sums, b) }

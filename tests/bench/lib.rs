@@ -147,18 +147,17 @@ impl Attention {
             let (keys, values) = head.split_at(self.n_cells * HEAD_DIM);
             let tiles = keys.chunks(TILE * HEAD_DIM).zip(values.chunks(TILE * HEAD_DIM));
             for (keys, values) in tiles {
-                self.scores.fill(0.0);
-                self.part.fill(0.0);
                 let (n_groups, group) = (TILE / GROUP, GROUP * HEAD_DIM);
                 let keys = Panel { data: keys, n: HEAD_DIM, row: GROUP, n_groups, group };
-                kernels.panel_f16(rows, (&self.q, HEAD_DIM), &keys, (&mut self.scores, TILE));
+                let scores = (&mut self.scores[..], TILE);
+                kernels.panel_f16(rows, (&self.q, HEAD_DIM), &keys, scores, true);
                 let (m, l) = (&mut self.max[..], &mut self.sum[..]);
                 kernels.powers((&mut self.scores, TILE), TILE, (m, l));
                 std::hint::black_box((&self.max, &self.sum));
                 let n_groups = HEAD_DIM / GROUP;
                 let values = Panel { data: values, n: TILE, row: HEAD_DIM, n_groups, group: GROUP };
                 let part = (&mut self.part[..], HEAD_DIM);
-                kernels.panel_f16(rows, (&self.scores, TILE), &values, part);
+                kernels.panel_f16(rows, (&self.scores, TILE), &values, part, true);
                 let mixed = self.mixed.chunks_exact_mut(HEAD_DIM);
                 for (mixed, part) in mixed.zip(self.part.chunks_exact(HEAD_DIM)) {
                     kernels.blend(mixed, 0.5, part, 0.5);

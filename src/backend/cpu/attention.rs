@@ -308,28 +308,29 @@ impl Cpu {
     ) {
         let Sizes { n_group, head_dim, .. } = Sizes::new(&self.decoder);
         let (seen, start) = (|i: usize| block.in_tile(i, tile), all.start);
-        let mix = |wanted: Range<usize>, rows: Range<usize>, o: &mut [f32]| {
+        let mix = |wanted: Range<usize>, rows: Range<usize>, o: &mut [f32], mut fresh: bool| {
             cells.each_run(wanted, |at, first, len| {
                 let values = value_panel(v, head_dim, first, len);
                 let width = values.row;
                 let powers = &work.scores[rows.start * TILE + at..];
                 let o = &mut o[rows.start * width..];
-                T::panel(self.kernels, rows.len(), (powers, TILE), &values, (o, width));
+                T::panel(self.kernels, rows.len(), (powers, TILE), &values, (o, width), fresh);
+                fresh = false;
             });
         };
-        part.o.fill(0.0);
         // What all tokens see, if they begin at the same cell, is mixed for all together.
         let same_start = (1..block.n).all(|i| seen(i).0 == start);
         let common = match same_start {
             true => (0..block.n).map(|i| seen(i).1).min().unwrap_or(start).max(start),
             false => start,
         };
-        mix(start..common, 0..block.n * n_group, part.o);
+        mix(start..common, 0..block.n * n_group, part.o, true);
         for i in 0..block.n {
             let (start, end) = seen(i);
             let rows = i * n_group..(i + 1) * n_group;
             let from = if same_start { common } else { start };
-            mix(from..end, rows, part.o);
+            // Of a token that sees nothing here there is no part.
+            mix(from..end, rows, part.o, common == all.start);
         }
     }
 
@@ -343,16 +344,10 @@ impl Cpu {
         work: &mut Work<'_>,
     ) {
         let Sizes { head_dim, query, .. } = Sizes::new(&self.decoder);
-        for row in work.scores.chunks_exact_mut(TILE).take(n) {
-            row[wanted.clone()].fill(0.0);
-        }
         let q = &*work.q;
         cells.each_block(wanted, n, work.scores, work.block, |first, n_blocks, to| {
             let keys = key_panel(k, head_dim, first, n_blocks);
-            if to.1 == GROUP {
-                to.0[..n * GROUP].fill(0.0);
-            }
-            T::panel(self.kernels, n, (q, query), &keys, to);
+            T::panel(self.kernels, n, (q, query), &keys, to, true);
         });
     }
 

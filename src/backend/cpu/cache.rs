@@ -30,6 +30,7 @@ pub(super) trait Element: Copy + Default + Send + Sync {
         a: (&[f32], usize),
         b: &Panel<'_, Self>,
         out: (&mut [f32], usize),
+        fresh: bool,
     );
 }
 
@@ -48,8 +49,9 @@ impl Element for u16 {
         a: (&[f32], usize),
         b: &Panel<'_, u16>,
         out: (&mut [f32], usize),
+        fresh: bool,
     ) {
-        kernels.panel_f16(n, a, b, out);
+        kernels.panel_f16(n, a, b, out, fresh);
     }
 }
 
@@ -68,8 +70,9 @@ impl Element for f32 {
         a: (&[f32], usize),
         b: &Panel<'_, f32>,
         out: (&mut [f32], usize),
+        fresh: bool,
     ) {
-        kernels.panel_f32(n, a, b, out);
+        kernels.panel_f32(n, a, b, out, fresh);
     }
 }
 

@@ -40,6 +40,7 @@ impl Element for f32 {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
+    let s = s.cleared(b.n_groups * GROUP);
     let most = if s.n <= 3 { 3 } else { 6 };
     let at_once = rows_at_once(s.n, most);
     let mut group = 0;

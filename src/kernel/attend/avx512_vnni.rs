@@ -83,7 +83,7 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
                 };
                 let ahead = if row == 0 { b.ahead(n_groups) } else { 0 };
                 let from = (from, b.row, b.group, ahead);
-                tile((a, s.a_stride), from, b.n, (out, s.out_stride));
+                tile((a, s.a_stride), from, b.n, (out, s.out_stride, s.fresh));
             }
             row += n;
         }
@@ -101,14 +101,16 @@ unsafe fn tile<T: Element, const R: usize, const V: usize>(
     (a, a_stride): (*const f32, usize),
     (b, b_row, b_group, ahead): (*const T, usize, usize, usize),
     n: usize,
-    (out, out_stride): (*mut f32, usize),
+    (out, out_stride, fresh): (*mut f32, usize, bool),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); V]; R];
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (v, acc) in acc.iter_mut().enumerate() {
-                *acc = _mm512_loadu_ps(out.add(r * out_stride + v * GROUP));
+        if !fresh {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = _mm512_loadu_ps(out.add(r * out_stride + v * GROUP));
+                }
             }
         }
         for i in 0..n {

@@ -77,13 +77,28 @@ impl<T> Panel<'_, T> {
 #[cfg(target_arch = "x86_64")]
 const AHEAD_BYTES: usize = 4096;
 
-/// Rows in and out of a sum: `n` rows of `a`, and as many of `out`, with their strides.
+/// Rows in and out of a sum: `n` rows of `a`, and as many of `out`, with their strides. `fresh` sums
+/// begin at 0, whatever is there.
 pub(crate) struct Sums<'a> {
     pub(crate) n: usize,
     pub(crate) a: &'a [f32],
     pub(crate) a_stride: usize,
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
+    pub(crate) fresh: bool,
+}
+
+impl Sums<'_> {
+    /// Writes the zeros that fresh sums of `width` columns begin at.
+    #[inline(always)]
+    fn cleared(self, width: usize) -> Self {
+        if self.fresh {
+            for r in 0..self.n {
+                self.out[r * self.out_stride..][..width].fill(0.0);
+            }
+        }
+        self
+    }
 }
 
 /// Rows of `len` elements of `x`, `stride` apart, and two numbers of each.

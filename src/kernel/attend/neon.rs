@@ -53,6 +53,7 @@ fn panel_f32(s: Sums<'_>, b: &Panel<'_, f32>) {
 
 #[inline(always)]
 fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
+    let s = s.cleared(b.n_groups * GROUP);
     let most = if s.n <= 3 { 3 } else { 6 };
     let at_once = rows_at_once(s.n, most);
     let mut group = 0;

@@ -15,6 +15,7 @@ pub(super) const ATTEND: Attend = Attend {
 };
 
 fn panel<T: Copy>(s: Sums<'_>, b: &Panel<'_, T>, value: impl Fn(T) -> f32) {
+    let s = s.cleared(b.n_groups * GROUP);
     for group in 0..b.n_groups {
         for i in 0..b.n {
             let b = &b.data[group * b.group + i * b.row..][..GROUP];
