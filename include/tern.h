@@ -259,7 +259,7 @@ typedef struct {
     uint32_t struct_size;
     /// Tokens the KV cache can hold; 0 = as many as the model was trained on.
     uint32_t n_ctx;
-    /// Tokens evaluated at once while reading a prompt; 0 = 192.
+    /// Tokens evaluated at once while reading a prompt; 0 = 256.
     uint32_t n_batch;
     /// Threads that evaluate one token at a time (decode), the calling one included; 0 = as many as
     /// are fastest: the first tokens are evaluated with several numbers, at most that of the fast

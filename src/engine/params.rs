@@ -12,9 +12,9 @@ use crate::kv::policy;
 
 use super::load::ModelInfo;
 
-/// Tokens evaluated at once where the caller does not say: whole tiles of every kernel. More save
-/// little of the unpacking of weights, and their activations outgrow the caches next to a core.
-const DEFAULT_BATCH: u32 = 192;
+/// Tokens evaluated at once where the caller does not say. Fewer make threads wait for each other more
+/// often; more save little of the unpacking of weights, and outgrow the caches next to a core.
+const DEFAULT_BATCH: u32 = 256;
 /// The most threads that a session can have.
 const MOST_THREADS: u32 = 256;
 /// The most cells that a session can have.
@@ -55,7 +55,7 @@ pub enum Numerics {
 pub struct SessionParams {
     /// Cells of the KV cache; 0 = as many as the model was trained on.
     pub n_ctx: u32,
-    /// Tokens evaluated at once; 0 = 192.
+    /// Tokens evaluated at once; 0 = 256.
     pub n_batch: u32,
     /// Threads that evaluate one token, the caller's included; 0 = as many as a short measurement
     /// during the first tokens finds to be fastest.

@@ -166,7 +166,7 @@ pub struct tern_session_params {
     pub struct_size: u32,
     /// Tokens the KV cache can hold; 0 = as many as the model was trained on.
     pub n_ctx: u32,
-    /// Tokens evaluated at once while reading a prompt; 0 = 192.
+    /// Tokens evaluated at once while reading a prompt; 0 = 256.
     pub n_batch: u32,
     /// Threads that evaluate one token at a time (decode), the calling one included; 0 = as many as
     /// are fastest: the first tokens are evaluated with several numbers, at most that of the fast
