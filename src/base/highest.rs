@@ -83,18 +83,21 @@ fn logit(rank: u32) -> Option<f32> {
 
 /// The highest of some logits, at least one; `None` where one is not finite.
 fn of_finite(logits: &[f32]) -> Option<f32> {
-    const INFINITE: u32 = f32::INFINITY.to_bits();
-    let mut lanes = [(f32::NEG_INFINITY, 0); 16];
+    let magnitude = |logit: f32| logit.to_bits() & !(1 << 31);
+    // Side by side, and not pairs, so that both are vectors.
+    let (mut lanes, mut magnitudes) = ([f32::NEG_INFINITY; 16], [0; 16]);
     let (whole, rest) = logits.as_chunks::<16>();
     for group in whole {
         for (lane, &logit) in lanes.iter_mut().zip(group) {
-            *lane = (higher(lane.0, logit), lane.1.max(logit.to_bits() & !(1 << 31)));
+            *lane = higher(*lane, logit);
+        }
+        for (most, &logit) in magnitudes.iter_mut().zip(group) {
+            *most = magnitude(logit).max(*most);
         }
     }
-    let all = rest.iter().map(|&logit| (logit, logit.to_bits() & !(1 << 31))).chain(lanes);
-    let both = |a: (f32, u32), b: (f32, u32)| (higher(a.0, b.0), a.1.max(b.1));
-    let (highest, magnitude) = all.fold((f32::NEG_INFINITY, 0), both);
-    (magnitude < INFINITE).then_some(highest)
+    let highest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &l| higher(max, l));
+    let most = magnitudes.into_iter().chain(rest.iter().map(|&logit| magnitude(logit)));
+    (most.fold(0, u32::max) < f32::INFINITY.to_bits()).then_some(highest)
 }
 
 /// The highest of some logits; `None` where one is NaN or infinite. Minus infinity bans a token, and
