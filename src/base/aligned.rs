@@ -116,9 +116,12 @@ impl Region {
         };
         // A kernel without huge pages refuses the wish, which is all that it is.
         let _ = match huge {
-            HugePages::Default if len < HUGE => Ok(()),
+            _ if len < HUGE && huge != HugePages::Never => Ok(()),
             HugePages::Never => map.advise(Advice::NoHugePage),
-            HugePages::Default | HugePages::Transparent => map.advise(Advice::HugePage),
+            // Whole ones only: the last would reach beyond what was asked for.
+            HugePages::Default | HugePages::Transparent => {
+                map.advise_range(Advice::HugePage, first, len / HUGE * HUGE)
+            }
         };
         let used = &mut map[first..first + len];
         if !populate(used.as_mut_ptr(), len) {
