@@ -87,6 +87,16 @@ impl Drop for Temp {
     }
 }
 
+/// One line on standard error that says so, nothing on standard output, status 2.
+fn assert_usage_error(args: &[&str], expected: &str) {
+    let output = tern(args);
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+    assert!(error.starts_with("usage error: ") && error.lines().count() == 1, "{error}");
+    assert!(error.contains(expected), "{args:?}: {error}");
+    assert_eq!(stdout(&output), "");
+}
+
 #[test]
 fn a_wrong_command_line_is_status_2() {
     let cases: &[(&[&str], &str)] = &[
@@ -134,12 +144,7 @@ fn a_wrong_command_line_is_status_2() {
         (&["kv-eval", "-m", "x", "--text", "x", "--policy", "lru"], "none, streaming, ring"),
     ];
     for (args, expected) in cases {
-        let output = tern(args);
-        let error = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
-        assert!(error.starts_with("usage error: ") && error.lines().count() == 1, "{error}");
-        assert!(error.contains(expected), "{args:?}: {error}");
-        assert_eq!(stdout(&output), "");
+        assert_usage_error(args, expected);
     }
 }
 

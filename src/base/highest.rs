@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::error::{Result, err};
+use super::order::{from_ordered, ordered};
 
 /// Logits that share a highest one.
 pub const CHUNK: usize = 1024;
@@ -65,19 +66,14 @@ impl Highest {
 
 /// A number that grows with the logit; the greatest of all for what is no logit. None is 0.
 fn rank(highest: Option<f32>) -> u32 {
-    match highest.map(f32::to_bits) {
-        None => u32::MAX,
-        Some(bits) if bits >> 31 == 0 => bits | 1 << 31,
-        Some(bits) => !bits,
-    }
+    highest.map_or(u32::MAX, ordered)
 }
 
 /// What has this rank.
 fn logit(rank: u32) -> Option<f32> {
     match rank {
         0 | u32::MAX => None,
-        _ if rank >> 31 == 1 => Some(f32::from_bits(rank & !(1 << 31))),
-        _ => Some(f32::from_bits(!rank)),
+        _ => Some(from_ordered(rank)),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod file;
 pub mod highest;
 pub mod log;
 pub mod memory;
+pub mod order;
 pub mod pool;
 pub mod quota;
 pub mod rng;

@@ -10,21 +10,19 @@ use std::ops::Range;
 use super::math::{BATCH, CHUNK, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
 use super::rank::{Mass, Order, share};
 use super::row::Row;
+use crate::base::order::{from_ordered, ordered};
 
 /// A list of so many tokens is sorted sooner than a row is gone through again.
 const MANY: usize = 16_384;
 
 /// A finite value and a token as one key; higher values, then lower tokens, make higher keys.
 pub(super) fn key(value: f32, token: u32) -> u64 {
-    let bits = (value + 0.0).to_bits(); // -0 becomes 0
-    let sortable = if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 };
-    u64::from(sortable) << 32 | u64::from(!token)
+    u64::from(ordered(value + 0.0)) << 32 | u64::from(!token) // -0 becomes 0
 }
 
 /// The value of a key.
 pub(super) fn value(key: u64) -> f32 {
-    let sortable = (key >> 32) as u32;
-    f32::from_bits(if sortable >> 31 == 1 { sortable & 0x7fff_ffff } else { !sortable })
+    from_ordered((key >> 32) as u32)
 }
 
 /// The token of a key.

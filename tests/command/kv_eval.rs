@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::support::tiny::{Random, Tiny};
-use super::{Temp, json, keys, stderr, stdout, tern, text, timed_model};
+use super::{Temp, assert_usage_error, json, keys, stderr, stdout, tern, text, timed_model};
 
 /// A tiny model and a text for it.
 struct Inputs {
@@ -187,12 +187,7 @@ fn what_cannot_be_measured_is_a_usage_error() {
     .concat();
     let cases = cases.iter().map(|(rest, expected)| (inputs.args(rest), *expected));
     for (args, expected) in cases.chain([(short, "expected 8 times 457 or more")]) {
-        let output = tern(&args);
-        let error = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
-        assert!(error.starts_with("usage error: ") && error.lines().count() == 1, "{error}");
-        assert!(error.contains(expected), "{args:?}: {error}");
-        assert_eq!(stdout(&output), "");
+        assert_usage_error(&args, expected);
     }
 }
 

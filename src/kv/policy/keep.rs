@@ -2,6 +2,7 @@
 
 use super::{Params, Policy, score};
 use crate::base::error::{Result, err};
+use crate::base::order::ordered;
 
 /// What a policy sees of one KV head of one layer: its `n` cells by ascending position.
 ///
@@ -235,15 +236,8 @@ impl Choice<'_> {
 /// A number that is larger for a better score and, among equal ones, for a lower index. NaN, of
 /// either sign, comes after all numbers; -0 equals 0. Otherwise the order of `f32::total_cmp`.
 fn rank(score: f32, i: usize) -> u64 {
-    let bits = (score + 0.0).to_bits();
-    let ordered = if score.is_nan() {
-        0
-    } else if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 1 << 31
-    };
-    u64::from(ordered) << 32 | u64::from(u32::MAX - i as u32)
+    let score = if score.is_nan() { 0 } else { ordered(score + 0.0) };
+    u64::from(score) << 32 | u64::from(u32::MAX - i as u32)
 }
 
 #[cfg(test)]
