@@ -12,6 +12,7 @@ use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
 use tern::base::pool::{Columns, Width};
 use tern::kernel::{Activations, Kernels, Packed, Panel, TILE, Tiles, Weight, peak};
+use tern::kernel::{CodeBits, HADAMARD_SPANS, LEVELS, PACKED};
 use tern::kernel::{Keys8, MOST_MIXED, Queries8, Values8};
 use tern::quant::{self, p16};
 
@@ -1171,6 +1172,109 @@ fn rotations() {
         }
         eprintln!("tested rope_norm_{isa} rope_neox_{isa}");
     });
+}
+
+/// Codes of some bits, drawn at random, packed by the words of the documentation: each bit on its own.
+fn pack(bits: CodeBits, codes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for run in codes.chunks(PACKED) {
+        let mut shift = 0;
+        for plane in bits.planes().into_iter().filter(|plane| *plane > 0) {
+            let mut bytes = vec![0u8; 8 * plane];
+            for (i, code) in run.iter().enumerate() {
+                for bit in 0..plane {
+                    let set = code >> (shift + bit) & 1;
+                    bytes[i % (8 * plane)] |= set << (plane * (i / (8 * plane)) + bit);
+                }
+            }
+            packed.extend(bytes);
+            shift += plane;
+        }
+        assert_eq!(shift, bits.count());
+    }
+    assert_eq!(packed.len(), codes.len() / PACKED * bits.bytes());
+    packed
+}
+
+#[test]
+fn packed_codes_are_spread_exactly_on_every_rung() {
+    let mut random = Random(67);
+    for bits in [CodeBits::Three, CodeBits::Four, CodeBits::Five] {
+        for (n_zeros, share) in [(0, 0), (1, 1), (1, 2), (1, 17), (2, 1), (5, 2), (33, 2), (33, 1)]
+        {
+            let n = n_zeros * share * PACKED;
+            let codes: Vec<u8> = (0..n).map(|_| random.below(1 << bits.count()) as u8).collect();
+            let packed = pack(bits, &codes);
+            let half = 1 << (bits.count() - 1);
+            let zeros: Vec<[u8; 4]> =
+                (0..n_zeros).map(|_| [0; 4].map(|_| half - random.below(2) as u8)).collect();
+            let expected = |i: usize| match bits {
+                CodeBits::Three => LEVELS[usize::from(codes[i])],
+                _ => codes[i] as i8 - zeros[i / PACKED / share][i % 4] as i8,
+            };
+            each_isa(|kernels, isa| {
+                let mut found = vec![99; n];
+                kernels.unpack(bits, &packed, &zeros, &mut found);
+                let right = found.iter().enumerate().all(|(i, code)| *code == expected(i));
+                assert!(right, "{isa}: {bits:?}, {n_zeros} zeros for {share} runs each");
+            });
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested unpack_{isa}"));
+}
+
+#[test]
+#[should_panic(expected = "packed codes")]
+fn packed_codes_outside_the_cache_are_refused() {
+    let kernels = Kernels::for_isa(Isa::best());
+    kernels.unpack(CodeBits::Five, &[0; 79], &[[16; 4]], &mut [0; 128]);
+}
+
+#[test]
+#[should_panic(expected = "zeros of codes")]
+fn zeros_that_codes_cannot_share_are_refused() {
+    let kernels = Kernels::for_isa(Isa::best());
+    kernels.unpack(CodeBits::Four, &[0; 96], &[[8; 4]; 2], &mut [0; 192]);
+}
+
+#[test]
+fn hadamard_transforms_have_the_same_bits_on_every_rung() {
+    let mut random = Random(71);
+    for span in HADAMARD_SPANS {
+        for n in [0, 1, 2, 3] {
+            let mut x = random.floats(n * span);
+            if let Some(outlier) = x.first_mut() {
+                *outlier *= 1e4;
+            }
+            let mut scalar = None;
+            each_isa(|kernels, isa| {
+                let what = format!("{isa}: {n} spans of {span}");
+                let mut out = x.clone();
+                kernels.hadamard(&mut out, span);
+                for (out, x) in out.chunks(span).zip(x.chunks(span)) {
+                    for (i, out) in out.iter().enumerate() {
+                        let sign = |j: usize| 1.0 - 2.0 * f64::from((i & j).count_ones() & 1);
+                        let terms = x.iter().enumerate().map(|(j, x)| sign(j) * f64::from(*x));
+                        let exact = terms.sum::<f64>() / (span as f64).sqrt();
+                        let magnitude: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
+                        // A rounding for each stride, and two for the factor.
+                        let roundings = f64::from(span.ilog2()) + 2.0;
+                        let bound = roundings * U * magnitude / (span as f64).sqrt();
+                        assert_close(*out, exact, bound, &what);
+                    }
+                }
+                let scalar = scalar.get_or_insert_with(|| out.clone());
+                assert_same_bits(&out, scalar, &what);
+            });
+        }
+    }
+    each_isa(|_, isa| eprintln!("tested hadamard_{isa}"));
+}
+
+#[test]
+#[should_panic(expected = "whole spans")]
+fn parts_of_spans_are_refused() {
+    Kernels::for_isa(Isa::best()).hadamard(&mut [0.0; 72], 16);
 }
 
 #[test]

@@ -41,8 +41,10 @@ use crate::base::pool::{Columns, Width};
 use crate::quant::p16;
 
 pub use attend::q8::{KV_BLOCK, KV_QUAD, Keys8, MOST_MIXED, Queries8, Values8};
+pub use attend::unpack::{CodeBits, LEVELS, PACKED};
 pub use attend::{GROUP, Panel};
 use attend::{Rows, Sums};
+pub use elem::hadamard::HADAMARD_SPANS;
 
 /// Weights that share a scale in quantised activations.
 pub const ACTIVATION_BLOCK: usize = 32;
@@ -118,6 +120,7 @@ pub struct Kernels {
     quantize: QuantizeFn,
     attend: attend::Attend,
     attend8: attend::q8::Attend8,
+    unpack: attend::unpack::Unpack,
     elem: elem::Elem,
 }
 
@@ -135,6 +138,7 @@ impl Kernels {
             quantize: quantize::for_isa(isa),
             attend: attend::for_isa(isa),
             attend8: attend::for_isa_q8(isa),
+            unpack: attend::for_isa_unpack(isa),
             elem: elem::for_isa(isa),
         })
     }
@@ -322,6 +326,22 @@ impl Kernels {
         unsafe { (self.attend8.mix)(n, (weights, plane), v, (out, out_stride)) }
     }
 
+    /// Spreads packed codes of `bits` to bytes that [`Kernels::scores_q8`] and [`Kernels::mix_q8`]
+    /// read, 64 at once; [`CodeBits`] says how they lie. From codes of 4 and 5 bits the zero of their
+    /// place in a quad is taken off; codes of 3 bits are places in [`LEVELS`].
+    ///
+    /// `codes` is as many times 64 long as `packed` has runs, and shared evenly by `zeros`: from
+    /// each run of codes the quad of zeros is taken off that stands at its place. Same bits on every
+    /// rung.
+    pub fn unpack(&self, bits: CodeBits, packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
+        let n = codes.len() / PACKED;
+        assert_eq!(codes.len(), n * PACKED, "whole runs of codes");
+        assert_eq!(packed.len(), n * bits.bytes(), "packed codes");
+        assert!(n == 0 || (!zeros.is_empty() && n.is_multiple_of(zeros.len())), "zeros of codes");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { self.unpack[bits as usize](packed, zeros, codes) }
+    }
+
     /// `x = cap * tanh(x / cap)`, with an absolute error of at most `3e-7 * cap`; `cap` is above 0.
     pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
         // SAFETY: the CPU has this table's rung.
@@ -406,6 +426,16 @@ impl Kernels {
         assert!(cos.len() == sin.len() && 2 * cos.len() <= x.len(), "angles of a head");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
         unsafe { (self.elem.rope_neox)(x, cos, sin) }
+    }
+
+    /// Transforms each `span` of `x`, one of [`HADAMARD_SPANS`], in place: `x = H x`, with
+    /// `H[i][j] = (-1)^(ones in the bits of i & j) / sqrt(span)`. Twice gives `x` again, but for
+    /// rounding. Same bits on every rung.
+    pub fn hadamard(&self, x: &mut [f32], span: usize) {
+        assert!(HADAMARD_SPANS.contains(&span), "a span of the transform");
+        assert!(x.len().is_multiple_of(span), "whole spans");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.elem.hadamard)(x, span) }
     }
 }
 

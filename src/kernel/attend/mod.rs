@@ -10,22 +10,29 @@
 //! of the rows (products and sums rounded apart in the scalar rung), which begins with what `out`
 //! holds: neither the other rows nor the place where a panel is cut change its bits.
 
-//! Keys and values in 8 bits have kernels of their own ([`q8`]).
+//! Keys and values in 8 bits have kernels of their own ([`q8`]), which those in fewer share ([`unpack`]).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_q8;
 #[cfg(target_arch = "x86_64")]
+mod avx2_unpack;
+#[cfg(target_arch = "x86_64")]
 mod avx512_q8;
+#[cfg(target_arch = "x86_64")]
+mod avx512_unpack;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_q8;
+#[cfg(target_arch = "aarch64")]
+mod neon_unpack;
 pub(super) mod q8;
 mod scalar;
+pub(super) mod unpack;
 
 use crate::base::cpu::Isa;
 
@@ -145,6 +152,19 @@ pub(super) fn for_isa_q8(isa: Isa) -> q8::Attend8 {
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDotprod | Isa::NeonI8mm => neon_q8::DOTPROD,
         _ => q8::SCALAR,
+    }
+}
+
+/// The kernels for packed codes for `isa`, which the CPU must have.
+pub(super) fn for_isa_unpack(isa: Isa) -> unpack::Unpack {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2_unpack::UNPACK,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni | Isa::AmxInt8 => avx512_unpack::UNPACK,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon_unpack::UNPACK,
+        _ => unpack::SCALAR,
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::*;
 
+use super::hadamard_avx2::hadamard;
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem =
+    Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox, hadamard };
 
 /// Lanes of a vector.
 const LANES: usize = 8;

@@ -7,6 +7,11 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512_vnni;
+pub(super) mod hadamard;
+#[cfg(target_arch = "x86_64")]
+mod hadamard_avx2;
+#[cfg(target_arch = "aarch64")]
+mod hadamard_neon;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
 pub(super) mod scalar;
@@ -22,6 +27,7 @@ pub(crate) struct Elem {
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     pub(crate) rope_norm: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(crate) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(crate) hadamard: unsafe fn(&mut [f32], usize),
 }
 
 /// The kernels for `isa`, which the CPU must have.

@@ -3,9 +3,11 @@
 
 use core::arch::aarch64::*;
 
+use super::hadamard_neon::hadamard;
 use super::{Elem, GELU_A, GELU_B, exp};
 
-pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem =
+    Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox, hadamard };
 
 /// Up to four elements; the lanes past the end are `fill`.
 #[inline]

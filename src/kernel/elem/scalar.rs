@@ -1,8 +1,10 @@
 //! Element-wise kernels in plain code.
 
+use super::hadamard::scalar as hadamard;
 use super::{Elem, exp};
 
-pub(super) const ELEM: Elem = Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox };
+pub(super) const ELEM: Elem =
+    Elem { rms_norm, silu_mul, gelu_mul, add, rope_norm, rope_neox, hadamard };
 
 /// See [`super::exp`]. NaN stays NaN.
 pub(in crate::kernel) fn exp(x: f32) -> f32 {
