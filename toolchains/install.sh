@@ -72,6 +72,7 @@ if [ $test = yes ]; then
     have c++ || need "a C++ compiler" g++
     have clang || need "a second compiler for the header and the C tests" clang
     have valgrind || need "runs the C tests" valgrind
+    have strace || need "kills programs that save, and lets their disks fail" strace
     { have file && have dpkg-shlibdeps; } || need "what packages depend on" "file dpkg-dev"
     have abidiff || need "compares the ABI with the baseline" abigail-tools
     if [ "$machine" != aarch64 ]; then

@@ -7,6 +7,7 @@ pub mod aligned;
 pub mod amx;
 pub mod clock;
 pub mod cpu;
+pub mod crc32c;
 pub mod dtype;
 pub mod error;
 pub mod file;

@@ -20,6 +20,16 @@ impl Rng {
         Rng { state: std::array::from_fn(|_| split_mix(&mut at)) }
     }
 
+    /// What [`Rng::from_state`] goes on from.
+    pub fn state(&self) -> [u64; 4] {
+        self.state
+    }
+
+    /// The rest of a sequence. `None` for four zeros, which no sequence comes to.
+    pub fn from_state(state: [u64; 4]) -> Option<Rng> {
+        (state != [0; 4]).then_some(Rng { state })
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         let [s0, s1, s2, s3] = &mut self.state;
@@ -95,6 +105,17 @@ mod tests {
                 2904607092377533576,
             ]
         );
+    }
+
+    #[test]
+    fn a_sequence_goes_on_from_its_state() {
+        let mut rng = Rng::new(5);
+        for _ in 0..100 {
+            let mut rest = Rng::from_state(rng.state()).expect("not all zeros");
+            assert_eq!(rest, rng);
+            assert_eq!(rest.next_u64(), rng.next_u64());
+        }
+        assert_eq!(Rng::from_state([0; 4]), None);
     }
 
     #[test]

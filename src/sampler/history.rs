@@ -54,6 +54,22 @@ impl History {
         self.table.fill(Count { token: 0, n: 0 });
     }
 
+    /// How many tokens it can remember.
+    pub(super) fn last_n(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// How many tokens it remembers.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The tokens, oldest first, as two slices.
+    pub(super) fn tokens(&self) -> [&[i32]; 2] {
+        let (newer, older) = self.ring[..self.len].split_at(self.next.min(self.len));
+        [older, newer]
+    }
+
     /// Each distinct token with its number of occurrences, in no particular order.
     pub(super) fn counts(&self) -> impl Iterator<Item = (i32, u32)> + '_ {
         self.table.iter().filter(|c| c.n > 0).map(|c| (c.token, c.n))
@@ -128,6 +144,7 @@ mod tests {
                     }
                     let found: BTreeMap<i32, u32> = history.counts().collect();
                     assert_eq!(found, expected, "last {last_n} of {n_distinct}, step {step}");
+                    assert!(queue == history.tokens().concat(), "step {step}");
                 }
             }
             history.clear();

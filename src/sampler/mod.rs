@@ -47,6 +47,7 @@ mod rank;
 #[cfg(test)]
 mod reference;
 mod row;
+mod state;
 
 use crate::base::error::{Result, err};
 use crate::base::rng::Rng;

@@ -295,7 +295,7 @@ impl Bytes {
             fill(&mut [])?;
             return Ok(Bytes { memory: Memory::Empty, guard: None });
         }
-        let no_memory = |e: std::io::Error| err!(OutOfMemory, "{len} bytes for weights: {e}");
+        let no_memory = |e: std::io::Error| err!(OutOfMemory, "no memory for {len} bytes: {e}");
         let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
         // Fewer TLB misses if the kernel has huge pages; no harm if it has not.
         let _ = map.advise(match huge {
