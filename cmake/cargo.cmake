@@ -79,7 +79,7 @@ message(STATUS "Rust ${_rust_version}, target ${_triple}, profile ${_profile}")
 
 set(_target_dir "${CMAKE_CURRENT_BINARY_DIR}/cargo")
 set(_out "${_target_dir}/${_triple}/${_folder}")
-set(_common --profile ${_profile} --target ${_target} --target-dir "${_target_dir}"
+set(_common --profile ${_profile} --target ${_target}
   --manifest-path "${CMAKE_CURRENT_SOURCE_DIR}/Cargo.toml" ${TERN_CARGO_FLAGS})
 set(_features)
 if(TERN_CARGO_FEATURES)
@@ -100,6 +100,7 @@ list(APPEND _sources "${CMAKE_CURRENT_SOURCE_DIR}/Cargo.toml" "${CMAKE_CURRENT_S
 add_custom_command(OUTPUT "${TERN_OBJECT}"
   BYPRODUCTS "${_out}/libtern.a" "${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
   COMMAND ${_cargo} rustc --lib --crate-type staticlib --no-default-features ${_features} ${_common}
+    --target-dir "${_target_dir}"
     -- --print "native-static-libs=${CMAKE_CURRENT_BINARY_DIR}/native-static-libs.txt"
   COMMAND "${CMAKE_LINKER}" -r --gc-sections --force-group-allocation
     "@${CMAKE_CURRENT_BINARY_DIR}/tern.ld-args" -o "${TERN_OBJECT}" "${_out}/libtern.a"
@@ -114,17 +115,19 @@ add_custom_target(tern_object DEPENDS "${TERN_OBJECT}")
 # --- the command ----------------------------------------------------------------------------------
 
 if(TERN_BUILD_COMMAND)
+  # In a folder of its own, and not on the terminal, of which there is one: whole-program
+  # optimisation uses one processor, and so the command is compiled beside the library. Where there
+  # is no memory for both (2 GB with the profile release): cmake --build DIR -j 1.
   # A program needs a linker: the C compiler, by the variable that cargo has for it.
   string(TOUPPER "CARGO_TARGET_${_triple}_LINKER" _linker)
   string(REPLACE "-" "_" _linker "${_linker}")
-  set(TERN_COMMAND "${_out}/tern")
+  set(TERN_COMMAND "${_target_dir}-command/${_triple}/${_folder}/tern")
   add_custom_command(OUTPUT "${TERN_COMMAND}"
     COMMAND ${CMAKE_COMMAND} -E env "${_linker}=${CMAKE_C_COMPILER}"
-      ${_cargo} build --bin tern ${_features} ${_common}
+      ${_cargo} build --bin tern ${_features} ${_common} --target-dir "${_target_dir}-command"
     COMMAND ${CMAKE_COMMAND} -E touch "${TERN_COMMAND}"
     DEPENDS ${_sources}
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
-    COMMENT "bin/tern: cargo" VERBATIM USES_TERMINAL)
+    COMMENT "bin/tern: cargo" VERBATIM)
   add_custom_target(tern_command ALL DEPENDS "${TERN_COMMAND}")
-  add_dependencies(tern_command tern_object) # cargo locks its folder: one after the other
 endif()
