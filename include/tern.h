@@ -161,6 +161,14 @@ enum tern_status
     TERN_ERROR_NOT_FINITE = -27,
     /// The file was packed for another version of tern: pack the original again with this one.
     TERN_ERROR_UNSUPPORTED_PACKING = -28,
+    /// The snapshot is damaged, cut short, or not a snapshot.
+    TERN_ERROR_SNAPSHOT_CORRUPT = -29,
+    /// The snapshot's format is that of another version of tern.
+    TERN_ERROR_SNAPSHOT_VERSION = -30,
+    /// The snapshot was made with another model.
+    TERN_ERROR_SNAPSHOT_MODEL = -31,
+    /// The snapshot was made with other parameters of the session or the sampler.
+    TERN_ERROR_SNAPSHOT_LAYOUT = -32,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -253,6 +261,12 @@ typedef uint32_t tern_kv_dtype;
 /// What eval does when the KV cache is full.
 typedef uint32_t tern_when_full;
 
+/// What stays in the KV cache where tokens are evicted. Each KV head of a layer that attends to
+/// everything keeps tokens of its own choice, in equal numbers; layers with a window keep what they
+/// see. All but TERN_KV_POLICY_STREAMING, TERN_KV_POLICY_RANDOM and TERN_KV_POLICY_RING count what
+/// they rank by as tokens come: a session is made for its policy.
+typedef uint32_t tern_kv_policy;
+
 /// How to make a session. Zero is the default of every field.
 typedef struct {
     /// sizeof(tern_session_params)
@@ -286,6 +300,14 @@ typedef struct {
     tern_kv_dtype k_dtype;
     /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
     tern_kv_dtype v_dtype;
+    /// What stays where tokens are evicted; one of TERN_KV_POLICY_*.
+    tern_kv_policy kv_policy;
+    /// Slots of each KV head that stay in use as tokens come, at most n_ctx - 72; 0 = all of n_ctx.
+    /// A prompt is cut down to it once, when all of it has been evaluated; after that layers are cut
+    /// back a few at a time, so that no token has to wait long.
+    uint32_t kv_budget;
+    /// The same as a part of n_ctx, above 0 and at most 1; 0 = as `kv_budget` says.
+    float kv_budget_part;
 } tern_session_params;
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -377,18 +399,16 @@ typedef struct {
     uint64_t deadline_ns;
 } tern_eval_params;
 
-/// What tern_session_kv_evict() gives up.
-typedef uint32_t tern_kv_policy;
-
 /// What to evict. Zero is the default of every field.
 typedef struct {
     /// sizeof(tern_kv_evict_params)
     uint32_t struct_size;
-    /// How to choose; one of TERN_KV_POLICY_*.
+    /// How to choose; one of TERN_KV_POLICY_*. TERN_ERROR_UNSUPPORTED if the session does not count
+    /// what the policy ranks by.
     tern_kv_policy policy;
-    /// First tokens that are never evicted (attention sinks); 0 = 4.
+    /// First tokens that are never evicted (attention sinks); 0 = those of the session, or 4.
     uint32_t n_sink;
-    /// Tokens to keep in all; 0 = half of n_ctx.
+    /// Tokens to keep in each KV head; 0 = half of n_ctx.
     uint32_t n_keep;
 } tern_kv_evict_params;
 
@@ -425,7 +445,29 @@ typedef struct {
     /// Bytes that are locked in RAM: all of them, or as many as the system allowed. See
     /// TERN_LOCK_TRY.
     uint64_t locked_bytes;
+    /// Times that tokens were evicted.
+    uint64_t n_evictions;
+    /// The longest time that a token has had to wait for that, in microseconds.
+    uint64_t longest_stall_us;
+    /// Slots of each KV head that stay in use as tokens come; 0 = all of n_ctx.
+    uint32_t kv_budget;
+    /// The part of the last queries' attention that stayed when tokens were evicted last, from 0 to
+    /// 1; 0 if the policy does not count it, or nothing was evicted. Much below 0.6 the model will
+    /// miss what left.
+    float kv_retained;
 } tern_session_info;
+
+/// What tern_session_kv_evict_plan() says.
+typedef struct {
+    /// sizeof(tern_kv_plan_info)
+    uint32_t struct_size;
+    /// Zero.
+    uint32_t reserved;
+    /// Slots of all KV heads that would become free.
+    uint64_t n_slots;
+    /// Bytes of their keys and values, which other tokens could then use.
+    uint64_t bytes;
+} tern_kv_plan_info;
 
 /// What is added to a token's logit. Never grows.
 typedef struct {
@@ -581,8 +623,46 @@ typedef struct {
 /// fail with TERN_ERROR_NOT_READY. Faster if the model was loaded with `screened_head`.
 #define TERN_LOGITS_BEST 3
 
-/// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
-#define TERN_KV_POLICY_WINDOW 0
+/// The session's policy. For a session: TERN_KV_POLICY_HYBRID where tokens leave by themselves
+/// (`kv_budget`, TERN_WHEN_FULL_EVICT), else TERN_KV_POLICY_STREAMING.
+#define TERN_KV_POLICY_DEFAULT 0
+
+/// The first tokens and the most recent ones (StreamingLLM, arXiv 2309.17453). Costs nothing, and
+/// forgets all else.
+#define TERN_KV_POLICY_STREAMING 1
+
+/// Recent tokens, those that draw attention, and those whose keys and values are unlike all others:
+/// facts that nobody has asked for yet. In models with windows: as TERN_KV_POLICY_ATTN.
+#define TERN_KV_POLICY_HYBRID 2
+
+/// Recent tokens, and those that draw attention from all and from the last queries: best for a text
+/// that continues what was read.
+#define TERN_KV_POLICY_ATTN 3
+
+/// Recent tokens, and those that draw most attention in the mean (H2O, arXiv 2306.14048).
+#define TERN_KV_POLICY_H2O 4
+
+/// What the last query attends to (TOVA, arXiv 2401.06104).
+#define TERN_KV_POLICY_TOVA 5
+
+/// What the last queries attend to (SnapKV, arXiv 2404.14469).
+#define TERN_KV_POLICY_SNAPKV 6
+
+/// Keys that point away from the mean key (KeyDiff, arXiv 2504.15364).
+#define TERN_KV_POLICY_KEYDIFF 7
+
+/// Keys of low norm, in all layers but the first two (arXiv 2406.11430). For research; refused with
+/// TERN_ERROR_UNSUPPORTED for models that normalise their keys.
+#define TERN_KV_POLICY_KNORM 8
+
+/// By lot: what every other policy has to beat.
+#define TERN_KV_POLICY_RANDOM 9
+
+/// The most recent tokens, the first ones not spared: what every other policy has to avoid.
+#define TERN_KV_POLICY_RING 10
+
+/// Nothing leaves: TERN_ERROR_KV_FULL.
+#define TERN_KV_POLICY_NONE 11
 
 #ifdef __cplusplus
 extern "C" {
@@ -906,6 +986,30 @@ tern_status tern_session_set_threads(tern_session *session,
 /// Makes the eval that is running on the session, or else its next one, fail with
 /// TERN_ERROR_ABORTED. Safe at any time, from any thread and from signal handlers.
 void tern_session_abort(const tern_session *session);
+
+/// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
+/// slots would become free, how many bytes that is, and which tokens no KV head would hold any more.
+///
+/// The positions of these tokens, ascending, go to `positions`, which has room for `capacity`;
+/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is 0.
+/// Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
+/// tern_session_kv_evict() does.
+TERN_MUST_USE
+tern_status tern_session_kv_evict_plan(tern_session *session,
+                                       const tern_kv_evict_params *params,
+                                       tern_kv_plan_info *info,
+                                       uint32_t *positions,
+                                       size_t capacity,
+                                       size_t *n_positions);
+
+/// Changes how many slots of each KV head stay in use as tokens come (`kv_budget` of
+/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one, is
+/// done. What is too much leaves then, all at once. Less than it takes to come and go becomes as many
+/// as there are, less 72. A session without a policy keeps the most recent tokens.
+///
+/// Safe at any time, from any thread and from signal handlers: for when memory gets short, or hot.
+void tern_session_kv_set_budget(const tern_session *session,
+                                uint32_t n_slots);
 
 /// Makes a sampler. `params` may be NULL, which samples greedily.
 TERN_MUST_USE

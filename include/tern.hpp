@@ -231,6 +231,7 @@ using sampler_options = detail::sized<tern_sampler_params>;
 using eval_options = detail::sized<tern_eval_params>;
 using generate_options = detail::sized<tern_generate_params>;
 using kv_evict_options = detail::sized<tern_kv_evict_params>;
+using kv_plan_info = detail::sized<tern_kv_plan_info>;
 using model_info = detail::sized<tern_model_info>;
 using session_info = detail::sized<tern_session_info>;
 using plan_info = detail::sized<tern_plan_info>;
@@ -419,6 +420,22 @@ public:
         const tern_status status = tern_session_kv_evict(get(), &options, &n);
         if (status != TERN_OK) return detail::last(status);
         return n;
+    }
+    /// What kv_evict() would do: slots and bytes, and the positions that would leave every KV head.
+    result<std::vector<std::uint32_t>> kv_evict_plan(const kv_evict_options &options,
+                                                     kv_plan_info &info) {
+        std::size_t n = 0;
+        tern_status status = tern_session_kv_evict_plan(get(), &options, &info, nullptr, 0, &n);
+        std::vector<std::uint32_t> positions(n);
+        if (status == TERN_ERROR_BUFFER_TOO_SMALL) {
+            status = tern_session_kv_evict_plan(get(), &options, &info, positions.data(), n, &n);
+        }
+        if (status != TERN_OK) return detail::last(status);
+        return positions;
+    }
+    /// See tern_session_kv_set_budget(): safe from any thread.
+    void kv_set_budget(std::uint32_t n_slots) const noexcept {
+        tern_session_kv_set_budget(get(), n_slots);
     }
     result<std::size_t> kv_evict_range(std::uint32_t from_pos, std::uint32_t to_pos) {
         std::size_t n = 0;

@@ -141,7 +141,7 @@ fn a_wrong_command_line_is_status_2() {
         (&["bench"], "no model given"),
         (&["kv-eval", "-m", "x", "--policy", "ring"], "no text given"),
         (&["kv-eval", "--text", "x", "--policy", "ring"], "no model given"),
-        (&["kv-eval", "-m", "x", "--text", "x", "--policy", "lru"], "none, streaming, ring"),
+        (&["kv-eval", "-m", "x", "--text", "x", "--policy", "lru"], "none, hybrid, attn, h2o"),
     ];
     for (args, expected) in cases {
         assert_usage_error(args, expected);

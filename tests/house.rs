@@ -29,6 +29,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "base/amx.rs",
     "base/pool/",
     "base/clock.rs",
+    "base/crc32c.rs",
     "kernel/",
     "ffi/",
     "bin/tern/interrupt.rs",

@@ -12,6 +12,7 @@ use tern::kv::policy::expected::{Future, Turn};
 use tern::kv::policy::leverage::{Factor, Moments};
 use tern::kv::policy::mean::Mean;
 use tern::kv::policy::{Head, Params, Policy, Quotas, Work, keep, window};
+use tern::kv::segments::{Marks, Segment, Segments};
 use tern::{Error, Result};
 
 #[global_allocator]
@@ -25,6 +26,8 @@ struct Made {
     /// One for each field of `Head`, in its order.
     scores: [Vec<f32>; 8],
     pinned: Vec<u64>,
+    expired: Vec<u64>,
+    priority: Vec<i8>,
 }
 
 impl Made {
@@ -38,18 +41,16 @@ impl Made {
             })
             .collect();
         let scores = std::array::from_fn(|_| (0..n).map(|_| score(rng)).collect());
-        Made { n_past: next, pos, scores, pinned: Vec::new() }
+        Made { n_past: next, pos, scores, ..Made::default() }
     }
 
     fn pin(&mut self, cells: impl IntoIterator<Item = usize>) {
-        self.pinned = vec![0; self.pos.len().div_ceil(64)];
-        for i in cells {
-            self.pinned[i / 64] |= 1 << (i % 64);
-        }
+        let cells: Vec<u32> = cells.into_iter().map(|i| i as u32).collect();
+        self.pinned = bits(self.pos.len(), &cells);
     }
 
     fn is_pinned(&self, i: usize) -> bool {
-        self.pinned.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
+        is_set(&self.pinned, i)
     }
 
     fn head(&self) -> Head<'_> {
@@ -68,6 +69,8 @@ impl Made {
             norm,
             zip,
             pinned: &self.pinned,
+            expired: &self.expired,
+            priority: &self.priority,
         }
     }
 
@@ -76,6 +79,17 @@ impl Made {
         self.scores.iter_mut().for_each(|s| *s = score.to_vec());
         self
     }
+}
+
+/// A bit for each of `n` cells, set for these.
+fn bits(n: usize, cells: &[u32]) -> Vec<u64> {
+    let mut words = vec![0; n.div_ceil(64)];
+    cells.iter().for_each(|i| words[*i as usize / 64] |= 1 << (i % 64));
+    words
+}
+
+fn is_set(words: &[u64], i: usize) -> bool {
+    words.get(i / 64).is_some_and(|word| word >> (i % 64) & 1 == 1)
 }
 
 fn kept(policy: Policy, params: &Params, head: &Head<'_>, budget: usize) -> Result<Vec<u32>> {
@@ -186,6 +200,131 @@ fn what_cannot_leave_is_an_error_that_says_so() {
     let error = kept(Policy::None, &default(Policy::None), &made.head(), 99).unwrap_err();
     assert!(matches!(error, Error::KvFull(_)), "{error}");
     assert!(error.message().contains("100 cells in head 2 of layer 5"), "{error}");
+}
+
+#[test]
+fn what_has_expired_leaves_and_a_low_priority_before_a_high_one() {
+    let mut rng = Rng::new(14);
+    let mut n_divided = 0;
+    for round in 0..150 {
+        let n = (rng.next_u64() % 200) as usize;
+        let mut made = Made::new(n, &mut rng, |rng| (rng.next_u64() % 5) as f32);
+        let mut some = |one_in: u64| -> Vec<u32> {
+            (0..n as u32).filter(|_| rng.next_u64().is_multiple_of(one_in)).collect()
+        };
+        (made.pinned, made.expired) = (bits(n, &some(9)), bits(n, &some(1 + round % 7)));
+        if round % 5 > 0 {
+            let all = [i8::MIN, -1, 0, 1, i8::MAX];
+            made.priority =
+                (0..n).map(|_| all[(rng.next_u64() % (round % 5 + 1)) as usize]).collect();
+        }
+        for policy in evicting() {
+            let params = default(policy);
+            let n_sink = if policy == Policy::Ring { 0 } else { params.n_sink };
+            let is_sink = |i: usize| (made.pos[i] as usize) < n_sink;
+            let leaves = |i: usize| is_set(&made.expired, i) && !is_sink(i);
+            let is_pinned = |i: usize| made.is_pinned(i) && !is_set(&made.expired, i);
+            let n_left = (0..n).filter(|&i| !leaves(i)).count();
+            let n_pinned = (0..n).filter(|&i| is_pinned(i)).count();
+            for budget in [0, 2, n / 5, n / 2, n, usize::MAX] {
+                let got = kept(policy, &params, &made.head(), budget);
+                if n_pinned > budget {
+                    assert!(matches!(got, Err(Error::KvFull(_))), "{policy:?}: {got:?}");
+                    continue;
+                }
+                let got = got.unwrap();
+                let what = format!("{policy:?}, {n_left} of {n} cells, budget {budget}: {got:?}");
+                assert_eq!(got.len(), n_left.min(budget), "{what}");
+                let stays = |i: usize| got.binary_search(&(i as u32)).is_ok();
+                assert!((0..n).all(|i| !(leaves(i) && stays(i))), "{what}");
+                assert!((0..n).all(|i| !is_pinned(i) || stays(i)), "{what}");
+                let sinks = (0..n).filter(|&i| is_sink(i) && !is_pinned(i));
+                assert!(sinks.take(budget - n_pinned).all(stays), "{what}");
+                let priority = |i: usize| made.priority.get(i).copied().unwrap_or(0);
+                let ranked = |i: &usize| !is_pinned(*i) && !is_sink(*i) && !leaves(*i);
+                let lowest = (0..n).filter(ranked).filter(|&i| stays(i)).map(priority).min();
+                let highest = (0..n).filter(ranked).filter(|&i| !stays(i)).map(priority).max();
+                if let (Some(lowest), Some(highest)) = (lowest, highest) {
+                    assert!(lowest >= highest, "{what}: {highest} left, {lowest} stays");
+                    n_divided += usize::from(lowest == highest);
+                }
+            }
+        }
+    }
+    assert!(n_divided > 1000, "{n_divided}");
+}
+
+#[test]
+fn among_cells_of_one_priority_the_policy_decides_as_without() {
+    let mut rng = Rng::new(15);
+    for priority in [i8::MIN, -1, 0, 1, i8::MAX] {
+        let mut made = Made::new(150, &mut rng, Rng::next_f32);
+        made.pin([30, 31, 149]);
+        let mut same = made.clone();
+        (same.priority, same.expired) = (vec![priority; 150], bits(150, &[]));
+        for policy in evicting() {
+            for budget in [9, 40, 149] {
+                let expected = kept(policy, &default(policy), &made.head(), budget);
+                assert_eq!(kept(policy, &default(policy), &same.head(), budget), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_expires_makes_room_where_nothing_may_leave() {
+    let mut made = Made::new(100, &mut Rng::new(16), Rng::next_f32);
+    made.expired = bits(100, &(40..60).collect::<Vec<_>>());
+    let rest: Vec<u32> = (0..40).chain(60..100).collect();
+    let params = default(Policy::None);
+    for budget in [80, 100, 1000] {
+        assert_eq!(kept(Policy::None, &params, &made.head(), budget).unwrap(), rest);
+    }
+    let error = kept(Policy::None, &params, &made.head(), 79).unwrap_err();
+    assert!(matches!(error, Error::KvFull(_)), "{error}");
+    assert!(error.message().contains("80 cells in head 2 of layer 5"), "{error}");
+}
+
+#[test]
+fn segments_pin_a_prompt_expire_a_reading_and_let_a_result_go_first() {
+    let mut segments = Segments::new().unwrap();
+    for segment in [
+        Segment { name: "system", to: 20, pinned: true, ..Segment::default() },
+        Segment { name: "tool", from: 30, to: 50, priority: -1, ..Segment::default() },
+        Segment { name: "sensor", from: 90, to: 96, ttl: 4, ..Segment::default() },
+    ] {
+        segments.set(&segment).unwrap();
+    }
+    let mut made = Made::new(100, &mut Rng::new(17), Rng::next_f32);
+    made.pos = (0..100).collect();
+    made.n_past = 100;
+    (made.pinned, made.expired, made.priority) = (vec![0; 2], vec![0; 2], vec![0; 100]);
+    for policy in evicting() {
+        let marks = Marks {
+            pinned: &mut made.pinned,
+            expired: &mut made.expired,
+            priority: &mut made.priority,
+        };
+        segments.fill(made.n_past, &made.pos, marks);
+        let of = |range: std::ops::Range<u32>, budget: usize| {
+            let got = kept(policy, &default(policy), &made.head(), budget).unwrap();
+            got.iter().filter(|i| range.contains(i)).count()
+        };
+        // Room for all but the reading; then for half of the result; then for the prompt and little else.
+        assert_eq!([of(0..20, 94), of(30..50, 94), of(90..96, 94)], [20, 20, 0], "{policy:?}");
+        assert_eq!([of(0..20, 84), of(30..50, 84), of(0..100, 84)], [20, 10, 84], "{policy:?}");
+        assert_eq!([of(0..20, 30), of(30..50, 30), of(0..100, 30)], [20, 0, 30], "{policy:?}");
+    }
+    let (mut pinned, mut expired) = (vec![0; 2], vec![0; 2]);
+    let ((), bytes) = peak_bytes(|| {
+        let marks =
+            Marks { pinned: &mut pinned, expired: &mut expired, priority: &mut made.priority };
+        segments.fill(96, &made.pos, marks);
+        segments.set(&Segment { name: "tool", from: 50, to: 51, ..Segment::default() }).unwrap();
+        segments.truncate(95);
+        segments.remove("sensor").unwrap();
+    });
+    assert_eq!(bytes, 0);
 }
 
 #[test]
@@ -448,6 +587,7 @@ fn nothing_allocates_but_what_makes_memory_and_that_can_fail() {
         }
         assert!(n_failed > 0, "{what}");
     }
+    check("segments", Segments::bytes(), Segments::new);
     check("work", Work::bytes(n), || Work::new(n));
     check("moments", Moments::bytes(d), || Moments::new(d));
     check("factor", Factor::bytes(d), || Factor::new(d));
@@ -477,6 +617,10 @@ mod recorded {
 
     fn int(v: &Value) -> usize {
         v.as_u64().unwrap() as usize
+    }
+
+    fn priorities(v: &Value) -> Vec<i8> {
+        v.as_array().unwrap().iter().map(|x| x.as_i64().unwrap().try_into().unwrap()).collect()
     }
 
     /// Vectors of `d` elements, recorded in hundredths.
@@ -558,7 +702,7 @@ mod recorded {
                 raw.iter().zip(&pos).map(|(k, &p)| rotated(k, p, &rope, layout)).collect();
 
             let mut made = Made { n_past: int(&one["n_past"]) as u32, pos, ..Made::default() };
-            made.pin(ints(&one["pinned"]).into_iter().map(|i| i as usize));
+            made.pinned = bits(n, &ints(&one["pinned"]));
             let mut leverage = vec![0.0; n];
             for xs in [&raw, &values] {
                 let (mut moments, mut factor) = (Moments::new(d).unwrap(), Factor::new(d).unwrap());
@@ -610,23 +754,30 @@ mod recorded {
             score::random(seed, &head, &mut a);
             compare("random", &a, &scores["random"]);
 
-            for (budget, sets) in one["keep"].as_object().unwrap() {
-                let sets = sets.as_object().unwrap();
-                assert_eq!(sets.len(), Policy::ALL.len()); // not none, but the hybrid twice
-                for (name, expected) in sets {
-                    let (name, is_sliding) = match name.split_once(", ") {
-                        Some((name, _)) => (name, true),
-                        None => (&name[..], false),
-                    };
-                    let policy = Policy::from_name(name).unwrap();
-                    let params = Params { seed, ..Params::new(policy, is_sliding) };
-                    let got = kept(policy, &params, &head, budget.parse().unwrap()).unwrap();
-                    assert_eq!(got, ints(expected), "{name}, budget {budget}, {:?}", one["layer"]);
-                    n_sets += 1;
+            let segments = (bits(n, &ints(&one["expired"])), priorities(&one["priority"]));
+            for (field, (expired, priority)) in
+                [("keep", Default::default()), ("keep_segments", segments)]
+            {
+                let head = Head { expired: &expired, priority: &priority, ..head };
+                for (budget, sets) in one[field].as_object().unwrap() {
+                    let sets = sets.as_object().unwrap();
+                    assert_eq!(sets.len(), Policy::ALL.len()); // not none, but the hybrid twice
+                    for (name, expected) in sets {
+                        let (name, is_sliding) = match name.split_once(", ") {
+                            Some((name, _)) => (name, true),
+                            None => (&name[..], false),
+                        };
+                        let policy = Policy::from_name(name).unwrap();
+                        let params = Params { seed, ..Params::new(policy, is_sliding) };
+                        let got = kept(policy, &params, &head, budget.parse().unwrap()).unwrap();
+                        let what = format!("{name}, {field}, budget {budget}, {:?}", one["layer"]);
+                        assert_eq!(got, ints(expected), "{what}");
+                        n_sets += 1;
+                    }
                 }
             }
         }
-        assert_eq!(n_sets, 3 * 2 * 13);
+        assert_eq!(n_sets, 3 * 2 * 2 * 13);
     }
 
     #[test]

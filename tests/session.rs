@@ -13,8 +13,8 @@ use tern::base::clock;
 use tern::base::cpu::Cores;
 use tern::base::dtype::DType;
 use tern::engine::{
-    Control, Error, Input, Isa, Logits, Model, ModelParams, Sampler, SamplerParams, Session,
-    SessionParams,
+    Control, Error, Input, Isa, KvPolicy, KvSegment, Logits, Model, ModelParams, Sampler,
+    SamplerParams, Session, SessionParams,
 };
 use tern::sampler::Scratch as SamplerScratch;
 
@@ -314,10 +314,10 @@ fn a_failed_eval_leaves_the_session_as_it_was() {
     eval(&mut s, &tokens[..20]);
     let before = s.info();
     let abort = AtomicBool::new(true);
-    let aborted = Control { abort: Some(&abort), deadline_ns: 0 };
+    let aborted = Control { abort: Some(&abort), ..Control::default() };
     assert!(matches!(s.eval(&tokens[20..], Logits::Last, &aborted), Err(Error::Aborted(_))));
     assert!(!abort.load(Ordering::Relaxed), "the flag is taken");
-    let late = Control { abort: None, deadline_ns: 1 };
+    let late = Control { deadline_ns: 1, ..Control::default() };
     assert!(matches!(s.eval(&tokens[20..], Logits::Last, &late), Err(Error::Deadline(_))));
     let full = text(45);
     let result = s.eval(&full, Logits::Last, &Control::default());
@@ -346,7 +346,7 @@ fn an_abort_in_the_middle_leaves_the_session_as_it_was() {
     eval(&mut s, &tokens[..10]);
     for delay_us in [100, 1_000, 5_000] {
         let abort = AtomicBool::new(false);
-        let control = Control { abort: Some(&abort), deadline_ns: 0 };
+        let control = Control { abort: Some(&abort), ..Control::default() };
         let result = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(std::time::Duration::from_micros(delay_us));
@@ -356,7 +356,7 @@ fn an_abort_in_the_middle_leaves_the_session_as_it_was() {
         });
         assert!(matches!(result, Err(Error::Aborted(_))), "{result:?} after {delay_us} us");
         assert_eq!((s.info().n_kv, s.info().pos), (10, 10));
-        let soon = Control { abort: None, deadline_ns: clock::now_ns() + delay_us * 1000 };
+        let soon = Control { deadline_ns: clock::now_ns() + delay_us * 1000, ..Control::default() };
         let result = s.eval(&tokens[10..], Logits::Last, &soon);
         assert!(matches!(result, Err(Error::Deadline(_))), "{result:?}");
         assert_eq!((s.info().n_kv, s.info().pos), (10, 10));
@@ -416,7 +416,7 @@ fn generation_goes_on_for_ever_in_the_same_cells() {
     for i in 0..1000 {
         eval(&mut s, &[i % N_VOCAB as i32]);
         let info = s.info();
-        assert!(info.n_kv <= 64 && info.pos <= 96, "{info:?}");
+        assert!(info.n_kv <= 64 && info.pos == 51 + i as u32, "{info:?}");
         assert!(s.logits().unwrap().iter().all(|x| x.is_finite()));
     }
     assert!(s.info().n_evicted >= 950 - 64);
@@ -428,7 +428,7 @@ fn generation_goes_on_for_ever_in_the_same_cells() {
 }
 
 #[test]
-fn closing_a_gap_in_positions_leaves_distances_as_they_were() {
+fn turning_keys_back_leaves_recent_distances_as_they_were() {
     // One layer: keys depend on token and position only. After the positions pass their limit the
     // recent keys are turned back; attention among them must not notice.
     let mut tiny = Tiny::new("llama");
@@ -439,16 +439,63 @@ fn closing_a_gap_in_positions_leaves_distances_as_they_were() {
     let mut s = session(&model, params);
     eval(&mut s, &tokens[..36]);
     s.kv_evict(0, 10).unwrap(); // n_sink 0 is the default of 4
-    eval(&mut s, &tokens[36..50]); // passes 40: the gap of 26 is closed
-    assert_eq!((s.info().n_kv, s.info().pos), (24, 24));
+    eval(&mut s, &tokens[36..50]); // passes 40: what is next is turned by half of that
+    assert_eq!((s.info().n_kv, s.info().pos), (24, 50));
 
     let mut other = session(&model, params);
     eval(&mut other, &tokens[..4]);
+    eval(&mut other, &[0; 10]);
+    other.kv_evict_range(4, 14).unwrap();
     eval(&mut other, &tokens[30..50]);
     let (a, b) = (s.logits().unwrap(), other.logits().unwrap());
     let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
     let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(worst <= 1e-4 * largest, "{worst} of {largest}");
+}
+
+#[test]
+fn a_budget_is_kept_as_tokens_come_and_threads_do_not_matter() {
+    let model = model_of(&Tiny::new("llama"), None);
+    for policy in [KvPolicy::Hybrid, KvPolicy::H2o, KvPolicy::Tova, KvPolicy::KeyDiff] {
+        let run = |n_threads| {
+            let params = SessionParams {
+                n_ctx: 240,
+                kv_budget: 48,
+                kv_policy: Some(policy),
+                n_threads,
+                ..small()
+            };
+            let mut s = session(&model, params);
+            eval(&mut s, &text(200));
+            assert_eq!(s.info().n_kv, 48, "a prompt is cut at its end");
+            let segment = KvSegment {
+                name: "fact",
+                from: 190,
+                to: 200,
+                pinned: true,
+                ..KvSegment::default()
+            };
+            s.kv_set_segment(&segment).unwrap();
+            for i in 0..200 {
+                eval(&mut s, &[i % N_VOCAB as i32]);
+                assert!(s.info().n_kv <= 48 + 72, "{:?}", s.info());
+            }
+            let (plan, bytes) = s.kv_evict_plan(None, 0, 20).unwrap();
+            assert!(plan.n_slots > 0 && bytes > 0);
+            assert!((190..200).all(|pos| !plan.positions.contains(&pos)), "pinned");
+            if policy == KvPolicy::Hybrid {
+                // Whose recent tokens all 10 were.
+                assert!(matches!(s.kv_evict(4, 9), Err(Error::KvFull(_))), "10 are pinned");
+            }
+            s.kv_remove_segment("fact").unwrap();
+            assert!(s.kv_evict(4, 9).unwrap() > 0);
+            eval(&mut s, &[1]);
+            assert_eq!((s.info().n_kv, s.info().pos), (10, 401));
+            bits(&s)
+        };
+        let expected = run(1);
+        assert!(run(2) == expected && run(4) == expected, "{policy:?}");
+    }
 }
 
 #[test]

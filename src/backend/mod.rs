@@ -143,16 +143,24 @@ pub struct Ends {
     pub head: Projection,
 }
 
-/// What is evaluated together: tokens, where they stand, which cells they fill and see.
+/// What is evaluated together: tokens, where they stand, and where their keys and values go.
+///
+/// A layer with a window has cells that all its KV heads share; a layer that attends to everything
+/// has slots of each KV head's own ([`Backend::Kv`] knows which of the two it is).
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// Tokens, all below `n_vocab`.
     pub tokens: &'a [i32],
-    /// Their positions.
-    pub positions: &'a [u32],
-    /// The cells that take their keys and values.
-    pub cells: &'a [u32],
-    /// All cells in use, these included, by ascending position.
+    /// Position of the first; the others follow.
+    pub first_pos: u32,
+    /// The position that the first one's queries and keys are turned by.
+    pub first_turn: u32,
+    /// Slots in use before the span that the batch is part of, of each KV head of each layer that
+    /// attends to everything, layer by layer.
+    pub held: &'a [u32],
+    /// Tokens of the span before the batch, which have taken the slots that follow `held`.
+    pub n_before: usize,
+    /// Shared cells in use by ascending position, those that the batch takes at the end.
     pub order: &'a [u32],
     /// The positions of `order`.
     pub order_pos: &'a [u32],
@@ -162,13 +170,43 @@ pub struct Batch<'a> {
     pub first_output: usize,
     /// Only the greatest logit of each row is wanted; the others may be minus infinity.
     pub best: bool,
+    /// Whether attention counts what each slot draws, where the session was made for that.
+    pub observe: Observe,
+}
+
+/// How attention counts what slots draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observe {
+    /// Not at all.
+    Nothing,
+    /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens.
+    Each,
+    /// For the tokens of a span of so many together.
+    Sampled {
+        /// Tokens of the span.
+        n_span: usize,
+    },
+}
+
+/// What a session keeps to count what slots draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observing {
+    /// Tokens of a span that are counted apart, at most; at least 2.
+    pub n_rows: usize,
+    /// Queries that count as the last ones.
+    pub n_recent: usize,
 }
 
 impl Batch<'_> {
+    /// The shared cells that take the batch's keys and values.
+    pub fn cells(&self) -> &[u32] {
+        &self.order[self.order.len() - self.tokens.len()..]
+    }
+
     /// The part of `order` that token `t` sees in a layer with this window: cells at its own and
     /// earlier positions, the last `window` of them by distance.
     pub fn visible(&self, t: usize, window: u32) -> Range<usize> {
-        let pos = self.positions[t];
+        let pos = self.first_pos + t as u32;
         let end = self.order_pos.partition_point(|&p| p <= pos);
         let oldest = if window == 0 { 0 } else { (pos + 1).saturating_sub(window) };
         let start = self.order_pos[..end].partition_point(|&p| p < oldest);
@@ -191,8 +229,10 @@ pub enum KvType {
 /// How a session wants its buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
-    /// Cells of the KV cache.
+    /// Slots of each KV head in layers that attend to everything.
     pub n_ctx: usize,
+    /// Cells of layers with a window.
+    pub n_cells: usize,
     /// Tokens evaluated together, at most.
     pub n_batch: usize,
     /// Rows of logits kept.
@@ -211,6 +251,21 @@ pub struct Shape {
     pub n_prefill: usize,
     /// The kernels whose panels many tokens are evaluated with; `None` = as single ones.
     pub panels: Option<Isa>,
+    /// Attention counts what slots draw.
+    pub observing: Option<Observing>,
+    /// Statistics of keys and values are kept ([`Backend::learn`]).
+    pub leverage: bool,
+    /// Positions that keys can be turned by.
+    pub n_turns: usize,
+}
+
+/// The slots of one KV head that are in use.
+#[derive(Clone, Debug)]
+pub struct SlotsOfHead<'a> {
+    /// The position that each key is turned by.
+    pub turns: &'a [u32],
+    /// Those whose leverage is to be computed anew.
+    pub stale: Range<usize>,
 }
 
 /// A device, seen by the decoder. Phases run in call order; only `logits` waits. Shapes are
@@ -240,7 +295,7 @@ pub trait Backend: Send + Sync {
         &self,
         s: &mut Self::Scratch,
         layer: &Self::Layer,
-        kv: &Self::Kv,
+        kv: &mut Self::Kv,
         batch: &Batch<'_>,
     ) -> Result<()>;
     /// Output projection, added to the residual stream of the batch's `n` tokens.
@@ -255,46 +310,91 @@ pub trait Backend: Send + Sync {
     fn logits<'s>(&self, s: &'s Self::Scratch, row: usize) -> Result<&'s [f32]>;
     /// The highest logits of the chunks of row `row`, where the head has found them.
     fn highest(&self, s: &Self::Scratch, row: usize) -> impl Iterator<Item = Option<f32>>;
-    /// Turns the keys in `cells` back by `delta` positions.
+    /// Adds what a layer's slots drew from the first `n_kept` tokens of the last span, which was
+    /// observed like this, to what they drew before. `held`: the slots that each of its KV heads used
+    /// before the span.
+    fn count_attention(&self, kv: &mut Self::Kv, held: &[u32], observe: Observe, n_kept: usize);
+    /// Tokens of a batch that attention can count one by one.
+    fn n_each(&self) -> usize;
+    /// What the slots of a KV head have drawn, if it is counted: the sum of probabilities over all
+    /// queries, and the mean over the last ones, [`Observing::n_recent`] of them. Of each query the
+    /// mean over the query heads that share the KV head.
+    fn attention<'k>(&self, kv: &'k Self::Kv, head: usize) -> Option<(&'k [f32], &'k [f32])>;
+    /// Counts the keys before rotation and the values of the last `n_new` slots of each KV head of a
+    /// layer, and computes the leverage of these and of those that are stale, with a ridge of `eps`
+    /// (`kv::policy::leverage`).
+    fn learn<'h>(
+        &self,
+        s: &mut Self::Scratch,
+        layer: &Self::Layer,
+        kv: &mut Self::Kv,
+        new: (usize, f32),
+        of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
+    ) -> Result<()>;
+    /// The leverage of the slots of a KV head, of the key and of the value added up, as it was when
+    /// it was last computed; empty if none is.
+    fn leverage<'k>(&self, kv: &'k Self::Kv, head: usize) -> &'k [f32];
+    /// The key of a KV head in a slot, as it is stored.
+    fn key(&self, kv: &Self::Kv, head: usize, slot: u32, out: &mut [f32]);
+    /// Forgets what is known of a layer's slots, but for their keys and values.
+    fn forget(&self, kv: &mut Self::Kv);
+    /// Tokens that a layer looks back on; 0 = all.
+    fn window(&self, layer: &Self::Layer) -> u32;
+    /// Turns keys of one KV head back: cell and positions of each.
     fn shift(
         &self,
         s: &mut Self::Scratch,
         layer: &Self::Layer,
         kv: &mut Self::Kv,
-        cells: &[u32],
-        delta: u32,
+        head: usize,
+        turns: impl Iterator<Item = (u32, u32)>,
     ) -> Result<()>;
-    /// Copies the keys and values of `cells` from one cache of the same shape to another.
-    fn copy_cells(&self, from: &Self::Kv, to: &mut Self::Kv, cells: &[u32]) -> Result<()>;
+    /// Moves the keys and values of one KV head's cells `kept`, which ascend, to the first cells, in
+    /// that order.
+    fn compact(&self, kv: &mut Self::Kv, head: usize, kept: &[u32]);
+    /// Copies the keys and values of a KV head's cells from one cache of the same shape to another.
+    fn copy_cells(
+        &self,
+        from: &Self::Kv,
+        to: &mut Self::Kv,
+        head: usize,
+        cells: impl Iterator<Item = u32>,
+    );
+    /// Copies what is known of a layer's slots, keys and values left out. `held`: how many slots each
+    /// KV head uses.
+    fn copy_knowledge(&self, from: &Self::Kv, to: &mut Self::Kv, held: &[u32]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn batch<'a>(positions: &'a [u32], order: &'a [u32], order_pos: &'a [u32]) -> Batch<'a> {
+    fn batch<'a>(first_pos: u32, order: &'a [u32], order_pos: &'a [u32]) -> Batch<'a> {
         Batch {
             tokens: &[],
-            positions,
-            cells: &[],
+            first_pos,
+            first_turn: first_pos,
+            held: &[],
+            n_before: 0,
             order,
             order_pos,
             outputs: &[],
             first_output: 0,
             best: false,
+            observe: Observe::Nothing,
         }
     }
 
     #[test]
     fn a_token_sees_itself_and_what_came_before() {
-        let b = batch(&[5, 6], &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        let b = batch(5, &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
         assert_eq!(b.visible(0, 0), 0..4);
         assert_eq!(b.visible(1, 0), 0..5);
     }
 
     #[test]
     fn a_window_counts_positions_not_cells() {
-        let b = batch(&[6], &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        let b = batch(6, &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
         assert_eq!(b.visible(0, 1), 4..5);
         assert_eq!(b.visible(0, 3), 2..5);
         assert_eq!(b.visible(0, 5), 2..5);

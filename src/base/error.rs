@@ -132,6 +132,14 @@ errors! {
     NotFinite = "TERN_ERROR_NOT_FINITE",
     /// The file was packed for another version of tern, or in a layout that it does not know.
     UnsupportedPacking = "TERN_ERROR_UNSUPPORTED_PACKING",
+    /// The snapshot is damaged, cut short, or not a snapshot.
+    SnapshotCorrupt = "TERN_ERROR_SNAPSHOT_CORRUPT",
+    /// The snapshot's format is that of another version of tern.
+    SnapshotVersion = "TERN_ERROR_SNAPSHOT_VERSION",
+    /// The snapshot was made with another model.
+    SnapshotModel = "TERN_ERROR_SNAPSHOT_MODEL",
+    /// The snapshot was made with other parameters of the session or the sampler.
+    SnapshotLayout = "TERN_ERROR_SNAPSHOT_LAYOUT",
 }
 
 impl fmt::Display for Error {

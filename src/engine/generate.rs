@@ -59,7 +59,7 @@ impl Session {
         let Some(room) = tokens.len().checked_sub(1) else {
             return Err(err!(InvalidArgument, "tokens: no room, expected at least 1"));
         };
-        let pos = self.runner.cells.next_pos();
+        let pos = self.runner.cache.next_pos();
         let first = match self.generation.next {
             Some((token, at)) if at == pos => token,
             _ => self.sample(sampler)?,
@@ -67,14 +67,13 @@ impl Session {
         self.generation.next = Some((first, pos));
 
         // A draft must not make the session evict or move what it would have kept without.
-        let cells = &self.runner.cells;
-        let free =
-            cells.n_free().min((self.runner.pos_limit - pos.min(self.runner.pos_limit)) as usize);
+        let cache = &self.runner.cache;
+        let free = cache.n_free().min(cache.n_turns_left()).min(cache.n_undisturbed());
         let n = (n_draft as usize).min(room).min(free.saturating_sub(1));
         tokens[0] = first;
         let n = match self.model().tokenizer().is_eog(first) {
             true => 0,
-            false => draft(cells.tokens(), first, &mut tokens[1..1 + n]),
+            false => draft(cache.history().tokens(), first, &mut tokens[1..1 + n]),
         };
         let is_eog = |token: &i32| self.model().tokenizer().is_eog(*token);
         let n = tokens[1..1 + n].iter().position(is_eog).map_or(n, |end| end + 1);
@@ -94,11 +93,12 @@ impl Session {
             kept += 1;
         }
         self.generation.n_accepted += kept as u64 - 1;
-        self.times.decoded(kept, ns);
         if kept <= n {
             self.runner.truncate(pos + kept as u32)?;
             self.runner.n_logits = kept; // rows stay as they are until the next eval
         }
+        let ns = ns + self.settle(kept, control)?;
+        self.times.decoded(kept, ns);
         Ok(kept)
     }
 }

@@ -2,7 +2,7 @@
 //! way out of any error.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
@@ -72,6 +72,8 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Bytes of weights read for each token evaluated.
     pub weight_bytes: u64,
+    /// Queries and keys are normalised before rotation (QK-norm).
+    pub has_qk_norm: bool,
     /// The head is screened ([`ModelParams::screened_head`]).
     pub screened_head: bool,
     /// Bytes of weights that are locked in RAM: all, or 0.
@@ -83,7 +85,10 @@ pub struct Model {
     info: ModelInfo,
     gguf: Gguf,
     tokenizer: Tokenizer,
+    pub(super) plan: weights::Plan,
     weights: Arc<Weights<Cpu>>,
+    /// See [`Model::digest`].
+    pub(super) digest: OnceLock<u64>,
 }
 
 /// A model's file, parsed and checked, before its weights are brought into memory.
@@ -159,7 +164,9 @@ impl Model {
             info: ModelInfo { locked_bytes: memory.locked_bytes(), ..parsed.info },
             gguf: parsed.gguf,
             tokenizer,
+            plan: parsed.plan,
             weights: Arc::new(Weights { backend, layers, ends }),
+            digest: OnceLock::new(),
         })
     }
 
@@ -167,7 +174,6 @@ impl Model {
     pub fn plan(input: Input<'_>, params: &ModelParams, session: &SessionParams) -> Result<Plan> {
         let source = open(input)?;
         let parsed = parse(&source, params)?;
-        let n_layer = parsed.plan.layers.len();
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let tokenizer = tokenizer(&parsed.gguf, parsed.plan.decoder.n_vocab)?;
@@ -175,8 +181,10 @@ impl Model {
         let isa = params.isa.unwrap_or_else(Isa::best);
         let packs = !parsed.gguf.is_packed() && Cpu::packs(isa);
         let panels = (parsed.gguf.is_packed() || copied && packs).then_some(isa);
-        let shape = session.resolve(&parsed.info)?.shape(panels);
-        let (kv_bytes, scratch_bytes) = session_bytes(&parsed.plan.decoder, n_layer, &shape);
+        let windows = parsed.plan.layers.iter().map(|layer| layer.window);
+        let session = session.resolve(&parsed.info, windows.clone())?;
+        let (decoder, shape) = (&parsed.plan.decoder, session.shape(panels));
+        let (kv_bytes, scratch_bytes) = session_bytes(decoder, windows, &session, &shape);
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,
             true => data,
@@ -294,6 +302,7 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
         n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
+        has_qk_norm: plan.layers.iter().any(|layer| layer.k_norm.is_some()),
         screened_head: params.screened_head && Cpu::screen_bytes(&plan.decoder, &plan.ends) > 0,
         locked_bytes: 0,
     };

@@ -2,6 +2,7 @@
 //!
 //! The only facade: the C boundary and the `tern` command are built on this and nothing below.
 
+mod digest;
 mod generate;
 mod load;
 mod pack;
@@ -9,6 +10,7 @@ mod params;
 mod plan;
 mod runner;
 mod session;
+pub mod snapshot;
 pub mod vocab;
 
 pub use crate::base::cpu::Isa;
@@ -17,10 +19,13 @@ pub use crate::base::file::LoadMode;
 pub use crate::base::memory::{HugePages, Lock};
 pub use crate::chat::Message;
 pub use crate::gguf::{Gguf, Value};
+pub use crate::kv::cache::Plan as EvictPlan;
+pub use crate::kv::policy::{Params as KvParams, Policy as KvPolicy, Quotas as KvQuotas};
+pub use crate::kv::segments::Segment as KvSegment;
 pub use crate::model::forward::{Phase, PhaseTimes};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
 pub use load::{Input, Model, ModelInfo};
-pub use params::{Control, Logits, ModelParams, Numerics, SessionParams};
+pub use params::{Control, Logits, ModelParams, Numerics, SessionParams, Wish};
 pub use plan::Plan;
 pub use session::{Session, SessionInfo};

@@ -1,14 +1,16 @@
 //! What a caller can choose. Zero is the default of every number.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::backend::KvType;
+use crate::backend::{KvType, Observing};
 use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
 use crate::base::file::LoadMode;
 use crate::base::memory::{HugePages, Lock};
-use crate::kv::policy;
+use crate::kv::cache::Capacity;
+use crate::kv::eviction::{EVERY, Rule, SLACK};
+use crate::kv::policy::{self, Policy};
 
 use super::load::ModelInfo;
 
@@ -76,6 +78,15 @@ pub struct SessionParams {
     pub n_sink: u32,
     /// Tokens that automatic eviction keeps in all; 0 = half of `n_ctx`.
     pub n_keep: u32,
+    /// What leaves where tokens are evicted; `None` = as [`Policy::Hybrid`] says if tokens are evicted
+    /// automatically, else by the window policy.
+    pub kv_policy: Option<Policy>,
+    /// Slots of each KV head that stay in use as tokens come; 0 = all of `n_ctx`.
+    pub kv_budget: u32,
+    /// The same as a part of `n_ctx`, 0 to 1; 0 = as `kv_budget` says.
+    pub kv_budget_part: f32,
+    /// Parameters of the policy; `None` = its defaults.
+    pub kv_params: Option<policy::Params>,
     /// Whether keys and values, activations and logits must stay in RAM.
     pub lock: Lock,
     /// Whether they are made of huge pages.
@@ -88,6 +99,7 @@ pub struct SessionParams {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resolved {
     pub(super) n_ctx: usize,
+    pub(super) capacity: Capacity,
     pub(super) n_batch: usize,
     /// Of the session, and of its phases; 0 = as measured.
     pub(super) most_threads: usize,
@@ -99,12 +111,19 @@ pub(super) struct Resolved {
     pub(super) lock: Lock,
     pub(super) huge: HugePages,
     pub(super) auto_evict: Option<(usize, usize)>,
+    /// How it evicts, if statistics are kept or there is a budget.
+    pub(super) rule: Option<Rule>,
     pub(super) screened: bool,
     pub(super) numerics: Numerics,
 }
 
 impl SessionParams {
-    pub(super) fn resolve(&self, model: &ModelInfo) -> Result<Resolved> {
+    /// `windows`: of the model's layers.
+    pub(super) fn resolve(
+        &self,
+        model: &ModelInfo,
+        windows: impl Iterator<Item = u32>,
+    ) -> Result<Resolved> {
         let or = |n: u32, default: usize| if n == 0 { default } else { n as usize };
         let at_most = |name: &str, n: u32, most: u32| match n > most {
             true => Err(err!(InvalidArgument, "{name}: found {n}, expected at most {most}")),
@@ -129,8 +148,19 @@ impl SessionParams {
                  makes room"
             ));
         }
+        let window = windows.max().unwrap_or(0) as usize;
+        let rule = self.rule(n_ctx, window > 0, model.has_qk_norm)?;
+        // Where tokens are evicted, windows must still see all that they look back on, whatever stays.
+        let n_cells = if self.evicts() { window + n_ctx } else { n_ctx };
+        let n_turns = n_ctx.max(model.n_ctx_train as usize) as u32;
         Ok(Resolved {
             n_ctx,
+            capacity: Capacity {
+                n_slots: n_ctx,
+                n_cells,
+                n_turns,
+                head_dim: model.head_dim as usize,
+            },
             n_batch,
             most_threads: self.most_threads(),
             n_threads: self.n_threads as usize,
@@ -141,13 +171,68 @@ impl SessionParams {
             lock: self.lock,
             huge: self.huge,
             auto_evict: self.auto_evict.then_some((n_sink, n_keep)),
+            rule,
             screened: model.screened_head,
             numerics: self.numerics,
         })
     }
 }
 
+impl Resolved {
+    /// What attention counts for the policy.
+    pub(super) fn observing(&self) -> Option<Observing> {
+        // A draft is counted token by token; drafts are no longer than that.
+        self.rule.and_then(|rule| rule.observing(self.n_logits.min(EVERY as usize)))
+    }
+}
+
 impl SessionParams {
+    /// Whether tokens leave by themselves.
+    fn evicts(&self) -> bool {
+        self.auto_evict || self.kv_budget != 0 || self.kv_budget_part > 0.0
+    }
+
+    /// How the session evicts; `None`: by the window policy, on request or when it is full.
+    fn rule(&self, n_ctx: usize, is_sliding: bool, has_qk_norm: bool) -> Result<Option<Rule>> {
+        let part = self.kv_budget_part;
+        if !(0.0..=1.0).contains(&part) || part > 0.0 && self.kv_budget != 0 {
+            return Err(err!(
+                InvalidArgument,
+                "kv_budget {} and kv_budget_part {part}: expected one of them, and of a part 0 to 1",
+                self.kv_budget
+            ));
+        }
+        let evicts = self.evicts();
+        let policy = match self.kv_policy {
+            Some(policy) => policy,
+            None if evicts => Policy::default(),
+            None => return Ok(None),
+        };
+        policy.check_model(has_qk_norm)?;
+        let mut params = policy::Params::new(policy, is_sliding);
+        if let Some(own) = self.kv_params {
+            own.check()?;
+            params = own;
+        }
+        if self.n_sink != 0 {
+            params.n_sink = self.n_sink as usize;
+        }
+        let mut budget = self.kv_budget as usize;
+        if self.kv_budget_part > 0.0 {
+            budget = (f64::from(self.kv_budget_part) * n_ctx as f64) as usize;
+            budget = budget.min(n_ctx.saturating_sub(SLACK));
+        }
+        if budget != 0 && budget + SLACK > n_ctx {
+            return Err(err!(
+                InvalidArgument,
+                "kv_budget: found {budget}, expected at most {}, so that {n_ctx} slots have room for \
+                 the {SLACK} tokens that come before what is too much has left",
+                n_ctx.saturating_sub(SLACK)
+            ));
+        }
+        Ok(Some(Rule { policy, params, budget: (budget != 0).then_some(budget) }))
+    }
+
     /// Threads that the session needs.
     fn most_threads(&self) -> usize {
         let cores = Cores::count();
@@ -195,6 +280,38 @@ pub struct Control<'a> {
     pub abort: Option<&'a AtomicBool>,
     /// CLOCK_MONOTONIC in nanoseconds; when it has passed the eval fails with `Deadline`. 0 = none.
     pub deadline_ns: u64,
+    /// A wish for another budget ([`SessionParams::kv_budget`]) that anybody can leave at any time; it
+    /// is taken when the eval is done. 0 = none.
+    pub budget: Option<&'a Wish>,
+}
+
+/// A budget that another thread wishes for.
+#[derive(Debug, Default)]
+pub struct Wish(AtomicU64);
+
+impl Wish {
+    /// None.
+    pub const fn new() -> Wish {
+        Wish(AtomicU64::new(0))
+    }
+
+    /// Wishes for a budget of so many slots; 0 = as many as there are.
+    pub fn set(&self, n_slots: u32) {
+        self.0.store(u64::from(n_slots) + 1, Ordering::Relaxed);
+    }
+
+    /// Forgets it.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes it, if there is one.
+    pub(super) fn take(&self) -> Option<usize> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            _ => self.0.swap(0, Ordering::Relaxed).checked_sub(1).map(|n| n as usize),
+        }
+    }
 }
 
 impl Control<'_> {

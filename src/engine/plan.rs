@@ -5,7 +5,7 @@ use crate::backend::{Decoder, Shape};
 use crate::base::cpu::Isa;
 use crate::base::error::{Result, err};
 use crate::base::memory;
-use crate::kv::cells::Cells;
+use crate::kv::cache::Cache;
 
 use super::params::{Numerics, Resolved};
 
@@ -31,6 +31,7 @@ impl Resolved {
     pub(super) fn shape(&self, panels: Option<Isa>) -> Shape {
         Shape {
             n_ctx: self.n_ctx,
+            n_cells: self.capacity.n_cells,
             n_batch: self.n_batch,
             n_logits: self.n_logits,
             k_type: self.k_type,
@@ -40,13 +41,23 @@ impl Resolved {
             n_decode: self.n_threads,
             n_prefill: self.n_threads_batch,
             panels: panels.filter(|_| self.numerics == Numerics::Fast),
+            observing: self.observing(),
+            leverage: self.rule.is_some_and(|rule| rule.needs().leverage),
+            n_turns: self.capacity.n_turns as usize,
         }
     }
 }
 
-/// Bytes of the KV cache of a session, and of everything else in it.
-pub(super) fn session_bytes(d: &Decoder, n_layer: usize, shape: &Shape) -> (u64, u64) {
-    let kv = Cpu::kv_bytes(d, shape) * n_layer as u64 + Cells::bytes(shape.n_ctx);
+/// Bytes of the KV cache of a session, and of everything else in it. `windows`: of the layers.
+pub(super) fn session_bytes(
+    d: &Decoder,
+    windows: impl Iterator<Item = u32> + Clone,
+    params: &Resolved,
+    shape: &Shape,
+) -> (u64, u64) {
+    let layers = windows.clone().map(|window| Cpu::kv_bytes(d, shape, window));
+    let cache = Cache::<Cpu>::bytes(windows, d.n_head_kv, params.capacity, params.rule);
+    let kv = layers.sum::<u64>() + cache;
     let sampling = crate::sampler::Scratch::bytes(d.n_vocab);
     (kv, Cpu::scratch_bytes(d, shape) + sampling)
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Batch};
+use crate::backend::Backend;
 use crate::base::error::{Result, err};
-use crate::kv::cells::Cells;
-use crate::kv::policy;
+use crate::kv::cache::{Cache, Device, Outputs, Plan};
+use crate::kv::eviction::Rule;
+use crate::kv::policy::{DEFAULT_SINKS, Params, Policy};
 use crate::model::forward::{PhaseTimes, Weights, forward};
 
 use super::params::{Control, Logits};
@@ -13,20 +14,20 @@ use super::params::{Control, Logits};
 /// A sequence: the cache's cells, keys and values, and the buffers of a batch.
 pub(super) struct Runner<B: Backend> {
     pub(super) weights: Arc<Weights<B>>,
-    pub(super) kv: Vec<B::Kv>,
+    pub(super) cache: Cache<B>,
     pub(super) scratch: B::Scratch,
-    pub(super) cells: Cells,
     pub(super) n_batch: usize,
     /// Sinks and tokens kept by automatic eviction.
     pub(super) auto_evict: Option<(usize, usize)>,
-    /// Positions from which on keys are turned back, if there are gaps to close.
-    pub(super) pos_limit: u32,
     /// Rows of logits that the last eval left, and how many there can be.
     pub(super) n_logits: usize,
     /// Those are right for the best token only.
     pub(super) only_best: bool,
     pub(super) max_logits: usize,
-    pub(super) n_evicted: u64,
+    /// Slots of all heads that have become free by eviction.
+    pub(super) n_freed: u64,
+    /// Times that some have.
+    pub(super) n_evictions: u64,
     /// Where the time goes, if anybody wants to know.
     pub(super) phases: Option<PhaseTimes>,
     /// Places in a batch that want logits; reserved for `n_batch`.
@@ -45,44 +46,34 @@ impl<B: Backend> Runner<B> {
         self.check_outputs(tokens.len(), logits)?;
         self.make_room(tokens.len())?;
         self.n_logits = 0;
-        self.cells.reserve(tokens)?;
-        let result = self.run(tokens, logits, control);
+        self.cache.reserve(tokens)?;
+        let result = self.run(tokens.len(), logits, control);
         match result {
             Ok(n_logits) => {
-                self.cells.commit();
+                self.cache.commit();
                 self.n_logits = n_logits;
                 self.only_best = logits == Logits::Best;
                 Ok(())
             }
             Err(error) => {
-                self.cells.rollback();
+                self.cache.rollback();
                 Err(error)
             }
         }
     }
 
     /// Runs the span that has been reserved, batch by batch; gives the rows of logits made.
-    fn run(&mut self, tokens: &[i32], logits: Logits<'_>, control: &Control<'_>) -> Result<usize> {
-        let n_before = self.cells.order().len() - tokens.len();
+    fn run(&mut self, n: usize, logits: Logits<'_>, control: &Control<'_>) -> Result<usize> {
         let mut n_logits = 0;
-        for (i, chunk) in tokens.chunks(self.n_batch).enumerate() {
-            let first = i * self.n_batch;
-            choose_outputs(&mut self.outputs, logits, first, chunk.len(), tokens.len());
-            let at = n_before + first..n_before + first + chunk.len();
-            let (order, order_pos) = (self.cells.order(), self.cells.order_pos());
-            let batch = Batch {
-                tokens: chunk,
-                positions: &order_pos[at.clone()],
-                cells: &order[at.clone()],
-                order: &order[..at.end],
-                order_pos: &order_pos[..at.end],
-                outputs: &self.outputs,
-                first_output: n_logits,
-                best: logits == Logits::Best,
-            };
+        for first in (0..n).step_by(self.n_batch) {
+            let end = n.min(first + self.n_batch);
+            choose_outputs(&mut self.outputs, logits, first, end - first, n);
+            let best = logits == Logits::Best;
+            let outputs = Outputs { places: &self.outputs, first: n_logits, best };
+            let (batch, layers) = self.cache.batch(first..end, outputs);
             let check = || control.check();
             let times = self.phases.as_mut();
-            forward(&self.weights, &mut self.kv, &mut self.scratch, &batch, &check, times)?;
+            forward(&self.weights, layers, &mut self.scratch, &batch, &check, times)?;
             n_logits += self.outputs.len();
         }
         control.check()?;
@@ -116,90 +107,118 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Evicts by the window policy if `n` tokens do not fit and the session may; closes gaps if
-    /// positions would pass their limit.
+    /// Evicts by the window policy if `n` tokens do not fit and the session may; turns keys back if
+    /// positions would pass what the model was trained on.
     fn make_room(&mut self, n: usize) -> Result<()> {
-        if let Some((n_sink, n_keep)) = self.auto_evict
-            && n > self.cells.n_free()
+        let n_free = self.cache.n_free();
+        let budget = self.cache.rule().and_then(|rule| Some((rule.params.n_sink, rule.budget?)));
+        if let Some((n_sink, n_keep)) = self.auto_evict.or(budget)
+            && n > n_free
         {
             // What is kept must leave room for the span; a longer span keeps less.
-            let n_ctx = self.cells.n_ctx();
+            let n_ctx = self.cache.n_held() + n_free;
             let most = n_ctx.saturating_sub(n);
             if most < n_sink {
                 return Err(err!(
                     KvFull,
-                    "KV cache: {n} tokens do not fit in {n_ctx} cells beside {n_sink} sinks; \
+                    "KV cache: {n} tokens do not fit in {n_ctx} slots beside {n_sink} sinks; \
                      evaluate them in shorter spans"
                 ));
             }
-            self.kv_evict(n_sink, n_keep.min(most));
+            let rule = self.rule(None, Some(n_sink))?;
+            self.kv_evict(&rule, n_keep.min(most))?;
         }
-        let last = u64::from(self.cells.next_pos()) + n as u64;
-        if last > u64::from(self.pos_limit) {
-            self.close_gap()?;
+        if n > self.cache.n_free() {
+            return Ok(()); // which will be refused
         }
+        let Weights { backend, layers, .. } = &*self.weights;
+        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
+        self.cache.make_turns(&mut device, n)
+    }
+
+    /// Takes in what the last span brought, of which `n_kept` tokens stay; evicts what is over the
+    /// budget.
+    pub(super) fn settle(&mut self, n_kept: usize, wish: Option<usize>) -> Result<()> {
+        if let Some(budget) = wish {
+            self.cache.set_budget((budget > 0).then_some(budget));
+        }
+        let Weights { backend, layers, .. } = &*self.weights;
+        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
+        let n_freed = self.cache.settle(&mut device, n_kept)?;
+        self.evicted(n_freed);
         Ok(())
     }
 
-    /// Keeps the first `n_sink` tokens and the most recent ones, `n_keep` in all.
-    pub(super) fn kv_evict(&mut self, n_sink: usize, n_keep: usize) -> usize {
-        let gone = policy::window(self.cells.len(), n_sink, n_keep);
-        self.evict(gone.start, gone.end)
+    /// How to evict on request: by this policy, or by the session's, or if it has none by what is most
+    /// recent. Fails with `Unsupported` if the session does not keep what the policy asks for.
+    pub(super) fn rule(&self, policy: Option<Policy>, n_sink: Option<usize>) -> Result<Rule> {
+        let own = self.cache.rule();
+        let rule = match (policy, own) {
+            (None, own) => own.unwrap_or_else(|| Rule::streaming(DEFAULT_SINKS)),
+            (Some(policy), Some(own)) if own.policy == policy => own,
+            (Some(policy), _) => {
+                let window = self.cache.window() > 0;
+                let rule = Rule { policy, params: Params::new(policy, window), budget: None };
+                let kept = own.map(|own| own.needs()).unwrap_or_default();
+                if !kept.cover(rule.needs()) {
+                    return Err(err!(
+                        Unsupported,
+                        "KV policy {}: the session does not count what it asks for; expected a \
+                         session made with this policy",
+                        policy.name()
+                    ));
+                }
+                rule
+            }
+        };
+        let n_sink = n_sink.unwrap_or(rule.params.n_sink);
+        Ok(Rule { params: Params { n_sink, ..rule.params }, ..rule })
+    }
+
+    /// Keeps `n_keep` tokens in each head as a rule says.
+    pub(super) fn kv_evict(&mut self, rule: &Rule, n_keep: usize) -> Result<usize> {
+        let Weights { backend, layers, .. } = &*self.weights;
+        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
+        let n_freed = self.cache.cut_all(&mut device, rule, n_keep)?;
+        Ok(self.evicted(n_freed))
+    }
+
+    /// What that would do.
+    pub(super) fn kv_evict_plan(&mut self, rule: &Rule, n_keep: usize) -> Result<Plan> {
+        let Weights { backend, layers, .. } = &*self.weights;
+        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
+        self.cache.plan(&mut device, rule, n_keep)
     }
 
     /// Evicts the tokens at positions `from..to`.
     pub(super) fn kv_evict_range(&mut self, from: u32, to: u32) -> usize {
-        let (first, last) = self.cells.find(from, to);
-        self.evict(first, last)
+        let n_freed = self.cache.evict_range(&self.weights.backend, from, to);
+        self.evicted(n_freed)
     }
 
-    fn evict(&mut self, from: usize, to: usize) -> usize {
-        let n = self.cells.evict(from, to);
-        self.n_evicted += n as u64;
-        n
+    /// Counts slots that have become free; gives how many tokens that is.
+    fn evicted(&mut self, n_freed: u64) -> usize {
+        self.n_freed += n_freed;
+        self.n_evictions += u64::from(n_freed > 0);
+        n_freed.div_ceil(self.cache.n_heads().max(1) as u64) as usize
     }
 
-    /// Moves the tokens after the widest gap in positions back until the gap is closed: their keys
-    /// are turned by as many positions. What stands before it stays.
-    fn close_gap(&mut self) -> Result<()> {
-        let pos = self.cells.order_pos();
-        let starts = std::iter::once(0).chain(pos.iter().map(|p| p + 1));
-        let ends = pos.iter().copied().chain(std::iter::once(self.cells.next_pos()));
-        let widest = starts.zip(ends).map(|(start, end)| end - start).enumerate();
-        let Some((at, gap)) = widest.max_by_key(|&(_, gap)| gap).filter(|&(_, gap)| gap > 0) else {
-            return Ok(()); // a session longer than the model's training, without gaps
-        };
-        let moved = &self.cells.order()[at..];
-        let backend = &self.weights.backend;
-        for (layer, kv) in self.weights.layers.iter().zip(&mut self.kv) {
-            backend.shift(&mut self.scratch, layer, kv, moved, gap)?;
-        }
-        self.cells.shift(at, gap);
-        Ok(())
+    /// Tokens evicted so far: slots that became free, by the heads that there are.
+    pub(super) fn n_evicted(&self) -> u64 {
+        self.n_freed.div_ceil(self.cache.n_heads().max(1) as u64)
     }
 
     /// Forgets the tokens from position `pos` on.
     pub(super) fn truncate(&mut self, pos: u32) -> Result<()> {
-        if pos > self.cells.next_pos() {
-            return Err(err!(
-                InvalidArgument,
-                "pos: found {pos}, expected at most {}, the next token's",
-                self.cells.next_pos()
-            ));
-        }
-        self.cells.truncate(pos);
+        self.cache.truncate(&self.weights.backend, pos)?;
         self.n_logits = 0;
         Ok(())
     }
 
     /// Takes over the sequence of another runner of the same shape.
-    pub(super) fn copy_from(&mut self, other: &Runner<B>) -> Result<()> {
-        self.cells.copy_from(&other.cells);
-        for (to, from) in self.kv.iter_mut().zip(&other.kv) {
-            self.weights.backend.copy_cells(from, to, other.cells.order())?;
-        }
-        self.n_evicted = other.n_evicted;
-        Ok(())
+    pub(super) fn copy_from(&mut self, other: &Runner<B>) {
+        self.cache.copy_from(&self.weights.backend, &other.cache);
+        (self.n_freed, self.n_evictions) = (other.n_freed, other.n_evictions);
     }
 }
 

@@ -7,13 +7,16 @@ use crate::backend::cpu::Cpu;
 use crate::base::clock;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
-use crate::kv::cells::Cells;
+use crate::kv::cache::{Cache, Plan, own_slots};
+use crate::kv::eviction::Rule;
+use crate::kv::policy::Policy;
+use crate::kv::segments::Segment;
 use crate::model::forward::PhaseTimes;
 use crate::sampler::{Sampler, Scratch};
 
 use super::generate::Generation;
 use super::load::Model;
-use super::params::{Control, Logits, Resolved, SessionParams};
+use super::params::{Control, Logits, Resolved, SessionParams, Wish};
 use super::plan::{check_memory, session_bytes};
 use super::runner::Runner;
 
@@ -27,6 +30,8 @@ pub struct Session {
     pub(super) times: Times,
     locked_bytes: u64,
     pub(super) generation: Generation,
+    /// The longest time that a token has had to wait for evictions.
+    longest_stall_ns: u64,
 }
 
 /// What happened so far.
@@ -81,40 +86,54 @@ pub struct SessionInfo {
     pub n_threads_batch: u32,
     /// Bytes that are locked in RAM: all of the buffers, or as many as the system allowed.
     pub locked_bytes: u64,
+    /// Slots of each KV head that stay in use as tokens come; 0 = all.
+    pub kv_budget: u32,
+    /// Times that tokens were evicted.
+    pub n_evictions: u64,
+    /// The longest time that a token had to wait for that, in nanoseconds.
+    pub longest_stall_ns: u64,
+    /// The part of the last queries' attention that stayed when tokens were evicted last, in
+    /// thousandths; 0 = not counted, or nothing was evicted.
+    pub retained: u32,
 }
 
 impl Session {
     /// Makes a session, and allocates everything it will need.
     pub fn new(model: Arc<Model>, params: &SessionParams) -> Result<Session> {
-        let params = params.resolve(model.info())?;
+        let params = params.resolve(model.info(), windows(&model))?;
         Session::with(model, params)
     }
 
     fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
         let weights = Arc::clone(model.weights());
         let shape = params.shape(weights.backend.panels());
-        let bytes = session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
+        let decoder = weights.backend.decoder();
+        let bytes = session_bytes(decoder, windows(&model), &params, &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let memory = Memory::new(params.lock, params.huge);
         memory.reserve(bytes.0.saturating_add(bytes.1))?;
         let scratch = weights.backend.scratch(&shape, &memory)?;
-        let kv = weights.layers.iter().map(|_| weights.backend.kv(&shape, &memory));
+        let n_head = decoder.n_head_kv;
+        let layers = windows(&model).zip(own_slots(windows(&model), n_head));
+        let layers = layers.map(|(window, own)| weights.backend.kv(&shape, window, own, &memory));
+        let layers = layers.collect::<Result<_>>()?;
         let mut outputs = Vec::new();
         outputs
             .try_reserve_exact(params.n_batch)
             .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
         outputs.resize(params.n_batch, 0); // takes the pages now
+        let n_each = shape.observing.map_or(0, |o| o.n_rows.min(weights.backend.n_each()));
+        let counting = (params.rule, n_each);
         let runner = Runner {
-            kv: kv.collect::<Result<_>>()?,
+            cache: Cache::new(layers, windows(&model), n_head, params.capacity, counting)?,
             scratch,
-            cells: Cells::new(params.n_ctx)?,
             n_batch: params.n_batch,
             auto_evict: params.auto_evict,
-            pos_limit: params.n_ctx.max(model.info().n_ctx_train as usize) as u32,
             n_logits: 0,
             only_best: false,
             max_logits: params.n_logits,
-            n_evicted: 0,
+            n_freed: 0,
+            n_evictions: 0,
             phases: None,
             outputs,
             weights,
@@ -128,6 +147,7 @@ impl Session {
             times: Times::default(),
             locked_bytes: memory.locked_bytes(),
             generation: Generation::default(),
+            longest_stall_ns: 0,
         })
     }
 
@@ -145,6 +165,7 @@ impl Session {
         control: &Control<'_>,
     ) -> Result<()> {
         let ns = self.run(tokens, logits, control)?;
+        let ns = ns + self.settle(tokens.len(), control)?;
         self.generation.forget();
         match tokens.len() {
             1 => self.times.decoded(1, ns),
@@ -178,6 +199,21 @@ impl Session {
         let start = clock::now_ns();
         self.runner.eval(tokens, logits, control)?;
         Ok(clock::now_ns().saturating_sub(start))
+    }
+
+    /// Takes in what the last span brought, of which so many tokens stay, and evicts what is over the
+    /// budget; gives the nanoseconds that took.
+    pub(super) fn settle(&mut self, n_kept: usize, control: &Control<'_>) -> Result<u64> {
+        let wish = control.budget.and_then(Wish::take);
+        let cache = &self.runner.cache;
+        if cache.rule().is_none() && wish.is_none() && cache.segments().is_empty() {
+            return Ok(0);
+        }
+        let start = clock::now_ns();
+        self.runner.settle(n_kept, wish)?;
+        let ns = clock::now_ns().saturating_sub(start);
+        self.longest_stall_ns = self.longest_stall_ns.max(ns);
+        Ok(ns)
     }
 
     /// Measures from now on how long each phase of the forward pass takes, from zero.
@@ -238,15 +274,70 @@ impl Session {
         sampler.sample_knowing(logits, known, &mut scratch)
     }
 
-    /// Keeps the first `n_sink` tokens (0 = 4) and the most recent ones, `n_keep` in all (0 = half
-    /// of the cells); gives the number evicted.
+    /// Keeps `n_keep` tokens in each KV head (0 = half of the slots), the first `n_sink` among them
+    /// (0 = as many as the policy says), as the session's policy chooses, or if it has none the most
+    /// recent ones. Gives the number evicted: slots that became free, by the number of heads.
     pub fn kv_evict(&mut self, n_sink: u32, n_keep: u32) -> Result<u32> {
+        self.kv_evict_by(None, n_sink, n_keep)
+    }
+
+    /// The same by another policy. Fails with `Unsupported` if the session does not count what that
+    /// asks for; `Streaming`, `Random` and `Ring` ask for nothing.
+    pub fn kv_evict_by(&mut self, policy: Option<Policy>, n_sink: u32, n_keep: u32) -> Result<u32> {
+        let (rule, n_keep) = self.eviction(policy, n_sink, n_keep)?;
+        Ok(self.runner.kv_evict(&rule, n_keep)? as u32)
+    }
+
+    /// What [`Session::kv_evict_by`] would do. Nothing leaves. Allocates.
+    pub fn kv_evict_plan(
+        &mut self,
+        policy: Option<Policy>,
+        n_sink: u32,
+        n_keep: u32,
+    ) -> Result<(Plan, u64)> {
+        let (rule, n_keep) = self.eviction(policy, n_sink, n_keep)?;
+        let plan = self.runner.kv_evict_plan(&rule, n_keep)?;
+        let bytes = plan.n_slots * self.slot_bytes();
+        Ok((plan, bytes))
+    }
+
+    fn eviction(&self, policy: Option<Policy>, n_sink: u32, n_keep: u32) -> Result<(Rule, usize)> {
         let n_keep = if n_keep == 0 { self.params.n_ctx / 2 } else { n_keep as usize };
-        let n_sink = match n_sink {
-            0 => crate::kv::policy::DEFAULT_SINKS,
-            n => n as usize,
-        };
-        Ok(self.runner.kv_evict(n_sink, n_keep) as u32)
+        let n_sink = (n_sink > 0).then_some(n_sink as usize);
+        Ok((self.runner.rule(policy, n_sink)?, n_keep))
+    }
+
+    /// Bytes of the key and value of one slot of a head, and of what is known of it.
+    fn slot_bytes(&self) -> u64 {
+        let backend = &self.runner.weights.backend;
+        let shape = self.params.shape(backend.panels());
+        let slots = self.params.n_ctx * backend.decoder().n_head_kv;
+        Cpu::kv_bytes(backend.decoder(), &shape, 0) / slots.max(1) as u64
+    }
+
+    /// Names a range of positions, or changes the segment of that name: whether its tokens stay
+    /// whatever happens, leave before or after others, or leave when so many tokens have followed
+    /// them. Tokens that are yet to come can be named. Segments do not overlap.
+    ///
+    /// Fails with `InvalidArgument`; nothing has changed then.
+    pub fn kv_set_segment(&mut self, segment: &Segment<'_>) -> Result<()> {
+        self.runner.cache.segments_mut().set(segment)
+    }
+
+    /// Forgets the segment of a name; its tokens are as all others then.
+    pub fn kv_remove_segment(&mut self, name: &str) -> Result<()> {
+        self.runner.cache.segments_mut().remove(name)
+    }
+
+    /// All segments, by ascending position.
+    pub fn kv_segments(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
+        self.runner.cache.segments().iter()
+    }
+
+    /// Changes the budget of slots ([`SessionParams::kv_budget`]; 0 = all) from the next eval on. To
+    /// do so from another thread while an eval is running, see [`Control::budget`].
+    pub fn set_kv_budget(&mut self, n_slots: u32) {
+        self.runner.cache.set_budget((n_slots > 0).then_some(n_slots as usize));
     }
 
     /// Evicts the tokens at positions `from..to`; gives the number evicted. Positions of the
@@ -268,7 +359,7 @@ impl Session {
     pub fn fork(&self) -> Result<Session> {
         let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
         fork.runner.scratch.copy_threads(&self.runner.scratch);
-        fork.runner.copy_from(&self.runner)?;
+        fork.runner.copy_from(&self.runner);
         Ok(fork)
     }
 
@@ -304,26 +395,37 @@ impl Session {
     pub fn info(&self) -> SessionInfo {
         let weights = &self.runner.weights;
         let shape = self.params.shape(weights.backend.panels());
+        let decoder = weights.backend.decoder();
         let (kv_bytes, scratch_bytes) =
-            session_bytes(weights.backend.decoder(), weights.layers.len(), &shape);
+            session_bytes(decoder, windows(&self.model), &self.params, &shape);
         let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
         SessionInfo {
             n_ctx: self.params.n_ctx as u32,
             n_batch: self.params.n_batch as u32,
-            n_kv: self.runner.cells.len() as u32,
-            pos: self.runner.cells.next_pos(),
+            n_kv: self.runner.cache.n_held() as u32,
+            pos: self.runner.cache.next_pos(),
             kv_bytes,
             scratch_bytes,
             n_prefill: self.times.n_prefill,
             prefill_ns: self.times.prefill_ns,
             n_decode: self.times.n_decode,
             decode_ns: self.times.decode_ns,
-            n_evicted: self.runner.n_evicted,
+            n_evicted: self.runner.n_evicted(),
             n_drafted: self.generation.n_drafted,
             n_accepted: self.generation.n_accepted,
             n_threads: n_threads as u32,
             n_threads_batch: n_threads_batch as u32,
             locked_bytes: self.locked_bytes,
+            kv_budget: self.runner.cache.rule().and_then(|rule| rule.budget).unwrap_or(0) as u32,
+            n_evictions: self.runner.n_evictions,
+            longest_stall_ns: self.longest_stall_ns,
+            retained: (self.runner.cache.retained().unwrap_or(0.0) * 1000.0) as u32,
         }
     }
+}
+
+/// The windows of a model's layers; 0 = none.
+fn windows(model: &Model) -> impl Iterator<Item = u32> + Clone {
+    let weights = model.weights();
+    weights.layers.iter().map(|layer| weights.backend.window(layer))
 }

@@ -19,7 +19,7 @@ use super::model::Loaded;
 use super::sampler::Sampling;
 use super::{decoder::Decoder, pointer};
 use crate::base::error::{Result, err};
-use crate::engine::Session;
+use crate::engine::{Control, Session, Wish};
 
 /// A loaded model: weights, vocabulary, hyperparameters. Immutable, so any number of threads and
 /// sessions may share it. At most 64 at a time.
@@ -82,6 +82,8 @@ struct Slot<T> {
     pid: AtomicU32,
     /// Stops the work on the value. Outside of it, so that a signal handler can reach it.
     abort: AtomicBool,
+    /// The budget that a session shall have from now on; outside for the same reason.
+    budget: Wish,
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
@@ -126,6 +128,7 @@ impl<T: Kind, const N: usize> Table<T, N> {
                 generation: AtomicU32::new(0),
                 pid: AtomicU32::new(0),
                 abort: AtomicBool::new(false),
+                budget: Wish::new(),
                 value: UnsafeCell::new(MaybeUninit::uninit()),
             }
         }; N];
@@ -147,6 +150,7 @@ impl<T: Kind, const N: usize> Table<T, N> {
             // SAFETY: under the lock, and the slot is empty: nobody uses what is there.
             unsafe { (*slot.value.get()).write(value) };
             slot.abort.store(false, Ordering::Relaxed);
+            slot.budget.clear();
             slot.pid.store(std::process::id(), Ordering::Relaxed);
             slot.generation.store(generation, Ordering::Relaxed);
             *state = State { full: true, live: true, users: 0 };
@@ -202,9 +206,18 @@ impl<T: Kind, const N: usize> Table<T, N> {
     /// The flag that stops the handle's work. Touches nothing but atomics: for signal handlers.
     pub(super) fn abort_flag<H>(&'static self, handle: *const H) -> Option<&'static AtomicBool> {
         let (slot, generation) = self.slot(handle)?;
-        let current = slot.generation.load(Ordering::Relaxed) == generation
-            && slot.pid.load(Ordering::Relaxed) == std::process::id();
-        current.then_some(&slot.abort)
+        self.is_current(slot, generation).then_some(&slot.abort)
+    }
+
+    /// Where a wish for another budget is left. Touches nothing but atomics, too.
+    pub(super) fn budget<H>(&'static self, handle: *const H) -> Option<&'static Wish> {
+        let (slot, generation) = self.slot(handle)?;
+        self.is_current(slot, generation).then_some(&slot.budget)
+    }
+
+    fn is_current(&self, slot: &Slot<T>, generation: u32) -> bool {
+        slot.generation.load(Ordering::Relaxed) == generation
+            && slot.pid.load(Ordering::Relaxed) == std::process::id()
     }
 
     /// The slot that a handle points at, and the generation it names.
@@ -222,9 +235,9 @@ pub(super) struct Held<T: 'static> {
 }
 
 impl<T> Held<T> {
-    /// The flag that stops the work on the value.
-    pub(super) fn abort_flag(&self) -> &'static AtomicBool {
-        &self.slot.abort
+    /// What can interfere with an eval that must be done at `deadline_ns`.
+    pub(super) fn control(&self, deadline_ns: u64) -> Control<'static> {
+        Control { abort: Some(&self.slot.abort), deadline_ns, budget: Some(&self.slot.budget) }
     }
 }
 
@@ -317,7 +330,7 @@ mod tests {
         TABLE.remove(handle);
         TABLE.remove(handle);
         assert_eq!(Arc::strong_count(&value), 2);
-        assert!(held.abort_flag().load(Ordering::Relaxed), "what runs is told to stop");
+        assert!(held.slot.abort.load(Ordering::Relaxed), "what runs is told to stop");
         assert!(matches!(TABLE.get(handle), Err(crate::Error::InvalidHandle(_))));
         assert!(TABLE.insert::<u8>(Arc::new(())).is_err());
         drop(held);

@@ -50,6 +50,8 @@ mod decoder;
 
 mod session;
 
+mod kv;
+
 mod sampler;
 
 pub use decoder::*;
@@ -57,6 +59,7 @@ pub use device::*;
 pub use handle::{tern_decoder, tern_model, tern_sampler, tern_session};
 #[cfg(feature = "test-hooks")]
 pub use hooks::*;
+pub use kv::*;
 pub use log::*;
 pub use model::*;
 pub use params::*;

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 
 use super::device::tern_device_info;
+use super::kv::tern_kv_policy;
 use super::pointer::Sized0;
 
 /// A token of a model's vocabulary.
@@ -193,6 +194,14 @@ pub struct tern_session_params {
     pub k_dtype: tern_kv_dtype,
     /// The element type of values, if it is another; one of TERN_KV_*, 0 = `kv_dtype`.
     pub v_dtype: tern_kv_dtype,
+    /// What stays where tokens are evicted; one of TERN_KV_POLICY_*.
+    pub kv_policy: tern_kv_policy,
+    /// Slots of each KV head that stay in use as tokens come, at most n_ctx - 72; 0 = all of n_ctx.
+    /// A prompt is cut down to it once, when all of it has been evaluated; after that layers are cut
+    /// back a few at a time, so that no token has to wait long.
+    pub kv_budget: u32,
+    /// The same as a part of n_ctx, above 0 and at most 1; 0 = as `kv_budget` says.
+    pub kv_budget_part: f32,
 }
 
 /// What tern_session_describe() says.
@@ -230,6 +239,16 @@ pub struct tern_session_info {
     /// Bytes that are locked in RAM: all of them, or as many as the system allowed. See
     /// TERN_LOCK_TRY.
     pub locked_bytes: u64,
+    /// Times that tokens were evicted.
+    pub n_evictions: u64,
+    /// The longest time that a token has had to wait for that, in microseconds.
+    pub longest_stall_us: u64,
+    /// Slots of each KV head that stay in use as tokens come; 0 = all of n_ctx.
+    pub kv_budget: u32,
+    /// The part of the last queries' attention that stayed when tokens were evicted last, from 0 to
+    /// 1; 0 if the policy does not count it, or nothing was evicted. Much below 0.6 the model will
+    /// miss what left.
+    pub kv_retained: f32,
 }
 
 /// Which logits an eval keeps.
@@ -274,23 +293,33 @@ pub struct tern_generate_params {
     pub deadline_ns: u64,
 }
 
-/// What tern_session_kv_evict() gives up.
-pub type tern_kv_policy = u32;
-/// Keeps the first `n_sink` tokens and the most recent ones (StreamingLLM).
-pub const TERN_KV_POLICY_WINDOW: tern_kv_policy = 0;
-
 /// What to evict. Zero is the default of every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tern_kv_evict_params {
     /// sizeof(tern_kv_evict_params)
     pub struct_size: u32,
-    /// How to choose; one of TERN_KV_POLICY_*.
+    /// How to choose; one of TERN_KV_POLICY_*. TERN_ERROR_UNSUPPORTED if the session does not count
+    /// what the policy ranks by.
     pub policy: tern_kv_policy,
-    /// First tokens that are never evicted (attention sinks); 0 = 4.
+    /// First tokens that are never evicted (attention sinks); 0 = those of the session, or 4.
     pub n_sink: u32,
-    /// Tokens to keep in all; 0 = half of n_ctx.
+    /// Tokens to keep in each KV head; 0 = half of n_ctx.
     pub n_keep: u32,
+}
+
+/// What tern_session_kv_evict_plan() says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_kv_plan_info {
+    /// sizeof(tern_kv_plan_info)
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Slots of all KV heads that would become free.
+    pub n_slots: u64,
+    /// Bytes of their keys and values, which other tokens could then use.
+    pub bytes: u64,
 }
 
 /// What is added to a token's logit. Never grows.
@@ -402,18 +431,21 @@ no_padding! {
     tern_session_params {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
         n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
-        lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32,
+        lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32, kv_policy: u32,
+        kv_budget: u32, kv_budget_part: f32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,
         prefill_ns: u64, n_decode: u64, decode_ns: u64, n_evicted: u64,
         n_drafted: u64, n_accepted: u64, n_threads: u32, n_threads_prefill: u32, locked_bytes: u64,
+        n_evictions: u64, longest_stall_us: u64, kv_budget: u32, kv_retained: f32,
     }
     tern_eval_params {
         struct_size: u32, logits: u32, positions: *const u32, n_positions: usize, deadline_ns: u64,
     }
     tern_generate_params { struct_size: u32, n_draft: u32, deadline_ns: u64 }
     tern_kv_evict_params { struct_size: u32, policy: u32, n_sink: u32, n_keep: u32 }
+    tern_kv_plan_info { struct_size: u32, reserved: u32, n_slots: u64, bytes: u64 }
     tern_logit_bias { token: i32, bias: f32 }
     tern_token_logprob { token: i32, logprob: f32 }
     tern_sampler_params {
@@ -443,5 +475,7 @@ unsafe impl Sized0 for tern_eval_params {}
 unsafe impl Sized0 for tern_generate_params {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_kv_evict_params {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_kv_plan_info {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_sampler_params {}

@@ -8,7 +8,7 @@ use super::params::*;
 use super::pointer::{fill, out, read_sized, slice};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::{Control, Sampler, SamplerParams};
+use crate::engine::{Sampler, SamplerParams};
 
 /// Tokens that one call of tern_session_generate() gives at most.
 const MOST_GENERATED: usize = 64;
@@ -107,8 +107,7 @@ pub unsafe extern "C" fn tern_session_generate(
             out(tokens, "tokens")?;
             (read_sized(params, "params")?, out(n_tokens, "n_tokens")?)
         };
-        let control =
-            Control { abort: Some(session.abort_flag()), deadline_ns: params.deadline_ns };
+        let control = session.control(params.deadline_ns);
         let (mut sampling, mut state) = (sampler.write()?, session.write()?);
         let mut chosen = [0; MOST_GENERATED];
         let (chosen, _) = chosen.split_at_mut(capacity.min(MOST_GENERATED));

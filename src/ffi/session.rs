@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use super::guard::{guard, quietly};
 use super::handle::{Held, MODELS, SESSIONS, give, tern_model, tern_session};
+use super::kv::kv_policy_of;
 use super::model::{huge_pages_of, lock_of};
 use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::{Control, Logits, Numerics, Session, SessionParams};
+use crate::engine::{Logits, Numerics, Session, SessionParams};
 
 /// Makes a session for a model, and allocates everything it will need. `params` may be NULL.
 ///
@@ -160,11 +161,8 @@ pub unsafe extern "C" fn tern_session_kv_evict(
         // SAFETY: the header's contract for structs and out parameters.
         let (params, n_evicted) =
             unsafe { (read_sized(params, "params")?, out_or_null(n_evicted, "n_evicted")?) };
-        if params.policy != TERN_KV_POLICY_WINDOW {
-            let policy = params.policy;
-            return Err(err!(Unsupported, "params: policy is {policy}, none but 0 is known"));
-        }
-        let n = session.write()?.kv_evict(params.n_sink, params.n_keep)?;
+        let policy = kv_policy_of(params.policy)?;
+        let n = session.write()?.kv_evict_by(policy, params.n_sink, params.n_keep)?;
         if let Some(n_evicted) = n_evicted {
             n_evicted.write(n as usize);
         }
@@ -258,6 +256,10 @@ pub unsafe extern "C" fn tern_session_describe(
             n_threads: now.n_threads,
             n_threads_prefill: now.n_threads_batch,
             locked_bytes: now.locked_bytes,
+            n_evictions: now.n_evictions,
+            longest_stall_us: now.longest_stall_ns.div_ceil(1000),
+            kv_budget: now.kv_budget,
+            kv_retained: now.retained as f32 / 1000.0,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }
@@ -295,8 +297,7 @@ fn eval(
     logits: Logits<'_>,
     deadline_ns: u64,
 ) -> Result<()> {
-    let abort = Some(session.abort_flag());
-    session.write()?.eval(tokens, logits, &Control { abort, deadline_ns })
+    session.write()?.eval(tokens, logits, &session.control(deadline_ns))
 }
 
 /// The engine's view of C's parameters.
@@ -319,6 +320,10 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         n_threads: params.n_threads,
         n_threads_batch: params.n_threads_prefill,
         n_logits: params.n_logits,
+        kv_policy: kv_policy_of(params.kv_policy)?,
+        kv_budget: params.kv_budget,
+        kv_budget_part: params.kv_budget_part,
+        kv_params: None,
         kv_dtype: params.kv_dtype,
         k_dtype: params.k_dtype,
         v_dtype: params.v_dtype,

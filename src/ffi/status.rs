@@ -68,11 +68,19 @@ pub enum tern_status {
     TERN_ERROR_NOT_FINITE = -27,
     /// The file was packed for another version of tern: pack the original again with this one.
     TERN_ERROR_UNSUPPORTED_PACKING = -28,
+    /// The snapshot is damaged, cut short, or not a snapshot.
+    TERN_ERROR_SNAPSHOT_CORRUPT = -29,
+    /// The snapshot's format is that of another version of tern.
+    TERN_ERROR_SNAPSHOT_VERSION = -30,
+    /// The snapshot was made with another model.
+    TERN_ERROR_SNAPSHOT_MODEL = -31,
+    /// The snapshot was made with other parameters of the session or the sampler.
+    TERN_ERROR_SNAPSHOT_LAYOUT = -32,
 }
 use tern_status::*;
 
 /// Names, by the negated code.
-const NAMES: [&CStr; 29] = [
+const NAMES: [&CStr; 33] = [
     c"TERN_OK",
     c"TERN_ERROR_INVALID_ARGUMENT",
     c"TERN_ERROR_INVALID_HANDLE",
@@ -102,6 +110,10 @@ const NAMES: [&CStr; 29] = [
     c"TERN_ERROR_LIMIT",
     c"TERN_ERROR_NOT_FINITE",
     c"TERN_ERROR_UNSUPPORTED_PACKING",
+    c"TERN_ERROR_SNAPSHOT_CORRUPT",
+    c"TERN_ERROR_SNAPSHOT_VERSION",
+    c"TERN_ERROR_SNAPSHOT_MODEL",
+    c"TERN_ERROR_SNAPSHOT_LAYOUT",
 ];
 
 fn status_of(error: &Error) -> tern_status {
@@ -134,6 +146,10 @@ fn status_of(error: &Error) -> tern_status {
         Error::Limit(_) => TERN_ERROR_LIMIT,
         Error::NotFinite(_) => TERN_ERROR_NOT_FINITE,
         Error::UnsupportedPacking(_) => TERN_ERROR_UNSUPPORTED_PACKING,
+        Error::SnapshotCorrupt(_) => TERN_ERROR_SNAPSHOT_CORRUPT,
+        Error::SnapshotVersion(_) => TERN_ERROR_SNAPSHOT_VERSION,
+        Error::SnapshotModel(_) => TERN_ERROR_SNAPSHOT_MODEL,
+        Error::SnapshotLayout(_) => TERN_ERROR_SNAPSHOT_LAYOUT,
     }
 }
 
@@ -216,6 +232,10 @@ mod tests {
             err!(Limit, ""),
             err!(NotFinite, ""),
             err!(UnsupportedPacking, ""),
+            err!(SnapshotCorrupt, ""),
+            err!(SnapshotVersion, ""),
+            err!(SnapshotModel, ""),
+            err!(SnapshotLayout, ""),
         ];
         assert_eq!(errors.len() + 1, NAMES.len());
         for (i, error) in errors.iter().enumerate() {
@@ -225,7 +245,7 @@ mod tests {
             let name = unsafe { CStr::from_ptr(tern_status_name(code)) };
             assert_eq!(name.to_str(), Ok(error.name()));
         }
-        for code in [1, -29, i32::MIN, i32::MAX] {
+        for code in [1, -33, i32::MIN, i32::MAX] {
             // SAFETY: as above.
             assert_eq!(unsafe { CStr::from_ptr(tern_status_name(code)) }, c"unknown");
         }

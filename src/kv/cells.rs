@@ -1,4 +1,7 @@
-//! Which cell of the cache holds the token of which position. No tensor in sight.
+//! Which cell holds the token of which position, in layers with a window. No tensor in sight.
+//!
+//! All KV heads of all such layers share these cells. What falls out of the window is not needed any
+//! more, so that nothing has to be chosen here: the oldest make room.
 //!
 //! Tokens enter in two steps: [`Cells::reserve`] takes cells for a batch, and
 //! [`Cells::commit`] makes them part of the sequence, or [`Cells::rollback`] gives them back. What
@@ -22,8 +25,6 @@ pub struct Cells {
     order: Vec<u32>,
     /// The positions of `order`.
     order_pos: Vec<u32>,
-    /// The tokens of `order`.
-    tokens: Vec<i32>,
     /// How many of `order` are committed.
     n_committed: usize,
     /// Position of the next token.
@@ -39,7 +40,6 @@ impl Cells {
             pos: Vec::new(),
             order: Vec::new(),
             order_pos: Vec::new(),
-            tokens: Vec::new(),
             n_committed: 0,
             next_pos: 0,
             lowest_free: 0,
@@ -48,21 +48,18 @@ impl Cells {
         for v in [&mut cells.pos, &mut cells.order, &mut cells.order_pos] {
             v.try_reserve_exact(n_ctx).map_err(no_memory)?;
         }
-        cells.tokens.try_reserve_exact(n_ctx).map_err(no_memory)?;
         cells.pos.resize(n_ctx, FREE);
         // Every page is written once now, and not for the first time in the middle of a token.
         for v in [&mut cells.order, &mut cells.order_pos] {
             v.resize(n_ctx, FREE);
             v.clear();
         }
-        cells.tokens.resize(n_ctx, -1);
-        cells.tokens.clear();
         Ok(cells)
     }
 
     /// Bytes that `n_ctx` cells occupy.
     pub fn bytes(n_ctx: usize) -> u64 {
-        n_ctx as u64 * 4 * size_of::<u32>() as u64
+        n_ctx as u64 * 3 * size_of::<u32>() as u64
     }
 
     /// Cells in all.
@@ -100,24 +97,16 @@ impl Cells {
         &self.order_pos
     }
 
-    /// The tokens of [`Cells::order`].
-    pub fn tokens(&self) -> &[i32] {
-        &self.tokens
-    }
-
-    /// Reserves cells for the next tokens, lowest cells first; their cells and positions are
-    /// then the last of [`Cells::order`] and [`Cells::order_pos`].
-    pub fn reserve(&mut self, tokens: &[i32]) -> Result<()> {
-        let n = tokens.len();
+    /// Reserves cells for the next `n` tokens, lowest cells first; their cells and positions are
+    /// then the last of [`Cells::order`] and [`Cells::order_pos`]. Where there are not enough, the
+    /// oldest tokens leave.
+    pub fn reserve(&mut self, n: usize) -> Result<()> {
         let last = u32::try_from(n).ok().and_then(|n| self.next_pos.checked_add(n));
-        if n > self.n_free() || last.is_none_or(|last| last == FREE) {
-            let (held, n_ctx) = (self.n_committed, self.pos.len());
-            return Err(err!(
-                KvFull,
-                "KV cache: {n} tokens do not fit beside the {held} held in {n_ctx} cells; evict \
-                 some, or make a larger session"
-            ));
+        if n > self.n_ctx() || last.is_none_or(|last| last == FREE) {
+            let n_ctx = self.n_ctx();
+            return Err(err!(KvFull, "KV cache: {n} tokens do not fit into {n_ctx} cells"));
         }
+        self.evict(0, n.saturating_sub(self.n_free()));
         let first_pos = self.next_pos + (self.order.len() - self.n_committed) as u32;
         for pos in first_pos..first_pos + n as u32 {
             while self.pos[self.lowest_free] != FREE {
@@ -127,7 +116,6 @@ impl Cells {
             self.order.push(self.lowest_free as u32);
             self.order_pos.push(pos);
         }
-        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
@@ -164,22 +152,11 @@ impl Cells {
         self.next_pos = self.next_pos.min(pos);
     }
 
-    /// Moves the tokens from `from` of [`Cells::order`] on, and the next one, back by `delta`
-    /// positions. The gap before them must be at least that wide.
-    pub fn shift(&mut self, from: usize, delta: u32) {
-        for (cell, pos) in self.order.iter().zip(&mut self.order_pos).skip(from) {
-            *pos -= delta;
-            self.pos[*cell as usize] = *pos;
-        }
-        self.next_pos -= delta;
-    }
-
     /// Takes over what another set of cells of the same size holds.
     pub fn copy_from(&mut self, other: &Cells) {
         self.pos.clone_from(&other.pos);
         self.order.clone_from(&other.order);
         self.order_pos.clone_from(&other.order_pos);
-        self.tokens.clone_from(&other.tokens);
         self.n_committed = other.n_committed;
         self.next_pos = other.next_pos;
         self.lowest_free = other.lowest_free;
@@ -192,7 +169,6 @@ impl Cells {
         }
         self.order.drain(from..to);
         self.order_pos.drain(from..to);
-        self.tokens.drain(from..to);
     }
 }
 
@@ -204,7 +180,6 @@ mod tests {
     fn check(cells: &Cells) {
         assert!(cells.order_pos.windows(2).all(|w| w[0] < w[1]), "{:?}", cells.order_pos);
         assert_eq!(cells.order.len(), cells.order_pos.len());
-        assert_eq!(cells.order.len(), cells.tokens.len());
         for (&cell, &pos) in cells.order.iter().zip(&cells.order_pos) {
             assert_eq!(cells.pos[cell as usize], pos);
         }
@@ -216,7 +191,7 @@ mod tests {
 
     fn filled(n_ctx: usize, n: usize) -> Cells {
         let mut cells = Cells::new(n_ctx).unwrap();
-        cells.reserve(&vec![7; n]).unwrap();
+        cells.reserve(n).unwrap();
         cells.commit();
         cells
     }
@@ -225,12 +200,12 @@ mod tests {
     fn what_is_rolled_back_was_never_there() {
         let mut cells = filled(8, 3);
         let before = cells.clone();
-        cells.reserve(&[7; 5]).unwrap();
+        cells.reserve(5).unwrap();
         check(&cells);
         cells.rollback();
         check(&cells);
         assert_eq!((cells.order(), cells.next_pos()), (before.order(), 3));
-        assert!(matches!(cells.reserve(&[7; 6]), Err(Error::KvFull(_))));
+        assert!(matches!(cells.reserve(9), Err(Error::KvFull(_))));
         assert_eq!(cells.order(), before.order());
     }
 
@@ -239,7 +214,7 @@ mod tests {
         let mut cells = filled(4, 4);
         assert_eq!(cells.evict(1, 3), 2);
         check(&cells);
-        cells.reserve(&[7; 2]).unwrap();
+        cells.reserve(2).unwrap();
         cells.commit();
         assert_eq!(cells.order(), [0, 3, 1, 2]);
         assert_eq!(cells.order_pos(), [0, 3, 4, 5]);
@@ -252,18 +227,19 @@ mod tests {
         cells.truncate(2);
         check(&cells);
         assert_eq!((cells.len(), cells.next_pos()), (2, 2));
-        cells.reserve(&[7; 4]).unwrap();
+        cells.reserve(4).unwrap();
         cells.commit();
         assert_eq!(cells.order(), order);
     }
 
     #[test]
-    fn a_shift_closes_a_gap() {
+    fn the_oldest_make_room() {
         let mut cells = filled(8, 8);
-        cells.evict(2, 6);
-        cells.shift(2, 4);
+        cells.reserve(3).unwrap();
         check(&cells);
-        assert_eq!((cells.order_pos(), cells.next_pos()), (&[0, 1, 2, 3][..], 4));
+        assert_eq!(cells.order_pos(), [3, 4, 5, 6, 7, 8, 9, 10]);
+        cells.rollback();
+        assert_eq!((cells.len(), cells.next_pos()), (5, 8));
     }
 
     #[test]
@@ -275,9 +251,9 @@ mod tests {
         };
         let mut cells = Cells::new(32).unwrap();
         for _ in 0..20_000 {
-            match random(5) {
+            match random(4) {
                 0 | 1 => {
-                    if cells.reserve(&vec![7; random(9) as usize]).is_ok() {
+                    if cells.reserve(random(9) as usize).is_ok() {
                         check(&cells);
                         if random(4) == 0 { cells.rollback() } else { cells.commit() }
                     }
@@ -286,14 +262,7 @@ mod tests {
                     let (a, b) = (random(40) as usize, random(40) as usize);
                     cells.evict(a.min(b), a.max(b));
                 }
-                3 => cells.truncate(random(1 + u64::from(cells.next_pos())) as u32),
-                _ => {
-                    let (from, _) = cells.find(4, 4);
-                    if let Some(&pos) = cells.order_pos().get(from) {
-                        let gap = pos - cells.order_pos()[..from].last().map_or(0, |p| p + 1);
-                        cells.shift(from, gap.min(random(5) as u32));
-                    }
-                }
+                _ => cells.truncate(random(1 + u64::from(cells.next_pos())) as u32),
             }
             check(&cells);
         }

@@ -38,6 +38,10 @@ VALUE(TERN_ERROR_FORKED, -25);
 VALUE(TERN_ERROR_LIMIT, -26);
 VALUE(TERN_ERROR_NOT_FINITE, -27);
 VALUE(TERN_ERROR_UNSUPPORTED_PACKING, -28);
+VALUE(TERN_ERROR_SNAPSHOT_CORRUPT, -29);
+VALUE(TERN_ERROR_SNAPSHOT_VERSION, -30);
+VALUE(TERN_ERROR_SNAPSHOT_MODEL, -31);
+VALUE(TERN_ERROR_SNAPSHOT_LAYOUT, -32);
 
 VALUE(TERN_ABI_VERSION, 1);
 VALUE(TERN_LOG_OFF, 0);
@@ -71,7 +75,18 @@ VALUE(TERN_LOGITS_LAST, 0);
 VALUE(TERN_LOGITS_POSITIONS, 1);
 VALUE(TERN_LOGITS_NONE, 2);
 VALUE(TERN_LOGITS_BEST, 3);
-VALUE(TERN_KV_POLICY_WINDOW, 0);
+VALUE(TERN_KV_POLICY_DEFAULT, 0);
+VALUE(TERN_KV_POLICY_STREAMING, 1);
+VALUE(TERN_KV_POLICY_HYBRID, 2);
+VALUE(TERN_KV_POLICY_ATTN, 3);
+VALUE(TERN_KV_POLICY_H2O, 4);
+VALUE(TERN_KV_POLICY_TOVA, 5);
+VALUE(TERN_KV_POLICY_SNAPKV, 6);
+VALUE(TERN_KV_POLICY_KEYDIFF, 7);
+VALUE(TERN_KV_POLICY_KNORM, 8);
+VALUE(TERN_KV_POLICY_RANDOM, 9);
+VALUE(TERN_KV_POLICY_RING, 10);
+VALUE(TERN_KV_POLICY_NONE, 11);
 VALUE(TERN_TOKENIZE_ADD_SPECIAL, 1);
 VALUE(TERN_TOKENIZE_PARSE_SPECIAL, 2);
 
@@ -171,7 +186,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 56);
+SIZE(tern_session_params, 68);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -186,8 +201,11 @@ AT(tern_session_params, lock_memory, 40, tern_lock);
 AT(tern_session_params, huge_pages, 44, tern_huge_pages);
 AT(tern_session_params, k_dtype, 48, tern_kv_dtype);
 AT(tern_session_params, v_dtype, 52, tern_kv_dtype);
+AT(tern_session_params, kv_policy, 56, tern_kv_policy);
+AT(tern_session_params, kv_budget, 60, uint32_t);
+AT(tern_session_params, kv_budget_part, 64, float);
 
-SIZE(tern_session_info, 96);
+SIZE(tern_session_info, 120);
 AT(tern_session_info, struct_size, 0, uint32_t);
 AT(tern_session_info, n_ctx, 4, uint32_t);
 AT(tern_session_info, n_kv, 8, uint32_t);
@@ -203,12 +221,22 @@ AT(tern_session_info, n_accepted, 72, uint64_t);
 AT(tern_session_info, n_threads, 80, uint32_t);
 AT(tern_session_info, n_threads_prefill, 84, uint32_t);
 AT(tern_session_info, locked_bytes, 88, uint64_t);
+AT(tern_session_info, n_evictions, 96, uint64_t);
+AT(tern_session_info, longest_stall_us, 104, uint64_t);
+AT(tern_session_info, kv_budget, 112, uint32_t);
+AT(tern_session_info, kv_retained, 116, float);
 
 SIZE(tern_kv_evict_params, 16);
 AT(tern_kv_evict_params, struct_size, 0, uint32_t);
 AT(tern_kv_evict_params, policy, 4, tern_kv_policy);
 AT(tern_kv_evict_params, n_sink, 8, uint32_t);
 AT(tern_kv_evict_params, n_keep, 12, uint32_t);
+
+SIZE(tern_kv_plan_info, 24);
+AT(tern_kv_plan_info, struct_size, 0, uint32_t);
+AT(tern_kv_plan_info, reserved, 4, uint32_t);
+AT(tern_kv_plan_info, n_slots, 8, uint64_t);
+AT(tern_kv_plan_info, bytes, 16, uint64_t);
 
 SIZE(tern_logit_bias, 8);
 AT(tern_logit_bias, token, 0, tern_token);

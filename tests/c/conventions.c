@@ -353,7 +353,26 @@ static void evaluating(const tern_model *model) {
     OK(tern_session_describe(session, &info));
     CHECK(info.n_kv == 9 && info.pos == 14 && info.n_evicted == 5);
     evict.policy = 77;
+    GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_kv_evict(session, &evict, NULL));
+    evict.policy = TERN_KV_POLICY_HYBRID; /* which counts what nobody has counted here */
     GIVES(TERN_ERROR_UNSUPPORTED, tern_session_kv_evict(session, &evict, NULL));
+
+    /* A dry run says what would leave, and nothing does. */
+    tern_kv_plan_info plan = TERN_INIT(tern_kv_plan_info);
+    uint32_t gone[4];
+    size_t n_gone = 0;
+    evict.policy = TERN_KV_POLICY_STREAMING;
+    evict.n_keep = 7;
+    OK(tern_session_kv_evict_plan(session, &evict, &plan, gone, 4, &n_gone));
+    CHECK(n_gone == 2 && gone[0] == 6 && gone[1] == 7);
+    CHECK(plan.n_slots > 0 && plan.n_slots % 2 == 0 && plan.bytes % plan.n_slots == 0);
+    GIVES(TERN_ERROR_BUFFER_TOO_SMALL,
+          tern_session_kv_evict_plan(session, &evict, &plan, gone, 1, &n_gone));
+    CHECK(n_gone == 2);
+    OK(tern_session_describe(session, &info));
+    CHECK(info.n_kv == 9 && info.n_evictions == 2);
+    CHECK(info.kv_budget == 0);
+    tern_session_kv_set_budget(NULL, 1);
     OK(tern_session_kv_truncate(session, 0));
     OK(tern_session_describe(session, &info));
     CHECK(info.n_kv == 0);

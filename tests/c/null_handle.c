@@ -38,6 +38,8 @@ int main(int argc, char **argv) {
     HANDLE(tern_session_logits_at(NULL, 0, &logits, &n));
     HANDLE(tern_session_kv_evict(NULL, NULL, &n));
     HANDLE(tern_session_kv_evict_range(NULL, 0, 1, &n));
+    HANDLE(tern_session_kv_evict_plan(NULL, NULL, NULL, NULL, 0, &n));
+    tern_session_kv_set_budget(NULL, 8);
     HANDLE(tern_session_kv_truncate(NULL, 0));
     HANDLE(tern_session_fork(NULL, &new_session));
     HANDLE(tern_session_describe(NULL, &session_info));

@@ -129,25 +129,34 @@ def part(budget, share):
     return int(budget * share + 1e-6)
 
 
-def keep(name, head, scores, budget, quotas):
+def keep(name, head, scores, budget, quotas, has_segments):
     """Indices of the cells that stay."""
-    kept = set(head["pinned"])
+    sinks = [i for i in range(N) if head["pos"][i] < N_SINK and name != "ring"]
+    expired = set(head["expired"] if has_segments else [])
+    priority = head["priority"] if has_segments else [0] * N
+    kept, gone = set(head["pinned"]) - expired, expired - set(sinks)
 
     def mark(cells):
         for i in cells:
-            if len(kept) < budget:
+            if len(kept) < budget and i not in gone:
                 kept.add(i)
 
     def best(score, count):
         count = min(count, budget - len(kept))
-        left = sorted((i for i in range(N) if i not in kept), key=lambda i: (-score[i], i))
+        left = [i for i in range(N) if i not in kept | gone]
+        left.sort(key=lambda i: (-score[i], i))
         # f32 must not decide otherwise than f64.
         gap = score[left[count - 1]] - score[left[count]] if 0 < count < len(left) else np.inf
         assert gap > 2e-5 * np.ptp(score), f"{name}: {gap} decides; take another seed"
         kept.update(left[:count])
 
-    if name != "ring":
-        mark(i for i in range(N) if head["pos"][i] < N_SINK)
+    mark(sinks)
+    for level in sorted(set(priority), reverse=True):
+        cells = {i for i in range(N) if priority[i] == level} - kept - gone
+        if len(cells) > budget - len(kept):
+            gone = set(range(N)) - kept - cells
+            break
+        kept |= cells
     recent, attn, lev = quotas
     shared = budget - len(kept)
     newest = {
@@ -158,7 +167,7 @@ def keep(name, head, scores, budget, quotas):
         "attn": part(shared, recent),
         "h2o": part(shared, recent),
     }.get(name, min(N_OBS, part(shared, recent)))
-    mark(range(N - 1, N - 1 - newest, -1))
+    mark([i for i in range(N - 1, -1, -1) if i not in gone][:newest])
     if name in ("streaming", "ring"):
         mark(range(N - 1, -1, -1))
     elif name == "hybrid" and lev > 0:
@@ -182,8 +191,9 @@ def keep(name, head, scores, budget, quotas):
     return sorted(int(i) for i in kept)
 
 
-def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned):
-    """n_evicted positions between the sinks and the newest are not there any more."""
+def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned, expired, priority):
+    """n_evicted positions between the sinks and the newest are not there any more. `priority` has
+    (from, to, priority) of some cells, the others have 0; it and `expired` count with segments."""
     n_past = N + n_evicted
     gone = np.argsort(rng.uniform(n_past - 12))[:n_evicted]
     gone = gone + (N_SINK - 2)  # two sinks may be gone, too
@@ -196,7 +206,10 @@ def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned):
     seen = n_past - np.array(pos)
     probabilities = lambda: np.round(rng.uniform(N) ** 3 / 20, 8)
     head = dict(layer=layer, head=number, n_past=n_past, layout=layout, n_dims=n_dims, pos=pos)
-    head.update(pinned=pinned, keys=keys, values=values, queries=queries)
+    head.update(pinned=pinned, expired=expired, priority=[0] * N)
+    for first, end, level in priority:
+        head["priority"][first:end] = [level] * (end - first)
+    head.update(keys=keys, values=values, queries=queries)
     head.update(mass=np.round(probabilities() * seen, 7), observed=probabilities())
     head.update(last=probabilities(), zip=probabilities())
     head["rotated"] = rotate(keys, pos, layout, n_dims)
@@ -228,20 +241,29 @@ def score(head):
 def main():
     rng = Random(SEED)
     heads = []
+    # There is room for some of the highest priority; for some of the second; for some of the third or
+    # of the last. Expired are sinks, pinned cells, and new ones.
+    segments = (
+        ([1, 2, 3, *range(20, 29), 94, 95], [(28, 80, 5), (10, 20, -7)]),
+        ([50, 60, 61, 93, 95], [(12, 18, 127), (70, 92, -1), (30, 40, -128)]),
+        ([*range(80, 90)], [(11, 96, -3), (40, 48, -2), (60, 68, 2)]),
+    )
     for head in (
-        make_head(rng, 0, 0, "norm", 16, 0, []),
-        make_head(rng, 3, 1, "neox", 16, 40, [5, 6, 7, 50, 95]),
-        make_head(rng, 29, 2, "neox", 8, 300, [10]),
+        make_head(rng, 0, 0, "norm", 16, 0, [], *segments[0]),
+        make_head(rng, 3, 1, "neox", 16, 40, [5, 6, 7, 50, 95], *segments[1]),
+        make_head(rng, 29, 2, "neox", 8, 300, [10], *segments[2]),
     ):
         scores = score(head)
-        kept = {}
-        for budget in BUDGETS:
-            names = ["streaming", "attn", "h2o", "tova", "snapkv", "keydiff", "expected", "knorm"]
-            sets = {n: keep(n, head, scores, budget, ATTN) for n in names}
-            sets |= {n: keep(n, head, scores, budget, ATTN) for n in ("kvzip", "random", "ring")}
-            sets["hybrid"] = keep("hybrid", head, scores, budget, FULL)
-            sets["hybrid, sliding"] = keep("hybrid", head, scores, budget, SLIDING)
-            kept[str(budget)] = sets
+        for field, has_segments in (("keep", False), ("keep_segments", True)):
+            kept = {}
+            for budget in BUDGETS:
+                of = lambda name, quotas: keep(name, head, scores, budget, quotas, has_segments)
+                names = ["streaming", "attn", "h2o", "tova", "snapkv", "keydiff", "expected"]
+                names += ["knorm", "kvzip", "random", "ring"]
+                sets = {name: of(name, ATTN) for name in names}
+                sets["hybrid"], sets["hybrid, sliding"] = of("hybrid", FULL), of("hybrid", SLIDING)
+                kept[str(budget)] = sets
+            head[field] = kept
         del head["rotated"]
         for name in ("keys", "values", "queries"):
             head[name] = np.round(head[name] * 100).astype(int).ravel().tolist()
@@ -251,7 +273,6 @@ def main():
             del scores[name]
         digits = lambda x: [float(f"{x:.7g}") for x in x]
         head["scores"] = {name: digits(x) for name, x in scores.items()}
-        head["keep"] = kept
         heads.append(head)
     made = dict(n=N, d=D, n_group=GROUP, n_query=N_QUERY, lot_seed=LOT_SEED, heads=heads)
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "policies.json")

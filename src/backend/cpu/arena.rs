@@ -49,25 +49,37 @@ pub fn tensors(layers: &[Layer], ends: &Ends) -> Result<Vec<(TensorRef, bool)>> 
     // At most 7 matrices and as many biases, and 6 norms.
     all.try_reserve_exact(20 * layers.len() + 4)
         .map_err(|_| err!(OutOfMemory, "no memory for the places of tensors"))?;
-    let mut put = |tensor: &TensorRef, packed: bool| all.push((*tensor, packed));
-    for l in layers {
-        for projection in [&l.q, &l.k, &l.v, &l.attn_out, &l.gate, &l.up, &l.down] {
-            put(&projection.weight, true);
-            projection.bias.iter().for_each(|bias| put(bias, false));
-        }
-        put(&l.attn_norm, false);
-        put(&l.ffn_norm, false);
-        let norms = [&l.q_norm, &l.k_norm, &l.post_attn_norm, &l.post_ffn_norm];
-        norms.into_iter().flatten().for_each(|norm| put(norm, false));
-    }
-    put(&ends.norm, false);
-    put(&ends.head.weight, true);
-    ends.head.bias.iter().for_each(|bias| put(bias, false));
-    if ends.embd.offset != ends.head.weight.offset {
-        put(&ends.embd, false);
-    }
+    each_tensor(layers, ends, &mut |tensor, packed| {
+        all.push((*tensor, packed));
+        Ok(())
+    })?;
     all.sort_unstable_by_key(|(tensor, _)| tensor.offset);
     Ok(all)
+}
+
+/// The same, layer by layer.
+pub(super) fn each_tensor(
+    layers: &[Layer],
+    ends: &Ends,
+    put: &mut dyn FnMut(&TensorRef, bool) -> Result<()>,
+) -> Result<()> {
+    for l in layers {
+        for projection in [&l.q, &l.k, &l.v, &l.attn_out, &l.gate, &l.up, &l.down] {
+            put(&projection.weight, true)?;
+            projection.bias.iter().try_for_each(|bias| put(bias, false))?;
+        }
+        put(&l.attn_norm, false)?;
+        put(&l.ffn_norm, false)?;
+        let norms = [&l.q_norm, &l.k_norm, &l.post_attn_norm, &l.post_ffn_norm];
+        norms.into_iter().flatten().try_for_each(|norm| put(norm, false))?;
+    }
+    put(&ends.norm, false)?;
+    put(&ends.head.weight, true)?;
+    ends.head.bias.iter().try_for_each(|bias| put(bias, false))?;
+    if ends.embd.offset != ends.head.weight.offset {
+        put(&ends.embd, false)?;
+    }
+    Ok(())
 }
 
 impl Arena {

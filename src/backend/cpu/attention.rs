@@ -15,14 +15,16 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::backend::{Batch, Decoder, Shape};
+use crate::backend::{Batch, Decoder, Observe, Shape};
 use crate::base::error::Result;
 use crate::base::pool::Width;
 use crate::kernel::{GROUP, KV_BLOCK};
 
 use super::attention_q8::Eights;
-use super::cache::{Element, Head, Stored, key_panel, value_panel, value_width};
-use super::tiles::{Block, Cells, MOST_TOKENS, TILE, Tile};
+use super::cache::{Head, Stored, value_width};
+use super::cache_floats::{Element, key_panel, value_panel};
+use super::mass::Mass;
+use super::tiles::{Block, Cells, Held, MOST_TOKENS, TILE, Tile};
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
 /// Query heads that go through the kernels together, about.
@@ -41,7 +43,7 @@ pub(super) struct Sizes {
     /// Query heads of a kv head.
     pub(super) n_group: usize,
     /// Tokens of a block, at most.
-    n_tokens: usize,
+    pub(super) n_tokens: usize,
 }
 
 impl Sizes {
@@ -66,6 +68,11 @@ impl Sizes {
         (n_tokens * self.n_group * (self.width + 2)).next_multiple_of(16)
     }
 
+    /// Floats of the powers of `n_tokens` in one tile.
+    fn powers_len(&self, n_tokens: usize) -> usize {
+        n_tokens * self.n_group * TILE
+    }
+
     /// Floats that a thread works in.
     fn work_len(&self) -> usize {
         self.rows() * (self.query + TILE + GROUP + self.width + 2) + self.part_len(self.n_tokens)
@@ -74,7 +81,9 @@ impl Sizes {
     /// Floats of the parts of few tokens.
     fn parts_len(&self, d: &Decoder, shape: &Shape) -> usize {
         let n_tokens = self.n_tokens.min(shape.n_batch);
-        d.n_head_kv * shape.n_ctx.div_ceil(TILE) * self.part_len(n_tokens)
+        let powers = if shape.observing.is_some() { self.powers_len(n_tokens) } else { 0 };
+        let n_tiles = shape.n_ctx.max(shape.n_cells).div_ceil(TILE);
+        d.n_head_kv * n_tiles * (self.part_len(n_tokens) + powers)
     }
 }
 
@@ -94,13 +103,13 @@ pub(super) struct Work<'w> {
     pub(super) block: &'w mut [f32],
     /// Merged mixtures, `[row][width]`, and their `m` and `l`.
     merged: Part<'w>,
-    part: &'w mut [f32],
+    pub(super) part: &'w mut [f32],
     /// What keys or values in 8 bits need.
     pub(super) eights: &'w mut Eights,
 }
 
 impl<'w> Work<'w> {
-    fn new(buffer: &'w mut [f32], eights: &'w mut Eights, sizes: &Sizes) -> Work<'w> {
+    pub(super) fn new(buffer: &'w mut [f32], eights: &'w mut Eights, sizes: &Sizes) -> Work<'w> {
         let rows = sizes.rows();
         let (q, rest) = buffer.split_at_mut(rows * sizes.query);
         let (scores, rest) = rest.split_at_mut(rows * TILE);
@@ -119,7 +128,7 @@ pub(super) struct Part<'p> {
 }
 
 impl<'p> Part<'p> {
-    fn new(buffer: &'p mut [f32], rows: usize) -> Part<'p> {
+    pub(super) fn new(buffer: &'p mut [f32], rows: usize) -> Part<'p> {
         let width = buffer.len() / rows - 2;
         let (o, rest) = buffer.split_at_mut(rows * width);
         let (m, l) = rest.split_at_mut(rows);
@@ -131,6 +140,17 @@ impl<'p> Part<'p> {
         self.m.fill(f32::NEG_INFINITY);
         self.l.fill(0.0);
     }
+
+    /// The greatest score of a row, and the sum of its powers.
+    pub(super) fn total(&self, row: usize) -> (f32, f32) {
+        (self.m[row], self.l[row])
+    }
+
+    /// What the powers of a row are multiplied with to be probabilities, if all parts of the row come
+    /// to this greatest score and sum.
+    pub(super) fn weight(&self, row: usize, (max, sum): (f32, f32)) -> f32 {
+        if self.m[row] == f32::NEG_INFINITY { 0.0 } else { (self.m[row] - max).exp() / sum }
+    }
 }
 
 impl Cpu {
@@ -139,23 +159,45 @@ impl Cpu {
         &self,
         s: &mut Scratch,
         l: &CpuLayer,
-        kv: &Kv,
+        kv: &mut Kv,
         batch: &Batch<'_>,
     ) -> Result<()> {
         let n = batch.tokens.len();
-        match n <= Sizes::new(&self.decoder).n_tokens {
-            true => self.attend_few(s, l.window, kv, batch),
-            false => self.attend_many(s, l.window, kv, batch),
-        }
+        // Taken out, so that keys and values can be read while it is written.
+        let mut mass = kv.mass.take();
+        let done = match n <= Sizes::new(&self.decoder).n_tokens {
+            true => self.attend_few(s, l, kv, batch, mass.as_mut()),
+            false => self.attend_many(s, l, kv, batch),
+        };
+        let done = done.and_then(|()| match &mut mass {
+            Some(mass) => self.observe_many(s, kv, mass, batch),
+            None => Ok(()),
+        });
+        kv.mass = mass;
+        done
     }
 
     /// Few tokens: threads share heads and tiles.
-    fn attend_few(&self, s: &mut Scratch, window: u32, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
+    fn attend_few(
+        &self,
+        s: &mut Scratch,
+        l: &CpuLayer,
+        kv: &Kv,
+        batch: &Batch<'_>,
+        mass: Option<&mut Mass>,
+    ) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
-        let (rows, part_len) = (n * sizes.n_group, sizes.part_len(n));
-        let block = Block::new(batch, window, 0, n);
-        let tiles = block.tiles();
+        let mut mass = mass.filter(|_| batch.observe == Observe::Each);
+        // Behind each part stand its powers, if they are asked for.
+        let powers = if mass.is_some() { sizes.powers_len(n) } else { 0 };
+        let (rows, powers_at) = (n * sizes.n_group, sizes.part_len(n));
+        let part_len = powers_at + powers;
+        let held = |h: usize| kv.held(h, l.window, batch);
+        let block = |h: usize| Block::new(held(h), 0, n);
+        // Of a head that holds less than another the last tiles are empty.
+        let tiles = (0..d.n_head_kv).map(|h| block(h).tiles());
+        let tiles = tiles.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
         let parts = &mut s.parts[..d.n_head_kv * tiles.len() * part_len];
         let (q, work, eights) = (&s.q, &s.work, &s.eights);
         // The parts of some items from `first` on.
@@ -166,13 +208,16 @@ impl Cpu {
             for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
                 let (h, tile) = ((first + i) / tiles.len(), (first + i) % tiles.len());
                 let head = kv.head(h);
-                if packed != Some(h) {
+                if packed.as_ref().is_none_or(|&(of, _)| of != h) {
+                    let block = block(h);
                     self.pack_queries(q, &block, h, &head, &mut work);
-                    packed = Some(h);
+                    packed = Some((h, block));
                 }
-                let part = &mut part[..rows * (sizes.width + 2)];
-                let part = &mut Part::new(part, rows);
-                self.part(&head, batch.order, &block, tiles.start + tile, &mut work, part);
+                let Some((_, block)) = &packed else { continue };
+                let (part, kept) = part.split_at_mut(powers_at);
+                let part = &mut Part::new(&mut part[..rows * (sizes.width + 2)], rows);
+                self.part(&head, held(h), block, tiles.start + tile, &mut work, part);
+                kept.copy_from_slice(&work.scores[..kept.len()]);
             }
         };
         if tiles.len() * TILE * n * d.n_head * d.head_dim < SMALL {
@@ -186,10 +231,18 @@ impl Cpu {
         let mut merged = Work::new(&mut buffer, &mut eights, &sizes).merged;
         let width = Width::spread(d.n_head * d.head_dim);
         for (h, parts) in parts.chunks_exact_mut(tiles.len() * part_len).enumerate() {
+            let block = block(h);
             merged.clear();
             for (tile, part) in tiles.clone().zip(parts.chunks_exact_mut(part_len)) {
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
                 self.merge(&block, tile, &mut merged, &part);
+            }
+            s.totals.note(d, &block, h, &merged);
+            for (tile, part) in tiles.clone().zip(parts.chunks_exact_mut(part_len)) {
+                let Some(mass) = &mut mass else { break };
+                let (part, powers) = part.split_at_mut(powers_at);
+                let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
+                mass.note(self, &block, (h, tile), (&part, powers), &merged);
             }
             self.finish(&block, h, &merged, &mut s.mixed[..width.len(n)]);
         }
@@ -197,37 +250,38 @@ impl Cpu {
     }
 
     /// Many tokens: threads share tokens.
-    fn attend_many(&self, s: &mut Scratch, window: u32, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
+    fn attend_many(&self, s: &mut Scratch, l: &CpuLayer, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
         let width = Width::spread(d.n_head * d.head_dim);
-        let (q, work, eights) = (&s.q, &s.work, &s.eights);
+        let (q, work, eights, totals) = (&s.q, &s.work, &s.eights, &s.totals);
         // At least two blocks for each thread, to even out.
         let n_tokens = (n / (2 * s.pool.n_active())).clamp(1, sizes.n_tokens);
         let mixed = &mut s.mixed[..width.len(n)];
         s.pool.rows(mixed, width.pitch, n_tokens, |worker, first, out| {
             let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
-            let block = Block::new(batch, window, first, out.len() / width.pitch);
-            let rows = block.n * sizes.n_group;
             for h in 0..d.n_head_kv {
-                let head = kv.head(h);
+                let (head, held) = (kv.head(h), kv.held(h, l.window, batch));
+                let block = Block::new(held, first, out.len() / width.pitch);
+                let rows = block.n * sizes.n_group;
                 self.pack_queries(q, &block, h, &head, &mut work);
                 work.merged.clear();
                 for tile in block.tiles() {
                     let buffer = std::mem::take(&mut work.part);
                     let mut part = Part::new(&mut buffer[..rows * (sizes.width + 2)], rows);
-                    self.part(&head, batch.order, &block, tile, &mut work, &mut part);
+                    self.part(&head, held, &block, tile, &mut work, &mut part);
                     self.merge(&block, tile, &mut work.merged, &part);
                     work.part = buffer;
                 }
+                totals.note(d, &block, h, &work.merged);
                 self.finish(&block, h, &work.merged, out);
             }
         })
     }
 
     /// The queries of a block for the heads of kv head `h`, scaled; in 8 bits if its keys are.
-    fn pack_queries(
+    pub(super) fn pack_queries(
         &self,
         q: &[f32],
         block: &Block,
@@ -257,17 +311,37 @@ impl Cpu {
     fn part(
         &self,
         head: &Head<'_>,
-        order: &[u32],
+        held: Held<'_>,
         block: &Block,
         tile: usize,
         work: &mut Work<'_>,
         part: &mut Part<'_>,
     ) {
+        let (cells, seen) = self.powers(head, held, block, tile, work, part);
+        let values = Tile { cells: &cells, seen };
+        match head.v {
+            Stored::F16(v) => self.mix_all(v, &values, block, tile, work, part),
+            Stored::F32(v) => self.mix_all(v, &values, block, tile, work, part),
+            Stored::Q8(v) => self.mix_all_q8(&v, &values, block, tile, work, part),
+        }
+    }
+
+    /// The powers of a block's scores in one tile of one kv head, with their `m` and `l`; and what
+    /// the block sees of the tile.
+    pub(super) fn powers<'h>(
+        &self,
+        head: &Head<'_>,
+        held: Held<'h>,
+        block: &Block,
+        tile: usize,
+        work: &mut Work<'_>,
+        part: &mut Part<'_>,
+    ) -> (Cells<'h>, Range<usize>) {
         let n_group = self.decoder.n_head / self.decoder.n_head_kv;
         let seen = |i: usize| block.in_tile(i, tile);
         let start = (0..block.n).map(|i| seen(i).0).min().unwrap_or(0);
         let end = (0..block.n).map(|i| seen(i).1).max().unwrap_or(0);
-        let cells = Cells::new(order, tile, start..end);
+        let cells = Cells::new(held, tile, start..end);
 
         let rows = block.n * n_group;
         match head.k {
@@ -287,13 +361,7 @@ impl Cpu {
             let (m, l) = (&mut part.m[rows.clone()], &mut part.l[rows]);
             self.kernels.powers((scores, TILE), end - start, (m, l));
         }
-
-        let values = Tile { cells: &cells, seen: start..end };
-        match head.v {
-            Stored::F16(v) => self.mix_all(v, &values, block, tile, work, part),
-            Stored::F32(v) => self.mix_all(v, &values, block, tile, work, part),
-            Stored::Q8(v) => self.mix_all_q8(&v, &values, block, tile, work, part),
-        }
+        (cells, start..end)
     }
 
     /// Mixes values in floats for all rows of a block.

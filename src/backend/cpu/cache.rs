@@ -9,97 +9,44 @@
 
 use std::ops::Range;
 
-use crate::backend::{Decoder, KvType, Shape};
+use crate::backend::{Batch, Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::{Pool, Width};
-use crate::kernel::{GROUP, Kernels, Panel};
+use crate::kernel::{GROUP, Kernels};
 
 use super::Cpu;
 use super::cache_q8::{HeadCodes, Keys8, Values8};
-
-/// What keys and values are stored as, if in floats.
-pub(super) trait Element: Copy + Default + Send + Sync {
-    fn round(kernels: &Kernels, x: &[f32], out: &mut [Self]);
-    fn widen(self) -> f32;
-    /// [`Kernels::panel_f16`], for this type.
-    fn panel(
-        kernels: &Kernels,
-        n: usize,
-        a: (&[f32], usize),
-        b: &Panel<'_, Self>,
-        out: (&mut [f32], usize),
-        fresh: bool,
-    );
-}
-
-impl Element for u16 {
-    fn round(kernels: &Kernels, x: &[f32], out: &mut [u16]) {
-        kernels.to_f16(x, out);
-    }
-
-    fn widen(self) -> f32 {
-        half::f16::from_bits(self).to_f32()
-    }
-
-    fn panel(
-        kernels: &Kernels,
-        n: usize,
-        a: (&[f32], usize),
-        b: &Panel<'_, u16>,
-        out: (&mut [f32], usize),
-        fresh: bool,
-    ) {
-        kernels.panel_f16(n, a, b, out, fresh);
-    }
-}
-
-impl Element for f32 {
-    fn round(_: &Kernels, x: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(x);
-    }
-
-    fn widen(self) -> f32 {
-        self
-    }
-
-    fn panel(
-        kernels: &Kernels,
-        n: usize,
-        a: (&[f32], usize),
-        b: &Panel<'_, f32>,
-        out: (&mut [f32], usize),
-        fresh: bool,
-    ) {
-        kernels.panel_f32(n, a, b, out, fresh);
-    }
-}
+use super::leverage::Leverage;
+use super::mass::Mass;
+use super::tiles::Held;
 
 /// Where things lie in a cache.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) n_head: usize,
     pub(super) head_dim: usize,
-    pub(super) n_ctx: usize,
+    pub(super) n_cells: usize,
 }
 
 impl Layout {
-    fn new(d: &Decoder, shape: &Shape) -> Layout {
-        Layout { n_head: d.n_head_kv, head_dim: d.head_dim, n_ctx: shape.n_ctx }
+    fn new(d: &Decoder, shape: &Shape, window: u32) -> Layout {
+        let n_cells = if window == 0 { shape.n_ctx } else { shape.n_cells };
+        Layout { n_head: d.n_head_kv, head_dim: d.head_dim, n_cells }
     }
 
     /// Elements of one head's keys, and of its values.
-    fn key_len(&self) -> usize {
-        self.n_ctx.next_multiple_of(GROUP) * self.head_dim
+    pub(super) fn key_len(&self) -> usize {
+        self.n_cells.next_multiple_of(GROUP) * self.head_dim
     }
 
-    fn value_len(&self) -> usize {
-        self.n_ctx * value_width(self.head_dim)
+    pub(super) fn value_len(&self) -> usize {
+        self.n_cells * value_width(self.head_dim)
     }
 
     /// A block of cells in one head's keys, and the cell's place in it.
-    fn block(&self, cell: u32) -> (Range<usize>, usize) {
+    pub(super) fn block(&self, cell: u32) -> (Range<usize>, usize) {
         let at = cell as usize / GROUP * GROUP * self.head_dim;
         (at..at + GROUP * self.head_dim, cell as usize % GROUP)
     }
@@ -123,8 +70,32 @@ pub(super) fn value_width(head_dim: usize) -> usize {
 /// The cache of one layer.
 pub struct Kv {
     layout: Layout,
+    /// Which of [`Batch::held`] its first KV head has, if its heads have slots of their own.
+    own: Option<usize>,
     k: Keys,
     v: Values,
+    /// What its slots draw, if that is counted.
+    pub(super) mass: Option<Mass>,
+    pub(super) leverage: Option<Leverage>,
+}
+
+/// Where the tokens of a batch go.
+#[derive(Clone, Copy)]
+pub(super) enum Targets<'b> {
+    /// To the same cells for all heads.
+    Shared(&'b [u32]),
+    /// After what each head holds, and so many of the same span.
+    Own(&'b [u32], usize),
+}
+
+impl Targets<'_> {
+    /// The cell of each token for a head, the first one of `head`.
+    pub(super) fn cell(&self, head: usize, token: usize) -> u32 {
+        match self {
+            Targets::Shared(cells) => cells[token],
+            Targets::Own(held, n_before) => held[head] + (n_before + token) as u32,
+        }
+    }
 }
 
 enum Keys {
@@ -172,159 +143,146 @@ impl Kv {
         }
     }
 
-    /// The keys of all heads in `cell`.
-    pub(super) fn key(&self, cell: u32, out: &mut [f32]) {
-        match &self.k {
-            Keys::F16(keys) => self.layout.key(keys, cell, out),
-            Keys::F32(keys) => self.layout.key(keys, cell, out),
-            Keys::Q8(keys) => keys.key(cell, out),
+    /// What a KV head holds while a batch is evaluated.
+    pub(super) fn held<'b>(&self, head: usize, window: u32, batch: &'b Batch<'_>) -> Held<'b> {
+        match self.own {
+            Some(first) => Held::Own(batch.held[first + head] as usize + batch.n_before),
+            None => Held::Shared(batch, window),
         }
     }
 
-    /// Overwrites the keys of all heads in `cell` with a row as in [`super::Scratch`].
-    pub(super) fn set_key(&mut self, kernels: &Kernels, cell: u32, row: &[f32]) -> Result<()> {
-        self.fill_keys(kernels, None, &[cell], row)
+    /// A head's key in `cell`.
+    pub(super) fn key(&self, head: usize, cell: u32, out: &mut [f32]) {
+        match self.head(head).k {
+            Stored::F16(keys) => self.layout.key(keys, cell, out),
+            Stored::F32(keys) => self.layout.key(keys, cell, out),
+            Stored::Q8(keys) => keys.key(cell, out),
+        }
     }
 
-    /// Fills `cells` with a row of keys and of values each.
+    /// A head's value in `cell`.
+    pub(super) fn value(&self, head: usize, cell: u32, out: &mut [f32]) {
+        match self.head(head).v {
+            Stored::F16(values) => self.layout.value(values, cell, out),
+            Stored::F32(values) => self.layout.value(values, cell, out),
+            Stored::Q8(values) => values.value(cell, out),
+        }
+    }
+
+    /// Cells of a head.
+    pub(super) fn n_cells(&self) -> usize {
+        self.layout.n_cells
+    }
+
+    /// Overwrites a head's key in `cell`.
+    pub(super) fn set_key(&mut self, kernels: &Kernels, head: usize, cell: u32, key: &[f32]) {
+        let (layout, len) = (self.layout, self.layout.key_len());
+        match &mut self.k {
+            Keys::F16(keys) => layout.set_key(kernels, &mut keys[head * len..][..len], cell, key),
+            Keys::F32(keys) => layout.set_key(kernels, &mut keys[head * len..][..len], cell, key),
+            Keys::Q8(keys) => keys.set(head, cell, key),
+        }
+    }
+
+    /// Takes the keys and values of a batch, rows as in [`super::Scratch`].
     pub(super) fn fill(
         &mut self,
         kernels: &Kernels,
         pool: &Pool,
-        cells: &[u32],
+        batch: &Batch<'_>,
         k: &[f32],
         v: &[f32],
     ) -> Result<()> {
         let layout = self.layout;
+        let to = match self.own {
+            Some(first) => Targets::Own(&batch.held[first..], batch.n_before),
+            None => Targets::Shared(batch.cells()),
+        };
         // A few are less work than waking a thread.
-        let pool = (cells.len() >= GROUP).then_some(pool);
-        self.fill_keys(kernels, pool, cells, k)?;
-        match &mut self.v {
-            Values::F16(values) => layout.fill_values(kernels, pool, values, cells, v),
-            Values::F32(values) => layout.fill_values(kernels, pool, values, cells, v),
-            Values::Q8(values) => values.fill(pool, cells, v),
-        }
-    }
-
-    fn fill_keys(
-        &mut self,
-        kernels: &Kernels,
-        pool: Option<&Pool>,
-        cells: &[u32],
-        k: &[f32],
-    ) -> Result<()> {
+        let pool = (batch.tokens.len() >= GROUP).then_some(pool);
         match &mut self.k {
-            Keys::F16(keys) => self.layout.fill_keys(kernels, pool, keys, cells, k),
-            Keys::F32(keys) => self.layout.fill_keys(kernels, pool, keys, cells, k),
-            Keys::Q8(keys) => keys.fill(pool, cells, k),
+            Keys::F16(keys) => layout.fill_keys(kernels, pool, keys, to, k),
+            Keys::F32(keys) => layout.fill_keys(kernels, pool, keys, to, k),
+            Keys::Q8(keys) => keys.fill(pool, to, k),
+        }?;
+        match &mut self.v {
+            Values::F16(values) => layout.fill_values(kernels, pool, values, to, v),
+            Values::F32(values) => layout.fill_values(kernels, pool, values, to, v),
+            Values::Q8(values) => values.fill(pool, to, v),
         }
     }
 
-    /// Copies what `cells` hold from another cache of the same shape.
-    pub(super) fn copy(&mut self, from: &Kv, cells: &[u32]) {
+    /// Moves what a head's cells `kept`, which ascend, hold to the first cells, in that order.
+    pub(super) fn compact(&mut self, d: &Decoder, head: usize, kept: &[u32]) {
         let layout = self.layout;
-        match (&mut self.k, &from.k) {
-            (Keys::F16(to), Keys::F16(from)) => layout.copy_keys(to, from, cells),
-            (Keys::F32(to), Keys::F32(from)) => layout.copy_keys(to, from, cells),
-            (Keys::Q8(to), Keys::Q8(from)) => to.copy(from, cells),
-            _ => {}
+        // Those that stand where they stay.
+        let n_still = kept.iter().zip(0..).take_while(|&(&from, to)| from == to).count();
+        match &mut self.k {
+            Keys::F16(keys) => layout.compact_keys(keys, head, kept, n_still),
+            Keys::F32(keys) => layout.compact_keys(keys, head, kept, n_still),
+            Keys::Q8(keys) => keys.compact(head, kept, n_still),
         }
-        match (&mut self.v, &from.v) {
-            (Values::F16(to), Values::F16(from)) => layout.copy_values(to, from, cells),
-            (Values::F32(to), Values::F32(from)) => layout.copy_values(to, from, cells),
-            (Values::Q8(to), Values::Q8(from)) => to.copy(from, cells),
-            _ => {}
+        match &mut self.v {
+            Values::F16(values) => layout.compact_values(values, head, kept, n_still),
+            Values::F32(values) => layout.compact_values(values, head, kept, n_still),
+            Values::Q8(values) => values.compact(head, kept, n_still),
+        }
+        if let Some(mass) = &mut self.mass {
+            mass.compact(head, kept);
+        }
+        if let Some(leverage) = &mut self.leverage {
+            leverage.compact(d, layout.n_cells, head, kept);
+        }
+    }
+
+    /// Copies what a head's cells hold from another cache of the same shape.
+    pub(super) fn copy(&mut self, from: &Kv, head: usize, cells: impl Iterator<Item = u32>) {
+        let layout = self.layout;
+        for cell in cells {
+            match (&mut self.k, &from.k) {
+                (Keys::F16(to), Keys::F16(from)) => layout.copy_key(to, from, head, cell),
+                (Keys::F32(to), Keys::F32(from)) => layout.copy_key(to, from, head, cell),
+                (Keys::Q8(to), Keys::Q8(from)) => to.copy(from, head, cell),
+                _ => {}
+            }
+            match (&mut self.v, &from.v) {
+                (Values::F16(to), Values::F16(from)) => layout.copy_value(to, from, head, cell),
+                (Values::F32(to), Values::F32(from)) => layout.copy_value(to, from, head, cell),
+                (Values::Q8(to), Values::Q8(from)) => to.copy(from, head, cell),
+                _ => {}
+            }
         }
     }
 }
 
-/// Of one head's keys, `n` blocks of 16 cells from block `first` on: element by cell.
-pub(super) fn key_panel<T>(keys: &[T], head_dim: usize, first: usize, n: usize) -> Panel<'_, T> {
-    let group = GROUP * head_dim;
-    Panel { data: &keys[first * group..], n: head_dim, row: GROUP, n_groups: n, group }
-}
-
-/// Of one head's values, those of `n` cells from cell `first` on: cell by element.
-pub(super) fn value_panel<T>(v: &[T], head_dim: usize, first: usize, n: usize) -> Panel<'_, T> {
-    let row = value_width(head_dim);
-    Panel { data: &v[first * row..], n, row, n_groups: row / GROUP, group: GROUP }
-}
-
-impl Layout {
-    fn key<T: Element>(&self, keys: &[T], cell: u32, out: &mut [f32]) {
-        let (block, lane) = self.block(cell);
-        let heads = keys.chunks_exact(self.key_len());
-        for (keys, out) in heads.zip(out.chunks_exact_mut(self.head_dim)) {
-            for (x, k) in out.iter_mut().zip(keys[block.clone()].chunks_exact(GROUP)) {
-                *x = k[lane].widen();
-            }
+/// Moves cells `kept[i]` to cell `i`, from `i = n_still` on. Blocks of `N` cells have `n` rows, with
+/// `len` neighbours for each cell in turn. What moves, moves towards the front, so that nothing is
+/// overwritten before it has been read.
+pub(super) fn gather_lanes<T: Copy, const N: usize>(
+    x: &mut [T],
+    n: usize,
+    len: usize,
+    kept: &[u32],
+    n_still: usize,
+) {
+    let block = n * N * len;
+    let at = |cell: usize| cell / N * block + cell % N * len;
+    let mut to = n_still;
+    while to < kept.len() {
+        let n_cells = (N - to % N).min(kept.len() - to);
+        let mut from = [0; N];
+        for (from, &cell) in from.iter_mut().zip(&kept[to..to + n_cells]) {
+            *from = at(cell as usize);
         }
-    }
-
-    fn fill_keys<T: Element>(
-        &self,
-        kernels: &Kernels,
-        pool: Option<&Pool>,
-        keys: &mut [T],
-        cells: &[u32],
-        k: &[f32],
-    ) -> Result<()> {
-        each_head(pool, keys, self.key_len(), |head, keys| {
-            for (&cell, row) in cells.iter().zip(self.head_rows(k, head)) {
-                let (block, lane) = self.block(cell);
-                let mut rounded = [T::default(); 64];
-                let parts = keys[block].chunks_mut(64 * GROUP);
-                for (keys, row) in parts.zip(row.chunks(64)) {
-                    T::round(kernels, row, &mut rounded[..row.len()]);
-                    for (k, x) in keys.chunks_exact_mut(GROUP).zip(rounded) {
-                        k[lane] = x;
-                    }
+        let first = at(to);
+        for row in (0..block).step_by(N * len) {
+            for (i, from) in from[..n_cells].iter().enumerate() {
+                for j in 0..len {
+                    x[first + row + i * len + j] = x[from + row + j];
                 }
             }
-        })
-    }
-
-    fn fill_values<T: Element>(
-        &self,
-        kernels: &Kernels,
-        pool: Option<&Pool>,
-        values: &mut [T],
-        cells: &[u32],
-        v: &[f32],
-    ) -> Result<()> {
-        let width = value_width(self.head_dim);
-        each_head(pool, values, self.value_len(), |head, values| {
-            for (&cell, row) in cells.iter().zip(self.head_rows(v, head)) {
-                T::round(kernels, row, &mut values[cell as usize * width..][..self.head_dim]);
-            }
-        })
-    }
-
-    fn copy_keys<T: Element>(&self, to: &mut [T], from: &[T], cells: &[u32]) {
-        let len = self.key_len();
-        for (to, from) in to.chunks_exact_mut(len).zip(from.chunks_exact(len)) {
-            each_block::<GROUP>(cells, |cell, whole| {
-                let (block, lane) = self.block(cell);
-                if whole {
-                    to[block.clone()].copy_from_slice(&from[block]);
-                    return;
-                }
-                let rows = to[block.clone()].chunks_exact_mut(GROUP);
-                for (to, from) in rows.zip(from[block].chunks_exact(GROUP)) {
-                    to[lane] = from[lane];
-                }
-            });
         }
-    }
-
-    fn copy_values<T: Element>(&self, to: &mut [T], from: &[T], cells: &[u32]) {
-        let (len, width) = (self.value_len(), value_width(self.head_dim));
-        for (to, from) in to.chunks_exact_mut(len).zip(from.chunks_exact(len)) {
-            for &cell in cells {
-                let row = cell as usize * width..(cell as usize + 1) * width;
-                to[row.clone()].copy_from_slice(&from[row]);
-            }
-        }
+        to += n_cells;
     }
 }
 
@@ -344,17 +302,6 @@ pub(super) fn each_head<T: Send>(
     }
 }
 
-/// Calls `f(cell, whole)`: once for `N` cells that are a whole block, with the first of them, and for
-/// every other cell alone.
-pub(super) fn each_block<const N: usize>(mut cells: &[u32], mut f: impl FnMut(u32, bool)) {
-    while let Some((&cell, rest)) = cells.split_first() {
-        let whole = cells.first_chunk::<N>();
-        let whole = whole.is_some_and(|block| (cell as usize).is_multiple_of(N) && is_run(block));
-        f(cell, whole);
-        cells = if whole { &cells[N..] } else { rest };
-    }
-}
-
 /// Whether each cell is the one after its neighbour.
 pub(super) fn is_run(cells: &[u32]) -> bool {
     let next = cells.get(1..).unwrap_or_default();
@@ -363,9 +310,9 @@ pub(super) fn is_run(cells: &[u32]) -> bool {
 }
 
 impl Cpu {
-    /// Bytes of the keys and values of one layer.
-    pub fn kv_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
-        let layout = Layout::new(decoder, shape);
+    /// Bytes of the keys and values of one layer with this window.
+    pub fn kv_bytes(decoder: &Decoder, shape: &Shape, window: u32) -> u64 {
+        let layout = Layout::new(decoder, shape, window);
         let bytes = |len: usize, size: usize| {
             let n = (decoder.n_head_kv * len) as u64;
             (n * size as u64).next_multiple_of(64)
@@ -380,12 +327,23 @@ impl Cpu {
             KvType::F32 => bytes(layout.value_len(), 4),
             KvType::Q8_0 => Values8::bytes(layout),
         };
-        keys + values
+        let known = match window {
+            0 => Mass::bytes(decoder, shape) + Leverage::bytes(decoder, shape),
+            _ => 0,
+        };
+        keys + values + known
     }
 
-    /// Makes the cache of one layer.
-    pub fn kv(&self, shape: &Shape, memory: &Memory) -> Result<Kv> {
-        let layout = Layout::new(&self.decoder, shape);
+    /// Makes the cache of one layer. `own`: which of [`Batch::held`] its first KV head has, if the
+    /// layer attends to everything.
+    pub fn kv(
+        &self,
+        shape: &Shape,
+        window: u32,
+        own: Option<usize>,
+        memory: &Memory,
+    ) -> Result<Kv> {
+        let layout = Layout::new(&self.decoder, shape, window);
         let (k, v) = (layout.n_head * layout.key_len(), layout.n_head * layout.value_len());
         let k = match shape.k_type {
             KvType::F16 => Keys::F16(memory.buffer(k)?),
@@ -397,6 +355,11 @@ impl Cpu {
             KvType::F32 => Values::F32(memory.buffer(v)?),
             KvType::Q8_0 => Values::Q8(Values8::new(layout, memory)?),
         };
-        Ok(Kv { layout, k, v })
+        let (mut mass, mut leverage) = (None, None);
+        if own.is_some() {
+            mass = Mass::new(&self.decoder, shape, memory)?;
+            leverage = Leverage::new(&self.decoder, shape, memory)?;
+        }
+        Ok(Kv { layout, own, k, v, mass, leverage })
     }
 }

@@ -21,7 +21,7 @@ use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Keys8 as KeyCodes, Values8 as ValueCodes};
 
-use super::cache::{Layout, each_block, each_head, value_width};
+use super::cache::{Layout, Targets, each_head, gather_lanes, value_width};
 
 /// Added to a float below 2^22, it leaves that float rounded to an integer in the lowest bits.
 const TO_INTEGER: f32 = 12582912.0;
@@ -66,12 +66,12 @@ fn block_width(layout: &Layout, b: usize) -> usize {
 /// Where quad `quad` of block `b` of the values begins in its head, and its length.
 fn value_at(layout: &Layout, b: usize, quad: usize) -> (usize, usize) {
     let len = block_width(layout, b) * KV_QUAD;
-    (b * KV_BLOCK * layout.n_ctx.next_multiple_of(KV_QUAD) + quad * len, len)
+    (b * KV_BLOCK * layout.n_cells.next_multiple_of(KV_QUAD) + quad * len, len)
 }
 
 impl Layout {
     fn scale_stride(&self) -> usize {
-        self.n_ctx.next_multiple_of(GROUP)
+        self.n_cells.next_multiple_of(GROUP)
     }
 
     fn scale_len(&self) -> usize {
@@ -80,11 +80,11 @@ impl Layout {
 
     /// Codes of one head.
     fn key_codes(&self) -> usize {
-        self.n_ctx.next_multiple_of(GROUP) * self.head_dim.next_multiple_of(KV_QUAD)
+        self.n_cells.next_multiple_of(GROUP) * self.head_dim.next_multiple_of(KV_QUAD)
     }
 
     fn value_codes(&self) -> usize {
-        self.n_ctx.next_multiple_of(KV_QUAD) * value_width(self.head_dim)
+        self.n_cells.next_multiple_of(KV_QUAD) * value_width(self.head_dim)
     }
 }
 
@@ -111,44 +111,73 @@ impl Codes {
         }
     }
 
-    /// Fills `cells`: first scales, then codes, `set(codes of a head, cell, block, block's codes)`.
+    /// Takes a row each: first scales, then codes, `set(codes of a head, cell, block, its codes)`.
     fn fill(
         &mut self,
         pool: Option<&Pool>,
-        cells: &[u32],
+        to: Targets<'_>,
         rows: &[f32],
         set: impl Fn(&mut [i8], usize, usize, &[i8]) + Sync,
     ) -> Result<()> {
         let (layout, stride) = (self.layout, self.layout.scale_stride());
         each_head(pool, &mut self.scales, layout.scale_len(), |head, scales| {
-            for (&cell, row) in cells.iter().zip(layout.head_rows(rows, head)) {
-                for (b, block) in row.chunks(KV_BLOCK).enumerate() {
-                    scales[b * stride + cell as usize] = scale(block);
-                }
+            for (t, row) in layout.head_rows(rows, head).enumerate() {
+                set_scales(scales, stride, to.cell(head, t), row);
             }
         })?;
         let (len, scale_len) = (self.codes.len() / layout.n_head, layout.scale_len());
         let scales = &self.scales;
         each_head(pool, &mut self.codes, len, |head, codes| {
             let scales = &scales[head * scale_len..][..scale_len];
-            for (&cell, row) in cells.iter().zip(layout.head_rows(rows, head)) {
-                for (b, block) in row.chunks(KV_BLOCK).enumerate() {
-                    let d = scales[b * stride + cell as usize];
-                    let mut coded = [0; KV_BLOCK];
-                    encode(block, d, &mut coded);
-                    set(codes, cell as usize, b, &coded[..block.len()]);
-                }
+            for (t, row) in layout.head_rows(rows, head).enumerate() {
+                let cell = to.cell(head, t);
+                each_code(scales, stride, cell, row, |b, block| {
+                    set(codes, cell as usize, b, block)
+                });
             }
         })
     }
 
-    /// Copies the scales of `cells`.
-    fn copy_scales(&mut self, from: &Codes, cells: &[u32]) {
-        let stride = self.layout.scale_stride();
-        let blocks = self.scales.chunks_exact_mut(stride).zip(from.scales.chunks_exact(stride));
-        for (to, from) in blocks {
-            cells.iter().for_each(|&cell| to[cell as usize] = from[cell as usize]);
+    /// Moves the scales of a head's cells `kept` to the first cells.
+    fn compact_scales(&mut self, head: usize, kept: &[u32], n_still: usize) {
+        let len = self.layout.scale_len();
+        let blocks = self.scales[head * len..][..len].chunks_exact_mut(self.layout.scale_stride());
+        for scales in blocks {
+            for (to, &from) in kept.iter().enumerate().skip(n_still) {
+                scales[to] = scales[from as usize];
+            }
         }
+    }
+
+    /// Copies the scales of a head's cell.
+    fn copy_scales(&mut self, from: &Codes, head: usize, cell: u32) {
+        let first = head * self.layout.scale_len() + cell as usize;
+        let last = first + self.layout.scale_len();
+        for i in (first..last.min(self.scales.len())).step_by(self.layout.scale_stride()) {
+            self.scales[i] = from.scales[i];
+        }
+    }
+}
+
+/// Sets the scales of a cell's row in one head's.
+fn set_scales(scales: &mut [u16], stride: usize, cell: u32, row: &[f32]) {
+    for (b, block) in row.chunks(KV_BLOCK).enumerate() {
+        scales[b * stride + cell as usize] = scale(block);
+    }
+}
+
+/// Calls `f(block, its codes)` for the blocks of a row whose scales are set.
+fn each_code(
+    scales: &[u16],
+    stride: usize,
+    cell: u32,
+    row: &[f32],
+    mut f: impl FnMut(usize, &[i8]),
+) {
+    for (b, block) in row.chunks(KV_BLOCK).enumerate() {
+        let mut coded = [0; KV_BLOCK];
+        encode(block, scales[b * stride + cell as usize], &mut coded);
+        f(b, &coded[..block.len()]);
     }
 }
 
@@ -165,48 +194,51 @@ impl Keys8 {
         self.0.head(head)
     }
 
-    /// The keys of all heads in `cell`.
-    pub(super) fn key(&self, cell: u32, out: &mut [f32]) {
+    /// Takes a row each.
+    pub(super) fn fill(&mut self, pool: Option<&Pool>, to: Targets<'_>, k: &[f32]) -> Result<()> {
+        let layout = self.0.layout;
+        self.0.fill(pool, to, k, |codes, cell, b, block| set_key(&layout, codes, cell, b, block))
+    }
+
+    /// Overwrites a head's key.
+    pub(super) fn set(&mut self, head: usize, cell: u32, key: &[f32]) {
+        let Codes { layout, codes, scales } = &mut self.0;
+        let (len, stride) = (layout.key_codes(), layout.scale_stride());
+        let scales = &mut scales[head * layout.scale_len()..][..layout.scale_len()];
+        set_scales(scales, stride, cell, key);
+        let codes = &mut codes[head * len..][..len];
+        each_code(scales, stride, cell, key, |b, block| {
+            set_key(layout, codes, cell as usize, b, block);
+        });
+    }
+
+    /// Moves what a head's cells `kept` hold to the first cells.
+    pub(super) fn compact(&mut self, head: usize, kept: &[u32], n_still: usize) {
+        self.0.compact_scales(head, kept, n_still);
+        let (len, d) = (self.0.layout.key_codes(), self.0.layout.head_dim);
+        let codes = &mut self.0.codes[head * len..][..len];
+        gather_lanes::<_, GROUP>(codes, d.div_ceil(KV_QUAD), KV_QUAD, kept, n_still);
+    }
+
+    /// Copies what a head's cell holds.
+    pub(super) fn copy(&mut self, from: &Keys8, head: usize, cell: u32) {
+        self.0.copy_scales(&from.0, head, cell);
         let layout = self.0.layout;
         let (at, stride) = key_at(&layout, cell as usize);
-        for (head, out) in out.chunks_exact_mut(layout.head_dim).enumerate() {
-            let HeadCodes { codes, scales, .. } = self.head(head);
-            for (i, x) in out.iter_mut().enumerate() {
-                let d = scales[i / KV_BLOCK * layout.scale_stride() + cell as usize];
-                let code = codes[at + i / KV_QUAD * stride + i % KV_QUAD];
-                *x = f16::from_bits(d).to_f32() * f32::from(code);
-            }
+        let at = head * layout.key_codes() + at;
+        for i in 0..layout.head_dim.div_ceil(KV_QUAD) {
+            let quad = at + i * stride..at + i * stride + KV_QUAD;
+            self.0.codes[quad.clone()].copy_from_slice(&from.0.codes[quad]);
         }
     }
+}
 
-    /// Fills `cells` with a row each.
-    pub(super) fn fill(&mut self, pool: Option<&Pool>, cells: &[u32], k: &[f32]) -> Result<()> {
-        let layout = self.0.layout;
-        self.0.fill(pool, cells, k, |codes, cell, b, block| {
-            let (at, stride) = key_at(&layout, cell);
-            let at = at + b * (KV_BLOCK / KV_QUAD) * stride;
-            for (i, quad) in block.chunks(KV_QUAD).enumerate() {
-                codes[at + i * stride..][..quad.len()].copy_from_slice(quad);
-            }
-        })
-    }
-
-    /// Copies what `cells` hold.
-    pub(super) fn copy(&mut self, from: &Keys8, cells: &[u32]) {
-        self.0.copy_scales(&from.0, cells);
-        let layout = self.0.layout;
-        let (len, n_quads) = (layout.key_codes(), layout.head_dim.div_ceil(KV_QUAD));
-        let heads = self.0.codes.chunks_exact_mut(len).zip(from.0.codes.chunks_exact(len));
-        for (to, from) in heads {
-            each_block::<GROUP>(cells, |cell, whole| {
-                let (at, stride) = key_at(&layout, cell as usize);
-                let (n, len) = if whole { (1, n_quads * stride) } else { (n_quads, KV_QUAD) };
-                for i in 0..n {
-                    let codes = at + i * stride..at + i * stride + len;
-                    to[codes.clone()].copy_from_slice(&from[codes]);
-                }
-            });
-        }
+/// Sets the codes of a block of a cell's key in one head's.
+fn set_key(layout: &Layout, codes: &mut [i8], cell: usize, b: usize, block: &[i8]) {
+    let (at, stride) = key_at(layout, cell);
+    let at = at + b * (KV_BLOCK / KV_QUAD) * stride;
+    for (i, quad) in block.chunks(KV_QUAD).enumerate() {
+        codes[at + i * stride..][..quad.len()].copy_from_slice(quad);
     }
 }
 
@@ -223,10 +255,10 @@ impl Values8 {
         self.0.head(head)
     }
 
-    /// Fills `cells` with a row each.
-    pub(super) fn fill(&mut self, pool: Option<&Pool>, cells: &[u32], v: &[f32]) -> Result<()> {
+    /// Takes a row each.
+    pub(super) fn fill(&mut self, pool: Option<&Pool>, to: Targets<'_>, v: &[f32]) -> Result<()> {
         let layout = self.0.layout;
-        self.0.fill(pool, cells, v, |codes, cell, b, block| {
+        self.0.fill(pool, to, v, |codes, cell, b, block| {
             let (at, len) = value_at(&layout, b, cell / KV_QUAD);
             let quads = codes[at..at + len].chunks_exact_mut(KV_QUAD);
             for (quad, code) in quads.zip(block) {
@@ -235,29 +267,58 @@ impl Values8 {
         })
     }
 
-    /// Copies what `cells` hold.
-    pub(super) fn copy(&mut self, from: &Values8, cells: &[u32]) {
-        self.0.copy_scales(&from.0, cells);
+    /// Moves what a head's cells `kept` hold to the first cells.
+    pub(super) fn compact(&mut self, head: usize, kept: &[u32], n_still: usize) {
+        self.0.compact_scales(head, kept, n_still);
         let layout = self.0.layout;
         let len = layout.value_codes();
-        let heads = self.0.codes.chunks_exact_mut(len).zip(from.0.codes.chunks_exact(len));
-        for (to, from) in heads {
-            each_block::<KV_QUAD>(cells, |cell, whole| {
-                let (quad, lane) = (cell as usize / KV_QUAD, cell as usize % KV_QUAD);
-                for b in 0..n_blocks(layout.head_dim) {
-                    let (at, len) = value_at(&layout, b, quad);
-                    let (to, from) = (&mut to[at..at + len], &from[at..at + len]);
-                    match whole {
-                        true => to.copy_from_slice(from),
-                        false => (lane..len).step_by(KV_QUAD).for_each(|i| to[i] = from[i]),
-                    }
-                }
-            });
+        let codes = &mut self.0.codes[head * len..][..len];
+        for b in 0..n_blocks(layout.head_dim) {
+            let first = value_at(&layout, b, 0).0;
+            let width = block_width(&layout, b);
+            gather_lanes::<_, KV_QUAD>(&mut codes[first..], width, 1, kept, n_still);
+        }
+    }
+
+    /// Copies what a head's cell holds.
+    pub(super) fn copy(&mut self, from: &Values8, head: usize, cell: u32) {
+        self.0.copy_scales(&from.0, head, cell);
+        let layout = self.0.layout;
+        let (quad, lane) = (cell as usize / KV_QUAD, cell as usize % KV_QUAD);
+        for b in 0..n_blocks(layout.head_dim) {
+            let (at, len) = value_at(&layout, b, quad);
+            let at = head * layout.value_codes() + at;
+            for i in (at + lane..at + len).step_by(KV_QUAD) {
+                self.0.codes[i] = from.0.codes[i];
+            }
         }
     }
 }
 
 impl<'a> HeadCodes<'a> {
+    /// The key in `cell`.
+    pub(super) fn key(&self, cell: u32, out: &mut [f32]) {
+        let (at, stride) = key_at(&self.layout, cell as usize);
+        for (i, x) in out.iter_mut().enumerate() {
+            let d = self.scales[i / KV_BLOCK * self.layout.scale_stride() + cell as usize];
+            let code = self.codes[at + i / KV_QUAD * stride + i % KV_QUAD];
+            *x = f16::from_bits(d).to_f32() * f32::from(code);
+        }
+    }
+
+    /// The value in `cell`.
+    pub(super) fn value(&self, cell: u32, out: &mut [f32]) {
+        let (quad, lane) = (cell as usize / KV_QUAD, cell as usize % KV_QUAD);
+        for (b, out) in out.chunks_mut(KV_BLOCK).enumerate() {
+            let (at, _) = value_at(&self.layout, b, quad);
+            let d = self.scales[b * self.layout.scale_stride() + cell as usize];
+            for (i, x) in out.iter_mut().enumerate() {
+                let code = self.codes[at + i * KV_QUAD + lane];
+                *x = f16::from_bits(d).to_f32() * f32::from(code);
+            }
+        }
+    }
+
     /// Keys of `n` blocks of 16 cells from block `first` on.
     pub(super) fn keys(&self, first: usize, n: usize) -> KeyCodes<'a> {
         let n_quads = self.layout.head_dim.div_ceil(KV_QUAD);

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::backend::rope::Layout;
-use crate::backend::{Backend, Batch};
+use crate::backend::{Backend, Batch, Observe, SlotsOfHead};
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
-use super::attention::lock;
+use super::attention::{Sizes, lock};
 use super::scratch::Inputs;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
@@ -49,7 +49,7 @@ impl Backend for Cpu {
             at = rows.end;
             let cos = s.cos[rows.clone()].chunks_exact_mut(half);
             let sin = s.sin[rows].chunks_exact_mut(half);
-            for ((cos, sin), &pos) in cos.zip(sin).zip(batch.positions) {
+            for ((cos, sin), pos) in cos.zip(sin).take(n).zip(batch.first_turn..) {
                 rotations(&f.per_pair, f64::from(pos), f.scale, cos, sin);
             }
         }
@@ -82,10 +82,10 @@ impl Backend for Cpu {
                 }
             }
         })?;
-        kv.fill(self.kernels, &s.pool, batch.cells, &s.k[..n_kv], &s.v[..n_kv])
+        kv.fill(self.kernels, &s.pool, batch, &s.k[..n_kv], &s.v[..n_kv])
     }
 
-    fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &Kv, batch: &Batch<'_>) -> Result<()> {
+    fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &mut Kv, batch: &Batch<'_>) -> Result<()> {
         self.attend_all(s, l, kv, batch)
     }
 
@@ -165,34 +165,91 @@ impl Backend for Cpu {
         s.highest.of_row(row)
     }
 
+    fn count_attention(&self, kv: &mut Kv, held: &[u32], observe: Observe, n_kept: usize) {
+        if let Some(mass) = &mut kv.mass {
+            mass.fold(self, held, observe, n_kept);
+        }
+    }
+
+    fn n_each(&self) -> usize {
+        Sizes::new(&self.decoder).n_tokens
+    }
+
+    fn attention<'k>(&self, kv: &'k Kv, head: usize) -> Option<(&'k [f32], &'k [f32])> {
+        kv.mass.as_ref().map(|mass| mass.of_head(head))
+    }
+
+    fn learn<'h>(
+        &self,
+        s: &mut Scratch,
+        l: &CpuLayer,
+        kv: &mut Kv,
+        new: (usize, f32),
+        of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
+    ) -> Result<()> {
+        self.learn_layer(s, l, kv, new, of_head)
+    }
+
+    fn leverage<'k>(&self, kv: &'k Kv, head: usize) -> &'k [f32] {
+        let leverage = kv.leverage.as_ref();
+        leverage.map_or(&[], |leverage| leverage.of_head(&self.decoder, kv.n_cells(), head))
+    }
+
+    fn key(&self, kv: &Kv, head: usize, slot: u32, out: &mut [f32]) {
+        kv.key(head, slot, out);
+    }
+
+    fn forget(&self, kv: &mut Kv) {
+        if let Some(leverage) = &mut kv.leverage {
+            leverage.clear();
+        }
+    }
+
+    fn window(&self, layer: &CpuLayer) -> u32 {
+        layer.window
+    }
+
     fn shift(
         &self,
         s: &mut Scratch,
         l: &CpuLayer,
         kv: &mut Kv,
-        cells: &[u32],
-        delta: u32,
+        head: usize,
+        turns: impl Iterator<Item = (u32, u32)>,
     ) -> Result<()> {
         let Some(rope) = l.rope else { return Ok(()) };
-        let width = self.decoder.n_head_kv * self.decoder.head_dim;
         let f = &s.frequencies[rope];
         let half = f.per_pair.len();
         let (cos, sin) = (&mut s.cos[..half], &mut s.sin[..half]);
-        rotations(&f.per_pair, -f64::from(delta), 1.0, cos, sin);
-        let row = &mut s.k[..Width::spread(width).len(1)];
-        for &cell in cells {
-            kv.key(cell, &mut row[..width]);
-            for head in row[..width].chunks_exact_mut(self.decoder.head_dim) {
-                self.rotate(head, cos, sin);
+        let key = &mut s.k[..self.decoder.head_dim];
+        let mut last = None;
+        for (cell, by) in turns {
+            if last != Some(by) {
+                rotations(&f.per_pair, -f64::from(by), 1.0, cos, sin);
+                last = Some(by);
             }
-            kv.set_key(self.kernels, cell, row)?;
+            kv.key(head, cell, key);
+            self.rotate(key, cos, sin);
+            kv.set_key(self.kernels, head, cell, key);
         }
         Ok(())
     }
 
-    fn copy_cells(&self, from: &Kv, to: &mut Kv, cells: &[u32]) -> Result<()> {
-        to.copy(from, cells);
-        Ok(())
+    fn compact(&self, kv: &mut Kv, head: usize, kept: &[u32]) {
+        kv.compact(&self.decoder, head, kept);
+    }
+
+    fn copy_knowledge(&self, from: &Kv, to: &mut Kv, held: &[u32]) {
+        if let (Some(to), Some(from)) = (&mut to.mass, &from.mass) {
+            held.iter().enumerate().for_each(|(head, &n)| to.copy(from, head, n as usize));
+        }
+        if let (Some(to), Some(from)) = (&mut to.leverage, &from.leverage) {
+            to.copy(from);
+        }
+    }
+
+    fn copy_cells(&self, from: &Kv, to: &mut Kv, head: usize, cells: impl Iterator<Item = u32>) {
+        to.copy(from, head, cells);
     }
 }
 
@@ -275,7 +332,7 @@ impl Cpu {
         }
     }
 
-    fn rotate(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    pub(super) fn rotate(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
         match self.decoder.rope_layout {
             Layout::Norm => self.kernels.rope_norm(head, cos, sin),
             Layout::Neox => self.kernels.rope_neox(head, cos, sin),

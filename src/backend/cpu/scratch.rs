@@ -13,6 +13,8 @@ use crate::base::pool::{Pool, Width};
 use crate::kernel::{Activations, Kernels, TILE, Tiles};
 
 use super::attention_q8::Eights;
+use super::leverage::Learning;
+use super::mass::Totals;
 use super::screen::Screening;
 use super::threads::Threads;
 use super::weights::Matrix;
@@ -205,6 +207,8 @@ pub struct Scratch {
     pub(super) work: Vec<Mutex<Buffer<f32>>>,
     pub(super) eights: Vec<Mutex<Eights>>,
     pub(super) parts: Buffer<f32>,
+    pub(super) totals: Totals,
+    pub(super) learning: Learning,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
     /// The highest logits of `logits`.
@@ -288,7 +292,9 @@ impl Cpu {
     pub fn scratch_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
         let eights = shape.n_threads as u64 * Eights::bytes(decoder, shape);
         let highest = Highest::bytes(shape.n_logits, decoder.n_vocab);
-        Lengths::new(decoder, shape).bytes(shape.n_threads) + eights + highest
+        let beside =
+            eights + highest + Totals::bytes(decoder, shape) + Learning::bytes(decoder, shape);
+        Lengths::new(decoder, shape).bytes(shape.n_threads) + beside
     }
 
     /// Makes a session's buffers and threads.
@@ -301,6 +307,7 @@ impl Cpu {
             work.push(Mutex::new(memory.buffer(n.work)?));
             eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
+        let frequencies: Vec<_> = d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect();
         Ok(Scratch {
             pool,
             threads: Threads::new(shape, Cores::count(), &self.found),
@@ -323,10 +330,12 @@ impl Cpu {
             up: memory.buffer(n.ff)?,
             cos: memory.buffer(n.angles)?,
             sin: memory.buffer(n.angles)?,
-            frequencies: d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect(),
+            learning: Learning::new(d, shape, &frequencies, memory)?,
+            frequencies,
             work,
             eights,
             parts: memory.buffer(n.parts)?,
+            totals: Totals::new(d, shape)?,
             logits: memory.buffer(n.logits)?,
             highest: Highest::new(shape.n_logits, d.n_vocab)?,
             n_batch: shape.n_batch,

@@ -7,6 +7,25 @@ use crate::kernel::GROUP;
 
 use super::cache::is_run;
 
+/// What a KV head holds, batch included: the tokens of a batch see it up to themselves.
+#[derive(Clone, Copy)]
+pub(super) enum Held<'b> {
+    /// In shared cells, of which a token sees so many positions.
+    Shared(&'b Batch<'b>, u32),
+    /// In its own first slots, so many before the batch.
+    Own(usize),
+}
+
+impl Held<'_> {
+    /// What token `t` of the batch sees, by ascending position.
+    fn visible(&self, t: usize) -> Range<usize> {
+        match *self {
+            Held::Shared(batch, window) => batch.visible(t, window),
+            Held::Own(held) => 0..held + t + 1,
+        }
+    }
+}
+
 /// Cells of a tile: a multiple of [`GROUP`]. Keys and values of one head and tile fit into the
 /// caches next to a core, with room for scores.
 pub(super) const TILE: usize = 128;
@@ -21,10 +40,10 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(batch: &Batch<'_>, window: u32, first: usize, n: usize) -> Block {
+    pub(super) fn new(held: Held<'_>, first: usize, n: usize) -> Block {
         let mut visible = [(0, 0); MOST_TOKENS];
         for (i, visible) in visible[..n].iter_mut().enumerate() {
-            let range = batch.visible(first + i, window);
+            let range = held.visible(first + i);
             *visible = (range.start, range.end);
         }
         Block { first, n, visible }
@@ -55,30 +74,40 @@ pub(super) struct Tile<'a> {
 }
 
 /// The cells of a tile, by ascending position.
-pub(super) struct Cells<'a> {
-    tile: &'a [u32],
-    /// What is wanted of them is one run.
-    run: bool,
+pub(super) enum Cells<'a> {
+    /// Neighbours, from this one on.
+    Run(usize),
+    /// Any.
+    Listed(&'a [u32]),
 }
 
 impl<'a> Cells<'a> {
-    /// Those of a tile of `order` of which the places `wanted` are.
-    pub(super) fn new(order: &'a [u32], tile: usize, wanted: Range<usize>) -> Cells<'a> {
-        let tile = &order[tile * TILE..][..wanted.end];
-        Cells { tile, run: is_run(&tile[wanted]) }
+    /// Those of a tile of which the places `wanted` are needed.
+    pub(super) fn new(held: Held<'a>, tile: usize, wanted: Range<usize>) -> Cells<'a> {
+        let Held::Shared(batch, _) = held else { return Cells::Run(tile * TILE) };
+        let cells = &batch.order[tile * TILE..][..wanted.end];
+        match is_run(&cells[wanted.clone()]) {
+            // What stands before those that are wanted is not asked for.
+            true if !wanted.is_empty() => {
+                Cells::Run((cells[wanted.start] as usize).wrapping_sub(wanted.start))
+            }
+            _ => Cells::Listed(cells),
+        }
     }
 
     /// Calls `f(at, first, len)` for runs of neighbours among the cells `wanted`: `len` cells from
     /// `first` on, the first of them at place `at` of the tile.
     pub(super) fn each_run(&self, wanted: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
         let (mut at, end) = (wanted.start, wanted.end);
+        let tile = match *self {
+            _ if at >= end => return,
+            Cells::Run(first) => return f(at, first.wrapping_add(at), end - at),
+            Cells::Listed(tile) => tile,
+        };
         while at < end {
-            let cells = &self.tile[at..end];
+            let cells = &tile[at..end];
             let gap = |(a, b): (&u32, &u32)| a + 1 != *b;
-            let len = match self.run {
-                true => cells.len(),
-                false => cells.iter().zip(&cells[1..]).position(gap).map_or(cells.len(), |i| i + 1),
-            };
+            let len = cells.iter().zip(&cells[1..]).position(gap).map_or(cells.len(), |i| i + 1);
             f(at, cells[0] as usize, len);
             at += len;
         }

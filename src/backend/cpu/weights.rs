@@ -108,7 +108,7 @@ impl Cpu {
 
     /// The bytes of a tensor, and whether they are packed. Ranges were checked against the file when
     /// it was parsed, or made with the arena.
-    fn place(&self, tensor: &TensorRef) -> Result<(Range<usize>, bool)> {
+    pub(super) fn place(&self, tensor: &TensorRef) -> Result<(Range<usize>, bool)> {
         let Some(arena) = &self.arena else { return Ok((tensor.range(), tensor.packed)) };
         let place = arena.place(tensor).ok_or_else(|| err!(Internal, "a tensor has no place"))?;
         Ok((place.range(), place.packed))

@@ -209,8 +209,10 @@ Segments of the text go through the full cache in f16 and, beside it, through on
 By default a prompt is cut down once and the text goes on; what goes on is scored.
 
       --text FILE       the text; again for another
-      --policy P        none: keep all; streaming: the first four tokens and the most recent;
-                        ring: the most recent only
+      --policy P        none: keep all; hybrid: recent tokens, those that draw attention, and those
+                        that are unlike all others; attn: the first two of these; streaming: the
+                        first four tokens and the most recent; and, to compare, h2o, snapkv, tova,
+                        keydiff, knorm, random, and ring: the most recent only
       --budget X        the part of the prompt's or the stream's tokens that stays; default: 0.2
       --prompt N        tokens before the cut; default: 1024
       --generate N      tokens after it; default: 256

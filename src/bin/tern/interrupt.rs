@@ -36,7 +36,7 @@ pub(crate) struct Guard(());
 impl Guard {
     /// What makes an eval stop at Ctrl-C.
     pub(crate) fn control(&self) -> Control<'static> {
-        Control { abort: Some(&ABORT), deadline_ns: 0 }
+        Control { abort: Some(&ABORT), ..Control::default() }
     }
 }
 

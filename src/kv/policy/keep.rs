@@ -39,6 +39,10 @@ pub struct Head<'a> {
     /// One bit for each cell, the lowest of each word first: whether it stays whatever its score.
     /// Empty: none does.
     pub pinned: &'a [u64],
+    /// One bit for each cell, as in `pinned`: whether it leaves whatever its score. Empty: none.
+    pub expired: &'a [u64],
+    /// Cells of a lower priority leave before those of a higher one. Empty: all have 0.
+    pub priority: &'a [i8],
 }
 
 impl Head<'_> {
@@ -47,8 +51,19 @@ impl Head<'_> {
         self.n_past.saturating_sub(self.pos[i]).max(1)
     }
 
-    fn is_pinned(&self, i: usize) -> bool {
-        self.pinned.get(i / 64).is_some_and(|word| word >> (i % 64) & 1 == 1)
+    /// What is decided of cell `i` before any score is looked at. The first `n_sink` do not
+    /// expire.
+    fn fate(&self, i: usize, n_sink: usize) -> Fate {
+        let is_set = |bits: &[u64]| bits.get(i / 64).is_some_and(|word| word >> (i % 64) & 1 == 1);
+        match (is_set(self.expired), is_set(self.pinned)) {
+            (true, _) if i >= n_sink => Fate::Leaves,
+            (false, true) => Fate::Stays,
+            _ => Fate::Open,
+        }
+    }
+
+    fn priority(&self, i: usize) -> i8 {
+        self.priority.get(i).copied().unwrap_or(0)
     }
 
     fn check(&self, policy: Policy, params: &Params) {
@@ -67,9 +82,21 @@ impl Head<'_> {
             let len = field.len();
             assert!(len == n || len == 0 && !is_needed, "{name} has {len} of {n} cells");
         }
-        assert!(self.pinned.is_empty() || self.pinned.len() == n.div_ceil(64), "pinned bits");
+        for (name, bits) in [("pinned", self.pinned), ("expired", self.expired)] {
+            assert!(bits.is_empty() || bits.len() == n.div_ceil(64), "{name} bits");
+        }
+        assert!(self.priority.is_empty() || self.priority.len() == n, "priorities");
         debug_assert!(self.pos.windows(2).all(|w| w[0] < w[1]), "positions ascend");
     }
+}
+
+/// What becomes of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Fate {
+    Open,
+    Stays,
+    Leaves,
 }
 
 /// Memory for [`keep()`], made once for each thread that calls it.
@@ -79,45 +106,50 @@ pub struct Work {
     /// Scores, and a part of them.
     score: Vec<f32>,
     part: Vec<f32>,
-    /// Which cells stay.
-    kept: Vec<bool>,
+    fates: Vec<Fate>,
 }
 
 impl Work {
     /// Enough for heads of up to `n_cells` cells.
     pub fn new(n_cells: usize) -> Result<Work> {
         let mut work =
-            Work { keys: Vec::new(), score: Vec::new(), part: Vec::new(), kept: Vec::new() };
+            Work { keys: Vec::new(), score: Vec::new(), part: Vec::new(), fates: Vec::new() };
         let no_memory = |_| err!(OutOfMemory, "KV policy: no memory to rank {n_cells} cells");
         work.keys.try_reserve_exact(n_cells).map_err(no_memory)?;
         work.score.try_reserve_exact(n_cells).map_err(no_memory)?;
         work.part.try_reserve_exact(n_cells).map_err(no_memory)?;
-        work.kept.try_reserve_exact(n_cells).map_err(no_memory)?;
+        work.fates.try_reserve_exact(n_cells).map_err(no_memory)?;
         work.score.resize(n_cells, 0.0);
         work.part.resize(n_cells, 0.0);
-        work.kept.resize(n_cells, false);
+        work.fates.resize(n_cells, Fate::Open);
         Ok(work)
     }
 
     /// Bytes that it takes for `n_cells` cells.
     pub fn bytes(n_cells: usize) -> u64 {
-        n_cells as u64 * (size_of::<u64>() + 2 * size_of::<f32>() + size_of::<bool>()) as u64
+        n_cells as u64 * (size_of::<u64>() + 2 * size_of::<f32>() + size_of::<Fate>()) as u64
     }
 }
 
-/// Chooses the `min(budget, n)` cells of a head that stay, and writes their indices, ascending,
-/// to `out`.
+/// Chooses the cells of a head that stay, and writes their indices, ascending, to `out`: as many
+/// as the budget allows of those that have not expired.
 ///
-/// Pinned cells stay first, then sinks by position. The quotas share what these leave of the
-/// budget, so that a long prompt that is pinned takes from all quotas alike: first the newest
-/// cells, then the best scores; among equal scores the lowest position, and NaN after every
-/// number. A pinned cell among the newest leaves its place to the last quota. Takes time
-/// proportional to `n`.
+/// What has expired is wrong by now: it leaves even if there is room for it, and if it is pinned,
+/// or new. Only sinks do not expire, which are attended to whatever they mean. Of the rest, pinned
+/// cells stay first, then sinks by position, then cells of a higher priority before those of a
+/// lower one: the policy decides only among the cells of that priority for which there is room,
+/// but not for all of them.
+///
+/// The quotas share what is left of the budget then, so that a long prompt that is pinned takes
+/// from all quotas alike: first the newest cells, then the best scores; among equal scores the
+/// lowest position, and NaN after every number. A cell among the newest that stays anyway leaves
+/// its place to the last quota; one that leaves, to the next newest. Takes time proportional to
+/// `n`.
 ///
 /// `params` are such as [`Params::check`] accepts, `work` was made for `n` cells or more, and
 /// `out` has the capacity for what stays.
 ///
-/// Errors: `KvFull` if more cells than the budget are pinned, or must leave with
+/// Errors: `KvFull` if more cells than the budget are pinned, or must leave unexpired with
 /// [`Policy::None`]; `out` is empty then.
 pub fn keep(
     policy: Policy,
@@ -129,14 +161,22 @@ pub fn keep(
 ) -> Result<()> {
     let n = head.pos.len();
     head.check(policy, params);
-    assert!(n <= work.kept.len(), "work for {} cells, not {n}", work.kept.len());
+    assert!(n <= work.fates.len(), "work for {} cells, not {n}", work.fates.len());
     assert!(budget.min(n) <= out.capacity(), "room for {} cells", out.capacity());
     out.clear();
-    if n <= budget {
-        out.extend(0..n as u32);
+    let Work { keys, score, part, fates } = work;
+    let (score, part, fates) = (&mut score[..n], &mut part[..n], &mut fates[..n]);
+    let n_sink = if policy == Policy::Ring { 0 } else { params.n_sink };
+    let n_sink = head.pos.partition_point(|&pos| (pos as usize) < n_sink);
+    for (i, fate) in fates.iter_mut().enumerate() {
+        *fate = head.fate(i, n_sink);
+    }
+    let count = |which| fates.iter().filter(|&&fate| fate == which).count();
+    let (n_pinned, n_left) = (count(Fate::Stays), n - count(Fate::Leaves));
+    if n_left <= budget {
+        out.extend((0..n as u32).filter(|&i| fates[i as usize] != Fate::Leaves));
         return Ok(());
     }
-    let n_pinned = (0..n).filter(|&i| head.is_pinned(i)).count();
     if n_pinned > budget {
         return Err(err!(
             KvFull,
@@ -150,25 +190,17 @@ pub fn keep(
     if policy == Policy::None {
         return Err(err!(
             KvFull,
-            "KV policy none: {n} cells in head {} of layer {}, expected at most the budget of \
-             {budget}, because nothing may leave",
+            "KV policy none: {n_left} cells in head {} of layer {}, expected at most the budget \
+             of {budget}, because nothing may leave",
             head.head,
             head.layer
         ));
     }
-    let Work { keys, score, part, kept } = work;
-    let (score, part) = (&mut score[..n], &mut part[..n]);
-    let mut choice = Choice { keys, kept: &mut kept[..n], room: budget };
-
-    for i in 0..n {
-        choice.kept[i] = head.is_pinned(i);
-    }
-    choice.room -= n_pinned;
-    let n_sink = if policy == Policy::Ring { 0 } else { params.n_sink };
-    choice.mark(0..head.pos.partition_point(|&pos| (pos as usize) < n_sink));
+    let mut choice = Choice { keys, fates, room: budget - n_pinned };
+    choice.mark(0..n_sink);
+    choice.highest(head);
     let shared = choice.room;
-    let n_recent = params.n_recent(policy, shared);
-    choice.mark((n - n_recent..n).rev());
+    choice.newest(params.n_recent(policy, shared));
 
     let n_attn = params.n_attn(policy, shared, choice.room);
     if n_attn > 0 {
@@ -190,36 +222,69 @@ pub fn keep(
         score::pool(head.leverage, params.n_pool_leverage, score);
         choice.best(score, choice.room);
     }
-    // Pinned cells may lie among the newest; where no score fills their places, older ones do.
+    // Some of the newest may have stayed anyway; where no score fills their places, older ones do.
     choice.mark((0..n).rev());
-    out.extend((0..n as u32).filter(|&i| kept[i as usize]));
+    out.extend((0..n as u32).filter(|&i| choice.fates[i as usize] == Fate::Stays));
     Ok(())
 }
 
-/// Cells that stay, and how many more may.
+/// What is decided so far, and how many more cells may stay.
 struct Choice<'a> {
     keys: &'a mut Vec<u64>,
-    kept: &'a mut [bool],
+    fates: &'a mut [Fate],
     room: usize,
 }
 
 impl Choice<'_> {
-    /// Keeps cells in the order given while there is room.
+    /// Keeps open cells in the order given while there is room.
     fn mark(&mut self, cells: impl Iterator<Item = usize>) {
         for i in cells {
             if self.room == 0 {
                 return;
             }
-            self.room -= usize::from(!self.kept[i]);
-            self.kept[i] = true;
+            if self.fates[i] == Fate::Open {
+                self.fates[i] = Fate::Stays;
+                self.room -= 1;
+            }
         }
     }
 
-    /// Keeps the `n` best of those that are not kept yet, or all if there are fewer.
+    /// Keeps open cells from the highest priority down while there is room for all of a priority.
+    /// Only those of the next one stay open; the others leave.
+    fn highest(&mut self, head: &Head<'_>) {
+        let level = |i: usize| usize::from(head.priority(i).abs_diff(i8::MIN));
+        let mut n_open = [0; 256];
+        for i in (0..self.fates.len()).filter(|&i| self.fates[i] == Fate::Open) {
+            n_open[level(i)] += 1;
+        }
+        let mut lowest = n_open.len();
+        while lowest > 0 && n_open[lowest - 1] <= self.room {
+            lowest -= 1;
+            self.room -= n_open[lowest];
+        }
+        for (i, fate) in self.fates.iter_mut().enumerate().filter(|(_, f)| **f == Fate::Open) {
+            match level(i) {
+                level if level >= lowest => *fate = Fate::Stays,
+                level if level + 1 < lowest => *fate = Fate::Leaves,
+                _ => {}
+            }
+        }
+    }
+
+    /// Keeps those of the `n` newest cells that are open; cells that leave are none.
+    fn newest(&mut self, n: usize) {
+        let left = self.fates.iter_mut().rev().filter(|fate| **fate != Fate::Leaves);
+        for fate in left.take(n).filter(|fate| **fate == Fate::Open) {
+            *fate = Fate::Stays;
+            self.room -= 1;
+        }
+    }
+
+    /// Keeps the `n` best of those that are open, or all if there are fewer.
     fn best(&mut self, score: &[f32], n: usize) {
         self.keys.clear();
-        let left = score.iter().zip(&*self.kept).enumerate().filter(|(_, (_, is_kept))| !**is_kept);
-        self.keys.extend(left.map(|(i, (&score, _))| rank(score, i)));
+        let open = (0..score.len()).filter(|&i| self.fates[i] == Fate::Open);
+        self.keys.extend(open.map(|i| rank(score[i], i)));
         let n = n.min(self.keys.len());
         if n == 0 {
             return;
@@ -227,7 +292,7 @@ impl Choice<'_> {
         // No two keys are equal, so there is but one set of `n` largest, however it is found.
         self.keys.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
         for key in &self.keys[..n] {
-            self.kept[(u32::MAX - *key as u32) as usize] = true;
+            self.fates[(u32::MAX - *key as u32) as usize] = Fate::Stays;
         }
         self.room -= n;
     }

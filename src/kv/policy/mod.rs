@@ -124,6 +124,21 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Whether a policy that needs `other` can be told all that it asks for by what this one keeps.
+    pub fn cover(self, other: Needs) -> bool {
+        let Needs { mass, observed, last, leverage, key_diff, expected, norm, zip } = other;
+        // Norms take the room of what else is found of keys; the last query is counted in place of the
+        // last few.
+        (!norm || self.norm || self.key_diff)
+            && (!mass || self.probabilities())
+            && (!observed || self.probabilities() && !self.last)
+            && (!last || self.last)
+            && (!leverage || self.leverage)
+            && (!key_diff || self.key_diff)
+            && (!expected || self.expected)
+            && (!zip || self.zip)
+    }
+
     /// Whether the attention kernels have to give their probabilities.
     pub fn probabilities(self) -> bool {
         self.mass || self.observed || self.last || self.zip

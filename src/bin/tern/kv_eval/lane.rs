@@ -8,7 +8,7 @@ use tern::engine::{Logits, Model, Session, SessionParams};
 use super::super::args::Result;
 use super::super::interrupt::Guard;
 use super::super::load;
-use super::policy::Policy;
+use super::policy::{Policy, SINKS};
 
 /// What happened to a cache.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +42,8 @@ impl Lane {
         policy: &'static Policy,
         n_keep: u32,
     ) -> Result<Lane> {
-        let session = load::session(model, params)?;
+        let params = SessionParams { kv_policy: policy.policy, ..*params };
+        let session = load::session(model, &params)?;
         Ok(Lane { policy, counters: Counters::default(), session, n_keep })
     }
 
@@ -64,7 +65,10 @@ impl Lane {
             return Ok(());
         }
         let start = Instant::now();
-        let n = (self.policy.evict)(&mut self.session, self.n_keep)?;
+        let n = match self.policy.evicts() {
+            true => self.session.kv_evict(SINKS, self.n_keep)?,
+            false => 0,
+        };
         let ns = start.elapsed().as_nanos() as u64;
         if n > 0 {
             let counters = &mut self.counters;

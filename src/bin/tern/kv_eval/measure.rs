@@ -122,7 +122,7 @@ impl Test {
     /// them.
     fn cells(self, policy: &Policy, slots: u32) -> u32 {
         match self {
-            _ if !policy.evicts => self.n_tokens(),
+            _ if !policy.is_bounded() => self.n_tokens(),
             Test::Once { n_prompt, n_generate } => n_prompt.max(slots + n_generate),
             Test::Stream { n } => n.min(slots + CHUNK),
         }
@@ -187,7 +187,7 @@ impl Bench<'_> {
         }
         drop(progress);
         let outcome = |((lane, scores), entry): ((Lane, Vec<_>), &Entry)| {
-            let kept = if entry.policy.evicts { slots } else { test.n_whole() };
+            let kept = if entry.policy.evicts() { slots } else { test.n_whole() };
             Outcome {
                 entry: *entry,
                 scores,

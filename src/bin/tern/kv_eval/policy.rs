@@ -1,6 +1,6 @@
 //! The eviction policies that can be measured: one row each.
 
-use tern::engine::{self, Session};
+use tern::engine::KvPolicy;
 
 use super::super::args::{Failure, Result};
 
@@ -23,41 +23,69 @@ pub(crate) struct Policy {
     pub(crate) keeps: &'static str,
     /// What it is in the suite.
     pub(crate) role: Role,
+    /// The engine's; `None` for a cache that nothing leaves.
+    pub(crate) policy: Option<KvPolicy>,
+}
+
+impl Policy {
     /// Whether it ever evicts.
-    pub(crate) evicts: bool,
-    /// Evicts until so many tokens stay; gives how many left.
-    pub(crate) evict: fn(&mut Session, u32) -> engine::Result<u32>,
+    pub(crate) fn evicts(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    /// Whether no layer grows without end.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.policy.is_some_and(|policy| policy.n_layer_spared() == 0)
+    }
 }
 
 /// First tokens that `streaming` keeps.
-const SINKS: u32 = 4;
+pub(crate) const SINKS: u32 = 4;
 /// The least slots that a budget may be: the sinks, and as many recent tokens.
 pub(crate) const LEAST_SLOTS: u32 = 2 * SINKS;
 
+const fn row(policy: KvPolicy, name: &'static str, role: Role, keeps: &'static str) -> Policy {
+    Policy { name, keeps, role, policy: Some(policy) }
+}
+
 /// Every policy that the engine has.
 pub(crate) const POLICIES: &[Policy] = &[
-    Policy {
-        name: "none",
-        keeps: "everything",
-        role: Role::Exact,
-        evicts: false,
-        evict: |_, _| Ok(0),
-    },
-    Policy {
-        name: "streaming",
-        keeps: "the first four tokens and the most recent",
-        role: Role::Subject,
-        evicts: true,
-        evict: |session, n_keep| session.kv_evict(SINKS, n_keep),
-    },
-    Policy {
-        name: "ring",
-        keeps: "the most recent tokens only",
-        role: Role::MustFail,
-        evicts: true,
-        // What it holds is always the last stretch of positions, without gaps.
-        evict: |session, n_keep| session.kv_evict_range(0, session.info().pos - n_keep),
-    },
+    Policy { name: "none", keeps: "everything", role: Role::Exact, policy: None },
+    row(
+        KvPolicy::Hybrid,
+        "hybrid",
+        Role::Subject,
+        "recent tokens, those that draw attention, and those that are unlike all others",
+    ),
+    row(
+        KvPolicy::Attn,
+        "attn",
+        Role::Subject,
+        "recent tokens, and those that draw attention from all and from the last queries",
+    ),
+    row(
+        KvPolicy::H2o,
+        "h2o",
+        Role::Subject,
+        "recent tokens, and those that draw most attention in the mean",
+    ),
+    row(KvPolicy::SnapKv, "snapkv", Role::Subject, "what the last queries attend to"),
+    row(KvPolicy::Tova, "tova", Role::Subject, "what the last query attends to"),
+    row(KvPolicy::KeyDiff, "keydiff", Role::Subject, "keys that point away from the mean key"),
+    row(
+        KvPolicy::Streaming,
+        "streaming",
+        Role::Subject,
+        "the first four tokens and the most recent",
+    ),
+    row(KvPolicy::KNorm, "knorm", Role::Subject, "keys of low norm"),
+    row(
+        KvPolicy::Random,
+        "random",
+        Role::Subject,
+        "the first four, some recent, and others by lot",
+    ),
+    row(KvPolicy::Ring, "ring", Role::MustFail, "the most recent tokens only"),
 ];
 
 /// The policy of a name.
@@ -86,7 +114,7 @@ mod tests {
         for name in names() {
             assert_eq!(named(name).unwrap().name, name);
         }
-        assert!(!full().evicts && full().role == Role::Exact);
+        assert!(!full().evicts() && full().role == Role::Exact);
         let Err(Failure::Usage(sentence)) = named("magic") else { panic!("found magic") };
         assert!(names().iter().all(|name| sentence.contains(name)), "{sentence}");
     }

@@ -1,0 +1,111 @@
+//! The KV cache of a session: what would leave it, and how much it may hold.
+
+use super::guard::guard;
+use super::handle::{SESSIONS, tern_session};
+use super::params::{tern_kv_evict_params, tern_kv_plan_info};
+use super::pointer::{fill, out, read_sized, write_sized};
+use super::status::tern_status;
+use crate::base::error::{Result, err};
+use crate::engine::KvPolicy;
+
+/// What stays in the KV cache where tokens are evicted. Each KV head of a layer that attends to
+/// everything keeps tokens of its own choice, in equal numbers; layers with a window keep what they
+/// see. All but TERN_KV_POLICY_STREAMING, TERN_KV_POLICY_RANDOM and TERN_KV_POLICY_RING count what
+/// they rank by as tokens come: a session is made for its policy.
+pub type tern_kv_policy = u32;
+/// The session's policy. For a session: TERN_KV_POLICY_HYBRID where tokens leave by themselves
+/// (`kv_budget`, TERN_WHEN_FULL_EVICT), else TERN_KV_POLICY_STREAMING.
+pub const TERN_KV_POLICY_DEFAULT: tern_kv_policy = 0;
+/// The first tokens and the most recent ones (StreamingLLM, arXiv 2309.17453). Costs nothing, and
+/// forgets all else.
+pub const TERN_KV_POLICY_STREAMING: tern_kv_policy = 1;
+/// Recent tokens, those that draw attention, and those whose keys and values are unlike all others:
+/// facts that nobody has asked for yet. In models with windows: as TERN_KV_POLICY_ATTN.
+pub const TERN_KV_POLICY_HYBRID: tern_kv_policy = 2;
+/// Recent tokens, and those that draw attention from all and from the last queries: best for a text
+/// that continues what was read.
+pub const TERN_KV_POLICY_ATTN: tern_kv_policy = 3;
+/// Recent tokens, and those that draw most attention in the mean (H2O, arXiv 2306.14048).
+pub const TERN_KV_POLICY_H2O: tern_kv_policy = 4;
+/// What the last query attends to (TOVA, arXiv 2401.06104).
+pub const TERN_KV_POLICY_TOVA: tern_kv_policy = 5;
+/// What the last queries attend to (SnapKV, arXiv 2404.14469).
+pub const TERN_KV_POLICY_SNAPKV: tern_kv_policy = 6;
+/// Keys that point away from the mean key (KeyDiff, arXiv 2504.15364).
+pub const TERN_KV_POLICY_KEYDIFF: tern_kv_policy = 7;
+/// Keys of low norm, in all layers but the first two (arXiv 2406.11430). For research; refused with
+/// TERN_ERROR_UNSUPPORTED for models that normalise their keys.
+pub const TERN_KV_POLICY_KNORM: tern_kv_policy = 8;
+/// By lot: what every other policy has to beat.
+pub const TERN_KV_POLICY_RANDOM: tern_kv_policy = 9;
+/// The most recent tokens, the first ones not spared: what every other policy has to avoid.
+pub const TERN_KV_POLICY_RING: tern_kv_policy = 10;
+/// Nothing leaves: TERN_ERROR_KV_FULL.
+pub const TERN_KV_POLICY_NONE: tern_kv_policy = 11;
+
+/// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
+/// slots would become free, how many bytes that is, and which tokens no KV head would hold any more.
+///
+/// The positions of these tokens, ascending, go to `positions`, which has room for `capacity`;
+/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is 0.
+/// Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
+/// tern_session_kv_evict() does.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_session_kv_evict_plan(
+    session: *mut tern_session,
+    params: *const tern_kv_evict_params,
+    info: *mut tern_kv_plan_info,
+    positions: *mut u32,
+    capacity: usize,
+    n_positions: *mut usize,
+) -> tern_status {
+    guard(|| {
+        let session = SESSIONS.get(session)?;
+        // SAFETY: the header's contract for structs and out parameters.
+        let (params, n_positions) =
+            unsafe { (read_sized(params, "params")?, out(n_positions, "n_positions")?) };
+        let policy = kv_policy_of(params.policy)?;
+        let (plan, bytes) = session.write()?.kv_evict_plan(policy, params.n_sink, params.n_keep)?;
+        let value = tern_kv_plan_info { struct_size: 0, reserved: 0, n_slots: plan.n_slots, bytes };
+        // SAFETY: the header's contract for structs and buffers.
+        unsafe {
+            write_sized(info, value, "info")?;
+            fill(positions, capacity, "positions", &plan.positions, n_positions)
+        }
+    })
+}
+
+/// Changes how many slots of each KV head stay in use as tokens come (`kv_budget` of
+/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one, is
+/// done. What is too much leaves then, all at once. Less than it takes to come and go becomes as many
+/// as there are, less 72. A session without a policy keeps the most recent tokens.
+///
+/// Safe at any time, from any thread and from signal handlers: for when memory gets short, or hot.
+#[unsafe(no_mangle)]
+pub extern "C" fn tern_session_kv_set_budget(session: *const tern_session, n_slots: u32) {
+    if let Some(budget) = SESSIONS.budget(session) {
+        budget.set(n_slots);
+    }
+}
+
+/// The policy of a number; `None` for the default.
+pub(super) fn kv_policy_of(policy: tern_kv_policy) -> Result<Option<KvPolicy>> {
+    Ok(Some(match policy {
+        TERN_KV_POLICY_DEFAULT => return Ok(None),
+        TERN_KV_POLICY_NONE => KvPolicy::None,
+        TERN_KV_POLICY_STREAMING => KvPolicy::Streaming,
+        TERN_KV_POLICY_HYBRID => KvPolicy::Hybrid,
+        TERN_KV_POLICY_ATTN => KvPolicy::Attn,
+        TERN_KV_POLICY_H2O => KvPolicy::H2o,
+        TERN_KV_POLICY_TOVA => KvPolicy::Tova,
+        TERN_KV_POLICY_SNAPKV => KvPolicy::SnapKv,
+        TERN_KV_POLICY_KEYDIFF => KvPolicy::KeyDiff,
+        TERN_KV_POLICY_KNORM => KvPolicy::KNorm,
+        TERN_KV_POLICY_RANDOM => KvPolicy::Random,
+        TERN_KV_POLICY_RING => KvPolicy::Ring,
+        other => {
+            return Err(err!(InvalidArgument, "params: KV policy {other}, expected 0 to 11"));
+        }
+    }))
+}

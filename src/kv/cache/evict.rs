@@ -1,0 +1,355 @@
+//! What leaves a cache, and when: by a policy, head by head, or by positions.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::backend::{Backend, Observe, SlotsOfHead};
+use crate::base::error::{Result, err};
+use crate::kv::eviction::{EVERY, Rule, SLACK, Standing};
+use crate::kv::policy::{DEFAULT_SINKS, Policy};
+
+use super::Cache;
+
+/// Parts of a layer's slots whose leverage is computed anew in turns.
+const PARTS: usize = 8;
+
+/// A device at work: its weights and buffers.
+pub struct Device<'d, B: Backend> {
+    /// The device.
+    pub backend: &'d B,
+    /// Its layers.
+    pub weights: &'d [B::Layer],
+    /// What it works in.
+    pub scratch: &'d mut B::Scratch,
+}
+
+/// What an eviction would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Slots of all heads that would become free.
+    pub n_slots: u64,
+    /// Positions of the tokens that would leave every head that has them, ascending.
+    pub positions: Vec<u32>,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Takes in what the last span brought, of which the first `n_kept` tokens stay, and cuts layers
+    /// back to the budget, if there is one: those whose turn it is, or after many tokens all. Gives
+    /// how many slots have become free.
+    pub fn settle(&mut self, device: &mut Device<'_, B>, n_kept: usize) -> Result<u64> {
+        let observe = std::mem::replace(&mut self.observe, Observe::Nothing);
+        let Some(rule) = self.rule else { return Ok(self.expire(device.backend)) };
+        if observe != Observe::Nothing {
+            for (layer, own) in self.own.iter().enumerate() {
+                let Some(first) = *own else { continue };
+                let before = self.chooser.spare();
+                let held = &self.slots.held()[first..first + self.n_head];
+                before.extend(held.iter().map(|held| held - n_kept as u32));
+                device.backend.count_attention(&mut self.layers[layer], before, observe, n_kept);
+            }
+        }
+        let mut n_freed = self.expire(device.backend);
+        let Some(budget) = rule.budget else { return Ok(n_freed) };
+        // Where more is pinned than the budget, nothing can leave, and the next span that does not fit
+        // will say so.
+        if self.check_pinned(budget).is_err() {
+            return Ok(n_freed);
+        }
+        let next = self.next_pos();
+        if n_kept > EVERY as usize {
+            if self.slots.most_held() > budget + SLACK {
+                n_freed += self.cut_all(device, &rule, budget)?;
+            }
+            return Ok(n_freed);
+        }
+        for pos in next - n_kept as u32 + 1..=next {
+            for layer in 0..self.own.len() {
+                if rule.is_turn(layer, pos) {
+                    n_freed += self.cut(device, &rule, layer, budget, false)?;
+                }
+            }
+        }
+        Ok(n_freed)
+    }
+
+    /// Cuts every head back to `budget` slots, as a rule says. Layers with a window keep what they
+    /// see, but where there are no others. Gives how many slots have become free.
+    pub fn cut_all(
+        &mut self,
+        device: &mut Device<'_, B>,
+        rule: &Rule,
+        budget: usize,
+    ) -> Result<u64> {
+        if let (Some(cells), 0) = (&mut self.cells, self.slots.n_heads()) {
+            return Ok(cells.evict(0, cells.len().saturating_sub(budget)) as u64);
+        }
+        if rule.policy == Policy::None && self.slots.most_held() > budget {
+            let held = self.slots.most_held();
+            return Err(err!(
+                KvFull,
+                "KV policy none: {held} slots are in use, expected at most the budget of {budget}, \
+                 because nothing may leave"
+            ));
+        }
+        self.check_pinned(budget)?;
+        let mut n_freed = 0;
+        for layer in 0..self.own.len() {
+            n_freed += self.cut(device, rule, layer, budget, true)?;
+        }
+        Ok(n_freed)
+    }
+
+    /// Fails with `KvFull` if more than `budget` tokens of a head are pinned.
+    fn check_pinned(&mut self, budget: usize) -> Result<()> {
+        let next = self.next_pos();
+        for head in 0..if self.segments.is_empty() { 0 } else { self.slots.n_heads() } {
+            let n = self.marks.n_pinned(&self.segments, next, self.slots.pos(head));
+            if n > budget {
+                return Err(err!(
+                    KvFull,
+                    "KV segments: {n} tokens are pinned, expected at most the {budget} that are to \
+                     stay"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts what belongs to segments that have expired.
+    fn expire(&mut self, backend: &B) -> u64 {
+        let mut n_freed = 0;
+        while let Some(gone) = self.segments.take_expired(self.next_pos()) {
+            let from = gone.start.max(self.n_sink());
+            if from < gone.end {
+                n_freed += self.evict_range(backend, from, gone.end);
+            }
+        }
+        n_freed
+    }
+
+    /// Tokens that do not expire: they draw attention whatever they mean.
+    fn n_sink(&self) -> u32 {
+        self.rule.map_or(DEFAULT_SINKS, |rule| rule.params.n_sink) as u32
+    }
+
+    /// What [`Cache::cut_all`] would do. Statistics are brought up to date; nothing leaves.
+    pub fn plan(&mut self, device: &mut Device<'_, B>, rule: &Rule, budget: usize) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut seen = BTreeSet::new();
+        let mut stays = BTreeSet::new();
+        for layer in 0..self.own.len() {
+            let Some(first) = self.own[layer] else { continue };
+            for head in first..first + self.n_head {
+                seen.extend(self.slots.pos(head));
+            }
+            let is_over = self.is_over(rule, layer, budget);
+            if is_over {
+                self.prepare(device, rule, layer, true)?;
+            }
+            for head in 0..self.n_head {
+                let held = self.slots.held()[first + head] as usize;
+                let chosen = is_over && held > budget;
+                if chosen {
+                    self.choose(device.backend, rule, (layer, head), budget)?;
+                }
+                let pos = self.slots.pos(first + head);
+                match chosen {
+                    true => {
+                        stays.extend(self.chooser.kept().iter().map(|&slot| pos[slot as usize]))
+                    }
+                    false => stays.extend(pos),
+                }
+                plan.n_slots += if chosen { (held - self.chooser.kept().len()) as u64 } else { 0 };
+            }
+        }
+        plan.positions = seen.into_iter().filter(|pos| !stays.contains(pos)).collect();
+        Ok(plan)
+    }
+
+    /// Cuts the heads of one layer back. `whole`: what all slots are worth is found anew, and not of
+    /// the new ones and some others.
+    fn cut(
+        &mut self,
+        device: &mut Device<'_, B>,
+        rule: &Rule,
+        layer: usize,
+        budget: usize,
+        whole: bool,
+    ) -> Result<u64> {
+        let Some(first) = self.own[layer] else { return Ok(0) };
+        let mut n_freed = 0;
+        if !self.is_over(rule, layer, budget) {
+            return Ok(0);
+        }
+        self.prepare(device, rule, layer, whole)?;
+        for head in 0..self.n_head {
+            let held = self.slots.held()[first + head] as usize;
+            if held > budget {
+                self.choose(device.backend, rule, (layer, head), budget)?;
+                let kept = self.chooser.kept();
+                n_freed += (held - kept.len()) as u64;
+                self.slots.compact(first + head, kept);
+                device.backend.compact(&mut self.layers[layer], head, kept);
+            }
+        }
+        Ok(n_freed)
+    }
+
+    /// Whether a head of a layer holds more than a budget that the layer has to keep to.
+    fn is_over(&self, rule: &Rule, layer: usize, budget: usize) -> bool {
+        let held = self.own[layer].map(|first| &self.slots.held()[first..first + self.n_head]);
+        let is_over = held.is_some_and(|held| held.iter().any(|&held| held as usize > budget));
+        is_over && layer >= rule.policy.n_layer_spared()
+    }
+
+    /// Brings what is known of a layer's slots up to date.
+    fn prepare(
+        &mut self,
+        device: &mut Device<'_, B>,
+        rule: &Rule,
+        layer: usize,
+        whole: bool,
+    ) -> Result<()> {
+        if rule.needs().last {
+            self.average_last(device.backend, layer);
+        }
+        match rule.needs().leverage {
+            true => self.learn(device, rule, layer, whole),
+            false => Ok(()),
+        }
+    }
+
+    /// Chooses what stays of a head that holds more than `budget`: [`Chooser::kept`].
+    fn choose(
+        &mut self,
+        backend: &B,
+        rule: &Rule,
+        (layer, of_layer): (usize, usize),
+        budget: usize,
+    ) -> Result<()> {
+        let Some(first) = self.own[layer] else { return Ok(()) };
+        self.weigh_keys(backend, rule, layer, of_layer);
+        let n_past = self.next_pos();
+        let Cache { layers, slots, chooser, average, weights, retained, segments, marks, .. } =
+            &mut *self;
+        let known = (&*segments, marks);
+        let (kv, pos) = (&layers[layer], slots.pos(first + of_layer));
+        let (mass, observed) = backend.attention(kv, of_layer).unwrap_or((&[], &[]));
+        let leverage = backend.leverage(kv, of_layer);
+        let [mass, observed, leverage, average, weights] =
+            [mass, observed, leverage, average, weights].map(|x| &x[..x.len().min(pos.len())]);
+        let standing =
+            Standing { mass, observed, last: average, leverage, key_diff: weights, norm: weights };
+        chooser.keep(rule, (layer, of_layer), (pos, n_past), &standing, known, budget)?;
+        if !observed.is_empty() {
+            let stayed: f32 = chooser.kept().iter().map(|&slot| observed[slot as usize]).sum();
+            retained[first + of_layer] = stayed / observed.iter().sum::<f32>();
+        }
+        Ok(())
+    }
+
+    /// Counts what has come to a layer since it was last cut, and computes leverages.
+    fn learn(
+        &mut self,
+        device: &mut Device<'_, B>,
+        rule: &Rule,
+        layer: usize,
+        whole: bool,
+    ) -> Result<()> {
+        let Some(first) = self.own[layer] else { return Ok(()) };
+        let (slots, since) = (&self.slots, self.learnt[layer]);
+        let n_new = |head: usize| {
+            let pos = slots.pos(first + head);
+            pos.len() - pos.partition_point(|&pos| pos < since)
+        };
+        let n_new = (0..self.n_head).map(n_new).min().unwrap_or(0);
+        let part = self.next_part[layer];
+        let of_head = |head: usize| {
+            let turns = slots.turn(first + head);
+            let len = turns.len().div_ceil(PARTS);
+            let stale = match whole {
+                true => 0..turns.len(),
+                false => (part * len).min(turns.len())..((part + 1) * len).min(turns.len()),
+            };
+            SlotsOfHead { turns, stale }
+        };
+        let (weights, kv) = (&device.weights[layer], &mut self.layers[layer]);
+        let new = (n_new, rule.params.eps);
+        device.backend.learn(device.scratch, weights, kv, new, of_head)?;
+        self.learnt[layer] = self.history.next_pos();
+        self.next_part[layer] = (part + 1) % PARTS;
+        Ok(())
+    }
+
+    /// What the last query attended to, mean over the heads of a layer: these hold the same tokens.
+    fn average_last(&mut self, backend: &B, layer: usize) {
+        let average = &mut self.average;
+        average.fill(0.0);
+        for head in 0..self.n_head {
+            let Some((_, last)) = backend.attention(&self.layers[layer], head) else { return };
+            for (average, p) in average.iter_mut().zip(last) {
+                *average += p / self.n_head as f32;
+            }
+        }
+    }
+
+    /// Norms of a head's keys, or how far they point away from the mean, if the policy asks.
+    fn weigh_keys(&mut self, backend: &B, rule: &Rule, layer: usize, of_layer: usize) {
+        let Some(first) = self.own[layer] else { return };
+        let (needs, head) = (rule.needs(), first + of_layer);
+        if !needs.key_diff && !needs.norm {
+            return;
+        }
+        let Cache { layers, slots, weights, means, key, learnt, .. } = &mut *self;
+        let kv = &layers[layer];
+        let pos = slots.pos(head);
+        if let Some(mean) = means.get_mut(head) {
+            for slot in pos.partition_point(|&pos| pos < learnt[layer])..pos.len() {
+                backend.key(kv, of_layer, slot as u32, key);
+                mean.add_unit(key);
+            }
+        }
+        for (slot, weight) in weights.iter_mut().enumerate().take(pos.len()) {
+            backend.key(kv, of_layer, slot as u32, key);
+            *weight = match means.get(head).filter(|_| needs.key_diff) {
+                Some(mean) => mean.key_diff(key),
+                None => key.iter().map(|x| x * x).sum::<f32>().sqrt(),
+            };
+        }
+        if of_layer + 1 == self.n_head {
+            self.learnt[layer] = self.history.next_pos();
+        }
+    }
+
+    /// Evicts the tokens at positions `from..to` from all layers. Gives how many slots have become
+    /// free.
+    pub fn evict_range(&mut self, backend: &B, from: u32, to: u32) -> u64 {
+        let of_cells = self.cells.as_mut().map_or(0, |cells| {
+            let (first, last) = cells.find(from, to);
+            cells.evict(first, last) as u64
+        });
+        let find = |pos: &[u32], at: u32| pos.partition_point(|&p| p < at);
+        let of_heads = self.evict_from_heads(backend, |pos| find(pos, from)..find(pos, to));
+        if self.slots.n_heads() == 0 { of_cells } else { of_heads }
+    }
+
+    /// Evicts from each head a range of its tokens by ascending position.
+    fn evict_from_heads(&mut self, backend: &B, gone: impl Fn(&[u32]) -> Range<usize>) -> u64 {
+        let mut n_freed = 0;
+        for (layer, own) in self.own.iter().enumerate() {
+            let Some(first) = *own else { continue };
+            for head in 0..self.n_head {
+                let pos = self.slots.pos(first + head);
+                let gone = gone(pos);
+                if gone.is_empty() {
+                    continue;
+                }
+                n_freed += gone.len() as u64;
+                let kept = self.chooser.all_but(pos.len(), gone);
+                self.slots.compact(first + head, kept);
+                backend.compact(&mut self.layers[layer], head, kept);
+            }
+        }
+        n_freed
+    }
+}

@@ -1,0 +1,200 @@
+//! When tokens leave a session, and which: a policy, its statistics, and a timetable.
+//!
+//! A cache with a budget grows past it by at most [`SLACK`] tokens. Layers are cut back to it in
+//! [`GROUPS`] groups that take turns, one every [`EVERY`] tokens, so that no token has to wait for the
+//! choice of all layers. A prompt is cut at its end, once: what it says is known by then.
+
+use std::ops::Range;
+
+use crate::backend::Observing;
+use crate::base::error::{Result, err};
+
+use super::policy::{self, Head, Needs, Params, Policy, Work};
+use super::segments::{Marks, Segments};
+
+/// Tokens from one group of layers to the next.
+pub const EVERY: u32 = 8;
+/// Groups of layers.
+const GROUPS: u32 = 8;
+/// Tokens that a cache may hold beyond its budget while one token after the other comes.
+pub const SLACK: usize = (EVERY * GROUPS) as usize + EVERY as usize;
+
+/// How a session evicts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// What stays.
+    pub policy: Policy,
+    /// Parameters of the policy.
+    pub params: Params,
+    /// Slots of each KV head that stay after every few tokens; `None` = nothing leaves by itself.
+    pub budget: Option<usize>,
+}
+
+impl Rule {
+    /// Sinks and recent tokens stay.
+    pub fn streaming(n_sink: usize) -> Rule {
+        let policy = Policy::Streaming;
+        Rule { policy, params: Params { n_sink, ..Params::new(policy, false) }, budget: None }
+    }
+
+    /// What the policy has to be told.
+    pub fn needs(&self) -> Needs {
+        self.policy.needs(&self.params.quotas)
+    }
+
+    /// What attention has to count for the policy, if anything. `n_rows`: tokens of a draft and one
+    /// more, at most.
+    pub fn observing(&self, n_rows: usize) -> Option<Observing> {
+        // TOVA asks what the last query alone attends to.
+        let n_recent = if self.needs().last { 1 } else { self.params.n_obs };
+        self.needs().probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent })
+    }
+
+    /// Whether a layer is cut back to the budget after the token before position `pos`.
+    pub fn is_turn(&self, layer: usize, pos: u32) -> bool {
+        pos.is_multiple_of(EVERY) && (pos / EVERY) % GROUPS == layer as u32 % GROUPS
+    }
+
+    /// Tokens that can come before the next group of layers is cut back.
+    pub fn n_undisturbed(&self, pos: u32) -> usize {
+        match self.budget {
+            Some(_) => (EVERY - pos % EVERY) as usize,
+            None => usize::MAX,
+        }
+    }
+}
+
+/// What one KV head's slots are known to be worth.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing<'a> {
+    /// Sum of attention probabilities.
+    pub mass: &'a [f32],
+    /// Mean over the last queries.
+    pub observed: &'a [f32],
+    /// The same, mean over all heads of the layer.
+    pub last: &'a [f32],
+    /// Leverage of keys and values.
+    pub leverage: &'a [f32],
+    /// How far keys point away from the mean.
+    pub key_diff: &'a [f32],
+    /// Norms of keys.
+    pub norm: &'a [f32],
+}
+
+/// Room for what segments say of one head's slots.
+pub struct SlotMarks {
+    pinned: Vec<u64>,
+    expired: Vec<u64>,
+    priority: Vec<i8>,
+}
+
+impl SlotMarks {
+    /// For heads of up to `n_slots`.
+    pub fn new(n_slots: usize) -> Result<SlotMarks> {
+        let no_memory = |_| err!(OutOfMemory, "KV cache: no memory for {n_slots} slots");
+        let mut marks = SlotMarks { pinned: Vec::new(), expired: Vec::new(), priority: Vec::new() };
+        let n_words = n_slots.div_ceil(64);
+        for words in [&mut marks.pinned, &mut marks.expired] {
+            words.try_reserve_exact(n_words).map_err(no_memory)?;
+            words.resize(n_words, 0);
+        }
+        marks.priority.try_reserve_exact(n_slots).map_err(no_memory)?;
+        marks.priority.resize(n_slots, 0);
+        Ok(marks)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(n_slots: usize) -> u64 {
+        (2 * n_slots.div_ceil(64) * size_of::<u64>() + n_slots) as u64
+    }
+
+    /// What the segments say of slots at these positions: pinned, expired, priorities.
+    fn fill(&mut self, segments: &Segments, next: u32, pos: &[u32]) -> (&[u64], &[u64], &[i8]) {
+        if segments.is_empty() {
+            return (&[], &[], &[]);
+        }
+        let n_words = pos.len().div_ceil(64);
+        let (pinned, expired) = (&mut self.pinned[..n_words], &mut self.expired[..n_words]);
+        let priority = &mut self.priority[..pos.len()];
+        segments.fill(next, pos, Marks { pinned, expired, priority });
+        (&self.pinned[..n_words], &self.expired[..n_words], &self.priority[..pos.len()])
+    }
+
+    /// How many of the slots at these positions are pinned.
+    pub fn n_pinned(&mut self, segments: &Segments, next: u32, pos: &[u32]) -> usize {
+        let (pinned, ..) = self.fill(segments, next, pos);
+        pinned.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+/// Chooses what stays of one head after the other.
+pub struct Chooser {
+    work: Work,
+    /// Slots that stay.
+    kept: Vec<u32>,
+}
+
+impl Chooser {
+    /// For heads of up to `n_slots`.
+    pub fn new(n_slots: usize) -> Result<Chooser> {
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(n_slots)
+            .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n_slots} slots"))?;
+        kept.resize(n_slots, 0); // takes the pages now
+        Ok(Chooser { work: Work::new(n_slots)?, kept })
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(n_slots: usize) -> u64 {
+        (n_slots * size_of::<u32>()) as u64 + Work::bytes(n_slots)
+    }
+
+    /// The slots that stay, ascending, as they were chosen last.
+    pub fn kept(&self) -> &[u32] {
+        &self.kept
+    }
+
+    /// Chooses the slots that stay of a head whose tokens stand at `pos`, ascending.
+    pub fn keep(
+        &mut self,
+        rule: &Rule,
+        (layer, head): (usize, usize),
+        (pos, n_past): (&[u32], u32),
+        standing: &Standing<'_>,
+        (segments, marks): (&Segments, &mut SlotMarks),
+        budget: usize,
+    ) -> Result<()> {
+        let Standing { mass, observed, last, leverage, key_diff, norm } = *standing;
+        let (pinned, expired, priority) = marks.fill(segments, n_past, pos);
+        let head = Head {
+            pinned,
+            expired,
+            priority,
+            layer: layer as u32,
+            head: head as u32,
+            n_past,
+            pos,
+            mass,
+            observed,
+            last,
+            leverage,
+            key_diff,
+            norm,
+            ..Head::default()
+        };
+        policy::keep(rule.policy, &rule.params, &head, budget, &mut self.work, &mut self.kept)
+    }
+
+    /// All of `n` slots but a range.
+    pub fn all_but(&mut self, n: usize, gone: Range<usize>) -> &[u32] {
+        self.kept.clear();
+        self.kept.extend((0..gone.start as u32).chain(gone.end as u32..n as u32));
+        &self.kept
+    }
+
+    /// As many numbers as there are slots, for a while.
+    pub fn spare(&mut self) -> &mut Vec<u32> {
+        self.kept.clear();
+        &mut self.kept
+    }
+}
