@@ -229,8 +229,8 @@ fn an_error_of_who_takes_the_bytes_comes_back() {
         let mut n = 0;
         let result = sampler.write_state(&mut |_| {
             n += 1;
-            if n > stop { Err(error) } else { Ok(()) }
+            if n > stop { Err(error.clone()) } else { Ok(()) }
         });
-        assert_eq!((result, n), (Err(error), stop + 1));
+        assert_eq!((result, n), (Err(error.clone()), stop + 1));
     }
 }

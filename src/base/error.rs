@@ -1,6 +1,8 @@
 //! Errors: one variant for each status of the C API, each with one sentence.
 //!
-//! An error owns no heap memory, so that failing for want of memory does not need any.
+//! An error is three words, so that functions hand it on for little, and most of the library is
+//! code that hands errors on. Its sentence is on the heap; where there is no memory for one, a
+//! fixed sentence takes its place and the variant is what it was.
 
 use std::fmt::{self, Write};
 
@@ -10,38 +12,64 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Bytes that a sentence can hold; longer ones are cut at a character boundary.
 const SENTENCE_LEN: usize = 238;
 
+/// What an error says when there is no memory to say more.
+const NO_MEMORY: &str = "there is no memory left to say why";
+
 /// One sentence that says what failed, where, what was found and what was expected.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Sentence {
-    len: u8,
-    bytes: [u8; SENTENCE_LEN],
+    /// UTF-8; empty where there was no memory for it.
+    bytes: Box<[u8]>,
 }
 
 impl Sentence {
     /// Formats a sentence; what does not fit is cut.
+    #[cold]
+    #[inline(never)]
     pub fn new(args: fmt::Arguments<'_>) -> Sentence {
-        let mut sentence = Sentence { len: 0, bytes: [0; SENTENCE_LEN] };
+        let mut draft = Draft { len: 0, bytes: [0; SENTENCE_LEN] };
         // `write_str` below never fails, and a failing `Display` leaves what it wrote so far.
-        let _ = sentence.write_fmt(args);
-        sentence
+        let _ = draft.write_fmt(args);
+        Sentence::of(&draft.bytes[..draft.len])
+    }
+
+    fn of(text: &[u8]) -> Sentence {
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(text.len()).is_ok() {
+            bytes.extend_from_slice(text); // as long as its capacity, so that boxing moves nothing
+        }
+        Sentence { bytes: bytes.into_boxed_slice() }
     }
 
     /// The sentence.
     pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or(&[]);
-        std::str::from_utf8(bytes).unwrap_or("")
+        match std::str::from_utf8(&self.bytes) {
+            Ok("") | Err(_) => NO_MEMORY,
+            Ok(text) => text,
+        }
     }
 }
 
-impl Write for Sentence {
+impl Clone for Sentence {
+    fn clone(&self) -> Sentence {
+        Sentence::of(&self.bytes)
+    }
+}
+
+/// A sentence that is being written.
+struct Draft {
+    len: usize,
+    bytes: [u8; SENTENCE_LEN],
+}
+
+impl Write for Draft {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let at = usize::from(self.len);
-        let mut n = text.len().min(SENTENCE_LEN - at);
+        let mut n = text.len().min(SENTENCE_LEN - self.len);
         while !text.is_char_boundary(n) {
             n -= 1;
         }
-        self.bytes[at..at + n].copy_from_slice(&text.as_bytes()[..n]);
-        self.len = (at + n) as u8; // at most SENTENCE_LEN, which is below 256
+        self.bytes[self.len..self.len + n].copy_from_slice(&text.as_bytes()[..n]);
+        self.len += n;
         Ok(())
     }
 }
@@ -56,7 +84,7 @@ impl fmt::Debug for Sentence {
 macro_rules! errors {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// Why a call failed. One variant for each `TERN_ERROR_*` of the C API.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Error {
             $($(#[$doc])* $variant(Sentence),)*
         }

@@ -10,6 +10,7 @@ use super::reserve;
 use super::size::Size;
 use super::value::{Array, Kind, Strings, Value};
 use crate::base::error::{Error, Result, err};
+use crate::base::order::sort_numbers;
 
 /// Most entries.
 const MAX_ENTRIES: u64 = 65_535;
@@ -77,7 +78,7 @@ impl Index {
         let key = |i: u32| entries.get(i as usize).map_or("", |e: &Entry| e.key(header));
         let mut by_key: Vec<u32> = reserve(n, "metadata")?;
         by_key.extend((0..n).filter_map(|i| u32::try_from(i).ok()));
-        by_key.sort_unstable_by(|&a, &b| key(a).cmp(key(b)).then(a.cmp(&b)));
+        sort_numbers(&mut by_key, &mut |a, b| key(a).cmp(key(b)).then(a.cmp(&b)));
         let twice = by_key.windows(2).find_map(|pair| match pair {
             &[a, b] if key(a) == key(b) => entries.get(b as usize).map(Entry::key_span),
             _ => None,

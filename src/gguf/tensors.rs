@@ -6,6 +6,7 @@ use super::reserve;
 use super::size::Size;
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
+use crate::base::order::sort_numbers;
 use crate::quant::p16;
 
 /// Most tensors.
@@ -172,7 +173,7 @@ impl Tensors {
         check_ranges(&table, &mut order, header, data_len, alignment)?;
 
         let name = |i: u32| table.get(i as usize).map_or(&[][..], |t| t.name.of(header));
-        order.sort_unstable_by(|&a, &b| name(a).cmp(name(b)).then(a.cmp(&b)));
+        sort_numbers(&mut order, &mut |a, b| name(a).cmp(name(b)).then(a.cmp(&b)));
         for pair in order.windows(2) {
             if let &[a, b] = pair
                 && name(a) == name(b)
@@ -214,7 +215,8 @@ fn check_ranges(
 ) -> Result<()> {
     let at = |i: u32| table.get(i as usize);
     let shown = |t: &TensorInfo| Shown(Place::Tensor(t.name, ""), header);
-    order.sort_unstable_by_key(|&i| at(i).map_or((0, 0), |t| (t.offset, t.bytes)));
+    let place = |i: u32| at(i).map_or((0, 0), |t| (t.offset, t.bytes));
+    sort_numbers(order, &mut |a, b| place(a).cmp(&place(b)));
     let mut before: Option<&TensorInfo> = None;
     let mut end = Size::ZERO;
     let mut is_packed = true; // each tensor starts where the one before, padded, ends

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::math::{BATCH, CHUNK, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
 use super::rank::{Mass, Order, share};
 use super::row::Row;
-use crate::base::order::{from_ordered, ordered};
+use crate::base::order::{from_ordered, highest_first, ordered, sort_descending};
 
 /// A list of so many tokens is sorted sooner than a row is gone through again.
 const MANY: usize = 16_384;
@@ -48,14 +48,14 @@ pub(super) fn best(row: &Row<'_>, highest: &[f64], n: usize, keys: &mut [u64]) -
     if n <= highest.len() {
         let keys = &mut keys[..highest.len()];
         keys.iter_mut().zip(highest).for_each(|(slot, &h)| *slot = key(h as f32, 0));
-        let (_, &mut worst, _) = keys.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-        floor = floor_below(f64::from(value(worst)));
+        highest_first(keys, n);
+        floor = floor_below(f64::from(value(keys[n - 1])));
     }
     let room = keys.len().min((2 * n).max(n.saturating_add(64)));
     let mut n_keys = 0;
     row.above(floor, highest, |token, logit| {
         if n_keys == room {
-            keys[..n_keys].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+            highest_first(&mut keys[..n_keys], n);
             n_keys = n;
             floor = value(keys[n - 1]);
             // An equal logit comes later, so its token is higher: it would not be kept either.
@@ -68,10 +68,10 @@ pub(super) fn best(row: &Row<'_>, highest: &[f64], n: usize, keys: &mut [u64]) -
         floor
     });
     if n_keys > n {
-        keys[..n_keys].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+        highest_first(&mut keys[..n_keys], n);
         n_keys = n;
     }
-    keys[..n_keys].sort_unstable_by(|a, b| b.cmp(a));
+    sort_descending(&mut keys[..n_keys]);
     n_keys
 }
 
@@ -202,7 +202,7 @@ impl<'a> Candidates<'a> {
         for slot in &mut self.keys[..self.n] {
             *slot = key(row.logit(token(*slot) as usize), token(*slot));
         }
-        self.keys[..self.n].sort_unstable_by(|a, b| b.cmp(a));
+        sort_descending(&mut self.keys[..self.n]);
         self.list = List::Sorted;
         self.max = f64::from(value(self.keys[0]));
     }
@@ -274,7 +274,7 @@ impl<'a> Candidates<'a> {
             }
             self.kept.floor
         });
-        self.keys[..n].sort_unstable_by(|a, b| b.cmp(a));
+        sort_descending(&mut self.keys[..n]);
         self.n = n;
         self.list = List::Sorted;
     }

@@ -5,6 +5,8 @@
 //! as far as needed. A whole row is not: sums in any order tell where the share is passed, unless
 //! it is closer there than rounding can account for, and then the row is made a list.
 
+use crate::base::order::{highest_first, sort_descending};
+
 use super::filter::{floor_below, token};
 use super::math::{BATCH, CHUNK};
 use super::row::Row;
@@ -70,9 +72,9 @@ pub(super) fn share(
         }
         let n_more = FIRST_SORTED.max(n_sorted.saturating_mul(SORTED_GROWTH - 1)).min(rest.len());
         if n_more < rest.len() {
-            rest.select_nth_unstable_by(n_more - 1, |a, b| b.cmp(a));
+            highest_first(rest, n_more);
         }
-        rest[..n_more].sort_unstable_by(|a, b| b.cmp(a));
+        sort_descending(&mut rest[..n_more]);
         n_sorted += n_more;
     }
 }
@@ -147,7 +149,7 @@ where
         })?;
         let n = self.gather(at, keys);
         let keys = &mut keys[..n];
-        keys.sort_unstable_by(|a, b| b.cmp(a));
+        sort_descending(keys);
         for keys in keys.chunks(BATCH) {
             let mut weights = [f64::NEG_INFINITY; BATCH];
             for (logit, &key) in weights.iter_mut().zip(keys) {

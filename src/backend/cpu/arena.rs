@@ -198,7 +198,7 @@ impl<'a> Round<'a> {
 
     /// Notes an error. All pieces before it were taken before, so that the first will be known.
     fn fail(&mut self, index: usize, error: Error) {
-        if self.failed.is_none_or(|(first, _)| index < first) {
+        if self.failed.as_ref().is_none_or(|(first, _)| index < *first) {
             self.failed = Some((index, error));
         }
     }

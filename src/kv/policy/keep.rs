@@ -2,7 +2,8 @@
 
 use super::{Params, Policy, score};
 use crate::base::error::{Result, err};
-use crate::base::order::ordered;
+use crate::base::order::{highest_first, ordered};
+use crate::kv::filled;
 
 /// What a policy sees of one KV head of one layer: its `n` cells by ascending position.
 ///
@@ -112,17 +113,13 @@ pub struct Work {
 impl Work {
     /// Enough for heads of up to `n_cells` cells.
     pub fn new(n_cells: usize) -> Result<Work> {
-        let mut work =
-            Work { keys: Vec::new(), score: Vec::new(), part: Vec::new(), fates: Vec::new() };
-        let no_memory = |_| err!(OutOfMemory, "KV policy: no memory to rank {n_cells} cells");
-        work.keys.try_reserve_exact(n_cells).map_err(no_memory)?;
-        work.score.try_reserve_exact(n_cells).map_err(no_memory)?;
-        work.part.try_reserve_exact(n_cells).map_err(no_memory)?;
-        work.fates.try_reserve_exact(n_cells).map_err(no_memory)?;
-        work.score.resize(n_cells, 0.0);
-        work.part.resize(n_cells, 0.0);
-        work.fates.resize(n_cells, Fate::Open);
-        Ok(work)
+        let what = "cells to rank";
+        Ok(Work {
+            keys: filled(n_cells, 0, what)?,
+            score: filled(n_cells, 0.0, what)?,
+            part: filled(n_cells, 0.0, what)?,
+            fates: filled(n_cells, Fate::Open, what)?,
+        })
     }
 
     /// Bytes that it takes for `n_cells` cells.
@@ -290,7 +287,7 @@ impl Choice<'_> {
             return;
         }
         // No two keys are equal, so there is but one set of `n` largest, however it is found.
-        self.keys.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+        highest_first(&mut self.keys, n);
         for key in &self.keys[..n] {
             self.fates[(u32::MAX - *key as u32) as usize] = Fate::Stays;
         }
