@@ -182,7 +182,7 @@ pub enum Observe {
     /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens.
     Each,
     /// For the tokens of a span of so many together.
-    Sampled {
+    Together {
         /// Tokens of the span.
         n_span: usize,
     },

@@ -102,6 +102,12 @@ struct State {
 unsafe impl<T: Send + Sync> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
+    /// Whether the handle of this generation is in the slot, in the process that put it there.
+    fn is_current(&self, generation: u32) -> bool {
+        self.generation.load(Ordering::Relaxed) == generation
+            && self.pid.load(Ordering::Relaxed) == std::process::id()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock, so a poisoned one has seen no half-made change.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -206,18 +212,13 @@ impl<T: Kind, const N: usize> Table<T, N> {
     /// The flag that stops the handle's work. Touches nothing but atomics: for signal handlers.
     pub(super) fn abort_flag<H>(&'static self, handle: *const H) -> Option<&'static AtomicBool> {
         let (slot, generation) = self.slot(handle)?;
-        self.is_current(slot, generation).then_some(&slot.abort)
+        slot.is_current(generation).then_some(&slot.abort)
     }
 
     /// Where a wish for another budget is left. Touches nothing but atomics, too.
     pub(super) fn budget<H>(&'static self, handle: *const H) -> Option<&'static Wish> {
         let (slot, generation) = self.slot(handle)?;
-        self.is_current(slot, generation).then_some(&slot.budget)
-    }
-
-    fn is_current(&self, slot: &Slot<T>, generation: u32) -> bool {
-        slot.generation.load(Ordering::Relaxed) == generation
-            && slot.pid.load(Ordering::Relaxed) == std::process::id()
+        slot.is_current(generation).then_some(&slot.budget)
     }
 
     /// The slot that a handle points at, and the generation it names.

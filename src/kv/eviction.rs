@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use crate::backend::Observing;
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
 
+use super::filled;
 use super::policy::{self, Head, Needs, Params, Policy, Work};
 use super::segments::{Marks, Segments};
 
@@ -64,23 +65,6 @@ impl Rule {
     }
 }
 
-/// What one KV head's slots are known to be worth.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Standing<'a> {
-    /// Sum of attention probabilities.
-    pub mass: &'a [f32],
-    /// Mean over the last queries.
-    pub observed: &'a [f32],
-    /// The same, mean over all heads of the layer.
-    pub last: &'a [f32],
-    /// Leverage of keys and values.
-    pub leverage: &'a [f32],
-    /// How far keys point away from the mean.
-    pub key_diff: &'a [f32],
-    /// Norms of keys.
-    pub norm: &'a [f32],
-}
-
 /// Room for what segments say of one head's slots.
 pub struct SlotMarks {
     pinned: Vec<u64>,
@@ -91,16 +75,12 @@ pub struct SlotMarks {
 impl SlotMarks {
     /// For heads of up to `n_slots`.
     pub fn new(n_slots: usize) -> Result<SlotMarks> {
-        let no_memory = |_| err!(OutOfMemory, "KV cache: no memory for {n_slots} slots");
-        let mut marks = SlotMarks { pinned: Vec::new(), expired: Vec::new(), priority: Vec::new() };
-        let n_words = n_slots.div_ceil(64);
-        for words in [&mut marks.pinned, &mut marks.expired] {
-            words.try_reserve_exact(n_words).map_err(no_memory)?;
-            words.resize(n_words, 0);
-        }
-        marks.priority.try_reserve_exact(n_slots).map_err(no_memory)?;
-        marks.priority.resize(n_slots, 0);
-        Ok(marks)
+        let words = || filled(n_slots.div_ceil(64), 0, "slots");
+        Ok(SlotMarks {
+            pinned: words()?,
+            expired: words()?,
+            priority: filled(n_slots, 0, "slots")?,
+        })
     }
 
     /// Bytes that it takes.
@@ -137,10 +117,7 @@ pub struct Chooser {
 impl Chooser {
     /// For heads of up to `n_slots`.
     pub fn new(n_slots: usize) -> Result<Chooser> {
-        let mut kept = Vec::new();
-        kept.try_reserve_exact(n_slots)
-            .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n_slots} slots"))?;
-        kept.resize(n_slots, 0); // takes the pages now
+        let kept = filled(n_slots, 0, "slots")?;
         Ok(Chooser { work: Work::new(n_slots)?, kept })
     }
 
@@ -154,34 +131,16 @@ impl Chooser {
         &self.kept
     }
 
-    /// Chooses the slots that stay of a head whose tokens stand at `pos`, ascending.
+    /// Chooses the slots that stay of a head, by what is known of it and what segments say.
     pub fn keep(
         &mut self,
         rule: &Rule,
-        (layer, head): (usize, usize),
-        (pos, n_past): (&[u32], u32),
-        standing: &Standing<'_>,
+        head: Head<'_>,
         (segments, marks): (&Segments, &mut SlotMarks),
         budget: usize,
     ) -> Result<()> {
-        let Standing { mass, observed, last, leverage, key_diff, norm } = *standing;
-        let (pinned, expired, priority) = marks.fill(segments, n_past, pos);
-        let head = Head {
-            pinned,
-            expired,
-            priority,
-            layer: layer as u32,
-            head: head as u32,
-            n_past,
-            pos,
-            mass,
-            observed,
-            last,
-            leverage,
-            key_diff,
-            norm,
-            ..Head::default()
-        };
+        let (pinned, expired, priority) = marks.fill(segments, head.n_past, head.pos);
+        let head = Head { pinned, expired, priority, ..head };
         policy::keep(rule.policy, &rule.params, &head, budget, &mut self.work, &mut self.kept)
     }
 

@@ -1,6 +1,7 @@
 //! The tokens of a sequence, those that were evicted included.
 
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
+use crate::kv::filled;
 
 /// The most recent tokens of one session by position: 4 bytes each, where keys and values take
 /// thousands. What no cache holds any more can be read again from them.
@@ -19,11 +20,7 @@ pub struct History {
 impl History {
     /// Of at least the last `n_known` tokens. Allocates all that it will ever need.
     pub fn new(n_known: usize) -> Result<History> {
-        let mut tokens = Vec::new();
-        tokens
-            .try_reserve_exact(2 * n_known)
-            .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n_known} tokens"))?;
-        tokens.resize(2 * n_known, 0); // takes the pages now
+        let mut tokens = filled(2 * n_known, 0, "tokens")?;
         tokens.clear();
         Ok(History { tokens, first: 0, n_known, n_reserved: 0 })
     }

@@ -11,3 +11,15 @@ pub mod history;
 pub mod policy;
 pub mod segments;
 pub mod slots;
+
+use crate::base::error::{Result, err};
+
+/// `n` times the same value, written now and not for the first time in the middle of a token; `what`
+/// they are, in the plural, for the error.
+fn filled<T: Clone>(n: usize, value: T, what: &str) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(n)
+        .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n} {what}"))?;
+    all.resize(n, value);
+    Ok(all)
+}

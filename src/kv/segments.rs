@@ -221,7 +221,8 @@ impl Segments {
     /// Those that have expired when `next_pos` is the position of the next token, by ascending
     /// position. They stay in the table, so that what is left of them is known to have expired,
     /// until they are removed.
-    pub fn expired(&self, next_pos: u32) -> impl Iterator<Item = Segment<'_>> {
+    #[cfg(test)]
+    fn expired(&self, next_pos: u32) -> impl Iterator<Item = Segment<'_>> {
         self.entries.iter().filter(move |entry| entry.has_expired(next_pos)).map(Entry::segment)
     }
 

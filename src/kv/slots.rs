@@ -11,7 +11,8 @@
 //! Invariants, checked by the tests at every step: in each head both positions ascend strictly, the
 //! second is at most the first, and a head holds no more than there are slots.
 
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
+use crate::kv::filled;
 
 /// Slots of the KV heads of one session.
 #[derive(Debug)]
@@ -28,13 +29,7 @@ pub struct Slots {
 impl Slots {
     /// `n_slots` free slots for each of `n_heads`. Allocates all that it will ever need.
     pub fn new(n_heads: usize, n_slots: usize) -> Result<Slots> {
-        let all = |n: usize| {
-            let mut v = Vec::new();
-            v.try_reserve_exact(n)
-                .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n} slots"))?;
-            v.resize(n, u32::MAX); // takes the pages now
-            Ok(v)
-        };
+        let all = |n: usize| filled(n, u32::MAX, "slots");
         let mut held = all(n_heads)?;
         held.fill(0);
         let n = n_heads * n_slots;

@@ -4,27 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::AHEAD_BYTES;
-use super::unpack::{CodeBits, LEVELS, PACKED, Unpack};
+use super::unpack::{CodeBits, LEVELS, Unpack, each_run};
 
 pub(super) const UNPACK: Unpack = [three, four, five];
-
-/// Calls `f(packed, quad of zeros, codes)` for each run.
-#[inline(always)]
-fn each(
-    bits: CodeBits,
-    packed: &[u8],
-    zeros: &[[u8; 4]],
-    codes: &mut [i8],
-    f: impl Fn(*const u8, i32, *mut __m256i),
-) {
-    let share = codes.len() / PACKED / zeros.len().max(1);
-    let mut runs = codes.chunks_exact_mut(PACKED).zip(packed.chunks_exact(bits.bytes()));
-    for zero in zeros {
-        for (codes, packed) in runs.by_ref().take(share) {
-            f(packed.as_ptr(), i32::from_le_bytes(*zero), codes.as_mut_ptr().cast());
-        }
-    }
-}
 
 /// The lower halves of 32 bytes, and the upper ones.
 ///
@@ -58,8 +40,9 @@ unsafe fn highest(packed: *const u8, first: i64, bit: i8) -> __m256i {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
-    each(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
-        let zero = _mm256_set1_epi32(zero);
+    each_run(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
+        let codes = codes.cast::<__m256i>();
+        let zero = _mm256_set1_epi32(zero as i32);
         // SAFETY: a run is 32 bytes, and 64 codes.
         unsafe {
             let [lower, upper] = halves(packed);
@@ -71,8 +54,9 @@ fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn five(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
-    each(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
-        let zero = _mm256_set1_epi32(zero);
+    each_run(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
+        let codes = codes.cast::<__m256i>();
+        let zero = _mm256_set1_epi32(zero as i32);
         // SAFETY: a run is 32 bytes and 8 more, and 64 codes.
         unsafe {
             let [lower, upper] = halves(packed);
@@ -91,7 +75,8 @@ fn three(packed: &[u8], _: &[[u8; 4]], codes: &mut [i8]) {
     let mask = _mm256_set1_epi8(3);
     let shifts =
         [_mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)];
-    each(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
+    each_run(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
+        let codes = codes.cast::<__m256i>();
         _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(AHEAD_BYTES).cast());
         // SAFETY: a run is 16 bytes and 8 more, and 64 codes.
         unsafe {

@@ -4,27 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::AHEAD_BYTES;
-use super::unpack::{CodeBits, LEVELS, PACKED, Unpack};
+use super::unpack::{CodeBits, LEVELS, Unpack, each_run};
 
 pub(super) const UNPACK: Unpack = [three, four, five];
-
-/// Calls `f(packed, quad of zeros, codes)` for each run.
-#[inline(always)]
-fn each(
-    bits: CodeBits,
-    packed: &[u8],
-    zeros: &[[u8; 4]],
-    codes: &mut [i8],
-    f: impl Fn(*const u8, i32, *mut __m512i),
-) {
-    let share = codes.len() / PACKED / zeros.len().max(1);
-    let mut runs = codes.chunks_exact_mut(PACKED).zip(packed.chunks_exact(bits.bytes()));
-    for zero in zeros {
-        for (codes, packed) in runs.by_ref().take(share) {
-            f(packed.as_ptr(), i32::from_le_bytes(*zero), codes.as_mut_ptr().cast());
-        }
-    }
-}
 
 /// The lower halves of 32 bytes, then the upper ones.
 ///
@@ -58,11 +40,12 @@ unsafe fn highest(packed: *const u8) -> __mmask64 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
-    each(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
+    each_run(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
+        let codes = codes.cast::<__m512i>();
         // SAFETY: a run is 32 bytes, and 64 codes.
         unsafe {
             let u = halves(packed);
-            _mm512_storeu_si512(codes, _mm512_sub_epi8(u, _mm512_set1_epi32(zero)));
+            _mm512_storeu_si512(codes, _mm512_sub_epi8(u, _mm512_set1_epi32(zero as i32)));
         }
     });
 }
@@ -70,12 +53,13 @@ fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn five(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
     let bit = _mm512_set1_epi8(16);
-    each(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
+    each_run(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
+        let codes = codes.cast::<__m512i>();
         // SAFETY: a run is 32 bytes and 8 more, and 64 codes.
         unsafe {
             let u = halves(packed);
             let u = _mm512_mask_add_epi8(u, highest(packed.add(32)), u, bit);
-            _mm512_storeu_si512(codes, _mm512_sub_epi8(u, _mm512_set1_epi32(zero)));
+            _mm512_storeu_si512(codes, _mm512_sub_epi8(u, _mm512_set1_epi32(zero as i32)));
         }
     });
 }
@@ -86,7 +70,8 @@ fn three(packed: &[u8], _: &[[u8; 4]], codes: &mut [i8]) {
     let levels = unsafe { _mm512_broadcastq_epi64(_mm_loadl_epi64(LEVELS.as_ptr().cast())) };
     let (mask, bit) = (_mm512_set1_epi8(3), _mm512_set1_epi8(4));
     let shift = _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6);
-    each(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
+    each_run(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
+        let codes = codes.cast::<__m512i>();
         _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(AHEAD_BYTES).cast());
         // SAFETY: a run is 16 bytes and 8 more, and 64 codes.
         unsafe {

@@ -2,30 +2,12 @@
 
 use core::arch::aarch64::*;
 
-use super::unpack::{CodeBits, LEVELS, PACKED, Unpack};
+use super::unpack::{CodeBits, LEVELS, Unpack, each_run};
 
 pub(super) const UNPACK: Unpack = [three, four, five];
 
 /// Lanes of a vector.
 const LANES: usize = 16;
-
-/// Calls `f(packed, quad of zeros, codes)` for each run.
-#[inline(always)]
-fn each(
-    bits: CodeBits,
-    packed: &[u8],
-    zeros: &[[u8; 4]],
-    codes: &mut [i8],
-    f: impl Fn(*const u8, u32, *mut i8),
-) {
-    let share = codes.len() / PACKED / zeros.len().max(1);
-    let mut runs = codes.chunks_exact_mut(PACKED).zip(packed.chunks_exact(bits.bytes()));
-    for zero in zeros {
-        for (codes, packed) in runs.by_ref().take(share) {
-            f(packed.as_ptr(), u32::from_le_bytes(*zero), codes.as_mut_ptr());
-        }
-    }
-}
 
 /// The lower halves of 32 bytes, then the upper ones.
 ///
@@ -72,7 +54,7 @@ unsafe fn store_less_zero(u: [uint8x16_t; 4], zero: u32, codes: *mut i8) {
 
 #[target_feature(enable = "neon")]
 fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
-    each(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
+    each_run(CodeBits::Four, packed, zeros, codes, |packed, zero, codes| {
         // SAFETY: a run is 32 bytes, and 64 codes.
         unsafe { store_less_zero(halves(packed), zero, codes) };
     });
@@ -80,7 +62,7 @@ fn four(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
 
 #[target_feature(enable = "neon")]
 fn five(packed: &[u8], zeros: &[[u8; 4]], codes: &mut [i8]) {
-    each(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
+    each_run(CodeBits::Five, packed, zeros, codes, |packed, zero, codes| {
         // SAFETY: a run is 32 bytes and 8 more, and 64 codes.
         unsafe {
             let (mut u, highest) = (halves(packed), highest(packed.add(32), 16));
@@ -97,7 +79,7 @@ fn three(packed: &[u8], _: &[[u8; 4]], codes: &mut [i8]) {
     // SAFETY: 8 bytes are read.
     let levels = unsafe { vld1_s8(LEVELS.as_ptr()) };
     let (levels, mask) = (vcombine_s8(levels, levels), vdupq_n_u8(3));
-    each(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
+    each_run(CodeBits::Three, packed, &[[0; 4]], codes, |packed, _, codes| {
         // SAFETY: a run is 16 bytes and 8 more, and 64 codes.
         unsafe {
             let x = vld1q_u8(packed);

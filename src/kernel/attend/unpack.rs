@@ -63,6 +63,25 @@ pub(crate) type UnpackFn = unsafe fn(&[u8], &[[u8; 4]], &mut [i8]);
 /// One for each [`CodeBits`].
 pub(crate) type Unpack = [UnpackFn; 3];
 
+/// Calls `f(packed, quad of zeros, codes)` for each run; places of whole runs, all codes of which are to
+/// be written.
+#[inline(always)]
+pub(super) fn each_run(
+    bits: CodeBits,
+    packed: &[u8],
+    zeros: &[[u8; KV_QUAD]],
+    codes: &mut [i8],
+    f: impl Fn(*const u8, u32, *mut i8),
+) {
+    let share = codes.len() / PACKED / zeros.len().max(1);
+    let mut runs = codes.chunks_exact_mut(PACKED).zip(packed.chunks_exact(bits.bytes()));
+    for zero in zeros {
+        for (codes, packed) in runs.by_ref().take(share) {
+            f(packed.as_ptr(), u32::from_le_bytes(*zero), codes.as_mut_ptr());
+        }
+    }
+}
+
 pub(super) const SCALAR: Unpack = [
     |packed, _, codes| each(CodeBits::Three, packed, codes, |_, u| LEVELS[usize::from(u)]),
     |packed, zeros, codes| each_less_zero(CodeBits::Four, packed, zeros, codes),

@@ -1,12 +1,12 @@
 //! What leaves a cache, and when: by a policy, head by head, or by positions.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::backend::{Backend, Observe, SlotsOfHead};
 use crate::base::error::{Result, err};
-use crate::kv::eviction::{EVERY, Rule, SLACK, Standing};
-use crate::kv::policy::{DEFAULT_SINKS, Policy};
+use crate::kv::eviction::{EVERY, Rule, SLACK};
+use crate::kv::filled;
+use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 
 use super::Cache;
 
@@ -135,12 +135,15 @@ impl<B: Backend> Cache<B> {
     /// What [`Cache::cut_all`] would do. Statistics are brought up to date; nothing leaves.
     pub fn plan(&mut self, device: &mut Device<'_, B>, rule: &Rule, budget: usize) -> Result<Plan> {
         let mut plan = Plan::default();
-        let mut seen = BTreeSet::new();
-        let mut stays = BTreeSet::new();
+        // One bit for each position.
+        let n_words = self.next_pos().div_ceil(64) as usize;
+        let mut seen = filled(n_words, 0u64, "words of positions")?;
+        let mut stays = filled(n_words, 0u64, "words of positions")?;
+        let mark = |bits: &mut [u64], pos: u32| bits[pos as usize / 64] |= 1 << (pos % 64);
         for layer in 0..self.own.len() {
             let Some(first) = self.own[layer] else { continue };
             for head in first..first + self.n_head {
-                seen.extend(self.slots.pos(head));
+                self.slots.pos(head).iter().for_each(|&pos| mark(&mut seen, pos));
             }
             let is_over = self.is_over(rule, layer, budget);
             if is_over {
@@ -153,16 +156,21 @@ impl<B: Backend> Cache<B> {
                     self.choose(device.backend, rule, (layer, head), budget)?;
                 }
                 let pos = self.slots.pos(first + head);
-                match chosen {
-                    true => {
-                        stays.extend(self.chooser.kept().iter().map(|&slot| pos[slot as usize]))
-                    }
-                    false => stays.extend(pos),
+                if !chosen {
+                    pos.iter().for_each(|&pos| mark(&mut stays, pos));
+                    continue;
                 }
-                plan.n_slots += if chosen { (held - self.chooser.kept().len()) as u64 } else { 0 };
+                let kept = self.chooser.kept();
+                kept.iter().for_each(|&slot| mark(&mut stays, pos[slot as usize]));
+                plan.n_slots += (held - kept.len()) as u64;
             }
         }
-        plan.positions = seen.into_iter().filter(|pos| !stays.contains(pos)).collect();
+        seen.iter_mut().zip(stays).for_each(|(seen, stays)| *seen &= !stays);
+        let n_gone = seen.iter().map(|word| word.count_ones() as usize).sum();
+        plan.positions = filled(n_gone, 0, "positions")?;
+        let is_gone = |pos: &u32| seen[*pos as usize / 64] >> (pos % 64) & 1 == 1;
+        let gone = (0..self.next_pos()).filter(is_gone);
+        plan.positions.iter_mut().zip(gone).for_each(|(place, pos)| *place = pos);
         Ok(plan)
     }
 
@@ -238,9 +246,20 @@ impl<B: Backend> Cache<B> {
         let leverage = backend.leverage(kv, of_layer);
         let [mass, observed, leverage, average, weights] =
             [mass, observed, leverage, average, weights].map(|x| &x[..x.len().min(pos.len())]);
-        let standing =
-            Standing { mass, observed, last: average, leverage, key_diff: weights, norm: weights };
-        chooser.keep(rule, (layer, of_layer), (pos, n_past), &standing, known, budget)?;
+        let head = Head {
+            layer: layer as u32,
+            head: of_layer as u32,
+            n_past,
+            pos,
+            mass,
+            observed,
+            last: average,
+            leverage,
+            key_diff: weights,
+            norm: weights,
+            ..Head::default()
+        };
+        chooser.keep(rule, head, known, budget)?;
         if !observed.is_empty() {
             let stayed: f32 = chooser.kept().iter().map(|&slot| observed[slot as usize]).sum();
             retained[first + of_layer] = stayed / observed.iter().sum::<f32>();

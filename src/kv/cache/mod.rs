@@ -18,6 +18,7 @@ use crate::base::error::{Result, err};
 
 use super::cells::Cells;
 use super::eviction::{Chooser, Rule, SLACK, SlotMarks};
+use super::filled;
 use super::history::History;
 use super::policy::DEFAULT_SINKS;
 use super::policy::mean::Mean;
@@ -82,14 +83,6 @@ pub struct Cache<B: Backend> {
     retained: Vec<f32>,
 }
 
-/// `n` zeros.
-fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n} slots"))?;
-    v.resize(n, T::default());
-    Ok(v)
-}
-
 /// Which slots the first KV head of each layer has, by the windows of the layers.
 pub fn own_slots(
     windows: impl Iterator<Item = u32>,
@@ -117,7 +110,8 @@ impl<B: Backend> Cache<B> {
         let n_heads = own.iter().flatten().count() * n_head;
         let needs = rule.map(|rule| rule.needs()).unwrap_or_default();
         let n_layer = layers.len();
-        let slots_if = |wanted: bool| zeros(if wanted { capacity.n_slots } else { 0 });
+        let slots_if =
+            |wanted: bool| filled(if wanted { capacity.n_slots } else { 0 }, 0.0, "slots");
         let mut means = Vec::new();
         if needs.key_diff {
             means.try_reserve_exact(n_heads).map_err(|_| err!(OutOfMemory, "KV cache: means"))?;
@@ -140,15 +134,15 @@ impl<B: Backend> Cache<B> {
             rule,
             n_each,
             chooser: Chooser::new(capacity.n_slots)?,
-            learnt: zeros(n_layer)?,
-            next_part: zeros(n_layer)?,
+            learnt: filled(n_layer, 0, "layers")?,
+            next_part: filled(n_layer, 0, "layers")?,
             average: slots_if(needs.last)?,
             weights: slots_if(needs.key_diff || needs.norm)?,
             means,
-            key: zeros(capacity.head_dim)?,
+            key: filled(capacity.head_dim, 0.0, "elements")?,
             segments: Segments::new()?,
             marks: SlotMarks::new(capacity.n_slots)?,
-            retained: zeros(n_heads)?,
+            retained: filled(n_heads, 0.0, "heads")?,
         })
     }
 
@@ -274,11 +268,6 @@ impl<B: Backend> Cache<B> {
         self.slots.n_heads()
     }
 
-    /// What the heads of layers that attend to everything hold.
-    pub fn slots(&self) -> &Slots {
-        &self.slots
-    }
-
     /// Takes room for the next tokens.
     pub fn reserve(&mut self, tokens: &[i32]) -> Result<()> {
         let n = tokens.len();
@@ -300,7 +289,7 @@ impl<B: Backend> Cache<B> {
         self.observe = match self.rule {
             Some(rule) if rule.needs().probabilities() => match n <= self.n_each {
                 true => Observe::Each,
-                false => Observe::Sampled { n_span: n },
+                false => Observe::Together { n_span: n },
             },
             _ => Observe::Nothing,
         };

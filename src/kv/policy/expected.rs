@@ -9,6 +9,7 @@
 use super::leverage::Moments;
 use crate::backend::rope::{Frequencies, Layout};
 use crate::base::error::{Result, err};
+use crate::kv::filled;
 
 /// A rotation averaged over positions ahead.
 #[derive(Debug)]
@@ -79,14 +80,9 @@ pub struct Future {
 impl Future {
     /// For heads of `d` elements, with or without memory for a covariance.
     pub fn new(d: usize, has_covariance: bool) -> Result<Future> {
-        let no_memory = |_| err!(OutOfMemory, "KV policy: no memory for queries of {d} elements");
-        let mut future = Future { mean: Vec::new(), spread: Vec::new(), has_spread: false };
         let n_spread = if has_covariance { d * d } else { 0 };
-        future.mean.try_reserve_exact(d).map_err(no_memory)?;
-        future.spread.try_reserve_exact(n_spread).map_err(no_memory)?;
-        future.mean.resize(d, 0.0);
-        future.spread.resize(n_spread, 0.0);
-        Ok(future)
+        let (mean, spread) = (filled(d, 0.0, "queries")?, filled(n_spread, 0.0, "queries")?);
+        Ok(Future { mean, spread, has_spread: false })
     }
 
     /// Bytes that it takes for heads of `d` elements.

@@ -8,7 +8,8 @@
 //! Triangles are stored row by row from the diagonal on: element (i, j), j >= i, of `d x d`.
 
 use super::mean::Mean;
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
+use crate::kv::filled;
 
 /// Count, mean and second central moment of the vectors seen so far, by Welford's recurrence
 /// (B. P. Welford, Technometrics 4(3), 1962), which does not cancel where the mean is large.
@@ -21,23 +22,22 @@ pub struct Moments {
     c: Vec<f32>,
 }
 
+/// What is counted, for errors.
+const WHAT: &str = "elements of moments";
+
 /// Elements of the upper triangle of a `d x d` matrix.
 fn n_upper(d: usize) -> usize {
     d * (d + 1) / 2
 }
 
-fn zeros<T: Clone + Default>(n: usize, d: usize) -> Result<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n)
-        .map_err(|_| err!(OutOfMemory, "KV policy: no memory for moments of {d} elements"))?;
-    v.resize(n, T::default());
-    Ok(v)
-}
-
 impl Moments {
     /// Of no vectors yet, each of `d` elements.
     pub fn new(d: usize) -> Result<Moments> {
-        Ok(Moments { mean: Mean::new(d)?, delta: zeros(d, d)?, c: zeros(n_upper(d), d)? })
+        Ok(Moments {
+            mean: Mean::new(d)?,
+            delta: filled(d, 0.0, WHAT)?,
+            c: filled(n_upper(d), 0.0, WHAT)?,
+        })
     }
 
     /// Bytes that the moments of vectors of `d` elements take.
@@ -171,11 +171,11 @@ impl Factor {
     /// For vectors of `d` elements. Every leverage is 0 until [`Moments::factor`] prepares it.
     pub fn new(d: usize) -> Result<Factor> {
         Ok(Factor {
-            mean: zeros(d, d)?,
-            wide: zeros(n_upper(d), d)?,
-            u: zeros(n_upper(d), d)?,
-            scale: zeros(d, d)?,
-            left: zeros(d, d)?,
+            mean: filled(d, 0.0, WHAT)?,
+            wide: filled(n_upper(d), 0.0, WHAT)?,
+            u: filled(n_upper(d), 0.0, WHAT)?,
+            scale: filled(d, 0.0, WHAT)?,
+            left: filled(d, 0.0, WHAT)?,
             has_spread: false,
         })
     }

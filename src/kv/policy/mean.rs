@@ -1,6 +1,7 @@
 //! Running means of vectors, and KeyDiff (Park et al. 2025, arXiv 2504.15364) by one of them.
 
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
+use crate::kv::filled;
 
 /// Keeps a cosine finite where a vector is zero.
 const TINY: f64 = 1e-8;
@@ -15,11 +16,7 @@ pub struct Mean {
 impl Mean {
     /// Of no vectors yet, each of `d` elements.
     pub fn new(d: usize) -> Result<Mean> {
-        let mut mean = Vec::new();
-        mean.try_reserve_exact(d)
-            .map_err(|_| err!(OutOfMemory, "KV policy: no memory for a mean of {d} elements"))?;
-        mean.resize(d, 0.0);
-        Ok(Mean { n: 0, mean })
+        Ok(Mean { n: 0, mean: filled(d, 0.0, "elements of a mean")? })
     }
 
     /// Bytes that a mean of vectors of `d` elements takes.
