@@ -7,7 +7,7 @@ use crate::backend::cpu::Cpu;
 use crate::base::clock;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
-use crate::kv::cache::{Cache, Plan, own_slots};
+use crate::kv::cache::{Cache, HeadSlots, Plan, own_slots};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::Policy;
 use crate::kv::segments::Segment;
@@ -338,6 +338,12 @@ impl Session {
     /// do so from another thread while an eval is running, see [`Control::budget`].
     pub fn set_kv_budget(&mut self, n_slots: u32) {
         self.runner.cache.set_budget((n_slots > 0).then_some(n_slots as usize));
+    }
+
+    /// What KV head `head` of layer `layer` holds; `None` if there is no such head, or if the layer has a
+    /// window and all its heads hold the same tokens. Leverage is as of the last eviction or plan.
+    pub fn kv_slots(&self, layer: usize, head: usize) -> Option<HeadSlots<'_>> {
+        self.runner.cache.head_slots(&self.runner.weights.backend, layer, head)
     }
 
     /// Evicts the tokens at positions `from..to`; gives the number evicted. Positions of the

@@ -8,6 +8,7 @@
 pub mod counting;
 pub mod decoded;
 pub mod gguf_writer;
+pub mod naive;
 pub mod tiny;
 
 use std::path::PathBuf;

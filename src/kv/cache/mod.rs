@@ -27,6 +27,21 @@ use super::slots::Slots;
 
 pub use evict::{Device, Plan};
 
+/// What one KV head of a layer that attends to everything holds, and what is known of its slots: a
+/// number for each, by ascending position; empty where the session's policy does not ask for it.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadSlots<'s> {
+    /// Positions of the tokens.
+    pub pos: &'s [u32],
+    /// The sum of the attention probabilities of all queries that saw the slot. Of each query the mean
+    /// over the query heads that share the KV head.
+    pub mass: &'s [f32],
+    /// Their mean over the last queries, of which older ones fade.
+    pub recent: &'s [f32],
+    /// How much key and value differ from all that were seen ([`super::policy::leverage`]).
+    pub leverage: &'s [f32],
+}
+
 /// How much a cache is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
@@ -214,6 +229,16 @@ impl<B: Backend> Cache<B> {
     /// The widest window of a layer; 0 = no layer has one.
     pub fn window(&self) -> u32 {
         self.window
+    }
+
+    /// What a head holds, if it has slots of its own.
+    pub fn head_slots(&self, backend: &B, layer: usize, head: usize) -> Option<HeadSlots<'_>> {
+        let first = self.own.get(layer).copied().flatten().filter(|_| head < self.n_head)?;
+        let (kv, pos) = (&self.layers[layer], self.slots.pos(first + head));
+        let (mass, recent) = backend.attention(kv, head).unwrap_or((&[], &[]));
+        let [mass, recent, leverage] =
+            [mass, recent, backend.leverage(kv, head)].map(|x| &x[..x.len().min(pos.len())]);
+        Some(HeadSlots { pos, mass, recent, leverage })
     }
 
     /// The named segments of the sequence.
