@@ -326,6 +326,30 @@ fn a_full_context_ends_the_text_unless_it_is_endless() {
 }
 
 #[test]
+fn a_budget_of_slots_makes_room_for_any_text() {
+    let Some(model) = model("a_budget_of_slots_makes_room_for_any_text", SMOLLM2) else { return };
+    let base = ["run", "-m", &model, "-p", "One, two, three, four,", "--raw", "--temp", "0"];
+    let run = |budget: &str, more: &[&str]| {
+        let rest = ["--ctx", "200", "-n", "300", "--json", "--kv-budget", budget];
+        json(&[&base as &[&str], &rest, more].concat())
+    };
+    for (budget, more) in [("64", &[][..]), ("30%", &["--kv-policy", "attn"])] {
+        let done = run(budget, more);
+        assert!(done["stop"] != "context" && done["n_generated"].as_u64() > Some(200), "{done}");
+    }
+    for wrong in [
+        ["--kv-budget", "0"],
+        ["--kv-budget", "101%"],
+        ["--kv-budget", "half"],
+        ["--kv-policy", "magic"],
+    ] {
+        let output = tern(&[&base as &[&str], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(wrong[0]), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn an_interrupt_ends_the_text_and_not_the_program() {
     let Some(model) = model("an_interrupt_ends_the_text", SMOLLM2) else { return };
     let mut child = support::command(env!("CARGO_BIN_EXE_tern"))

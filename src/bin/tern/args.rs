@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use tern::Error;
 use tern::base::error::Sentence;
-use tern::engine::{LoadMode, Numerics};
+use tern::engine::{KvPolicy, LoadMode, Numerics};
 
 /// What a command returns.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -144,6 +144,31 @@ fn kv_types(option: &str, text: &str) -> Result<(u32, u32)> {
     Ok((number(k)?, number(v)?))
 }
 
+/// `N` slots of each KV head, or `N%` of the context.
+fn kv_budget(option: &str, text: &str) -> Result<KvBudget> {
+    let budget = match text.strip_suffix('%') {
+        Some(part) => {
+            part.parse().ok().filter(|p| (0.0..=100.0).contains(p)).map(KvBudget::Percent)
+        }
+        None => text.parse().ok().map(KvBudget::Slots),
+    };
+    match budget {
+        None | Some(KvBudget::Slots(0) | KvBudget::Percent(0.0)) => Err(Failure::Usage(format!(
+            "{option} {text}: expected a number of slots above 0, or a part of the context as N%"
+        ))),
+        Some(budget) => Ok(budget),
+    }
+}
+
+/// How many tokens of the KV cache stay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KvBudget {
+    /// Slots of each KV head.
+    Slots(u32),
+    /// Their part of the context.
+    Percent(f32),
+}
+
 /// The error for an option that the command does not have.
 pub(crate) fn unknown<T>(option: &str) -> Result<T> {
     Err(Failure::Usage(format!("there is no option '{option}'")))
@@ -174,6 +199,10 @@ pub(crate) struct Common {
     pub(crate) n_batch: u32,
     /// Types of keys and values, as [`tern::engine::SessionParams`] has them.
     pub(crate) kv_types: (u32, u32),
+    /// What leaves the KV cache, if anybody says.
+    pub(crate) kv_policy: Option<KvPolicy>,
+    /// And how much stays.
+    pub(crate) kv_budget: Option<KvBudget>,
     /// How the weights come into memory.
     pub(crate) load_mode: Option<LoadMode>,
     /// Whether to screen the head.
@@ -194,6 +223,13 @@ impl Common {
             "--ctx" => self.n_ctx = Some(args.number(option, 0..=1 << 30)?),
             "-b" | "--batch" => self.n_batch = args.number(option, 1..=1 << 20)?,
             "--kv-type" => self.kv_types = kv_types(option, &args.text()?)?,
+            "--kv-policy" => {
+                let policy = KvPolicy::from_name(&args.text()?);
+                let policy =
+                    policy.map_err(|e| Failure::Usage(format!("{option}: {}", e.message())));
+                self.kv_policy = Some(policy?);
+            }
+            "--kv-budget" => self.kv_budget = Some(kv_budget(option, &args.text()?)?),
             "--load-mode" => {
                 let name = args.text()?;
                 let Some(mode) = LoadMode::from_name(&name) else {

@@ -42,6 +42,11 @@ Models are GGUF files. All commands with a model take these:
       --screened-head   greedy text from about half of a head of 8 bits; takes memory
       --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
                         TYPE,TYPE: keys, and values
+      --kv-policy P     what leaves the KV cache when it is too full: hybrid (default), attn, h2o,
+                        snapkv, tova, keydiff, knorm, streaming, random or ring; `tern help
+                        kv-eval` says more
+      --kv-budget N     slots of each KV head that stay in use as tokens come, or N% of --ctx;
+                        default: what is full is an error, or half stays where text is endless
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
                         changes; map-fast: mapped; default: copy if it takes at most half of
                         the free memory and the file is not packed, else map-guarded

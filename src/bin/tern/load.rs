@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tern::engine::{Input, Model, ModelParams, Session, SessionParams};
 
-use super::args::{Common, Result};
+use super::args::{Common, KvBudget, Result};
 use super::output::{Progress, bytes};
 
 /// Cells of the KV cache where nobody says, or fewer if the model was trained on fewer: enough for
@@ -43,8 +43,16 @@ pub(crate) fn n_ctx(common: &Common, model: &Model) -> u32 {
 
 /// The session's parameters that the common options give.
 pub(crate) fn session_params(common: &Common, model: &Model) -> SessionParams {
+    let (kv_budget, kv_budget_part) = match common.kv_budget {
+        None => (0, 0.0),
+        Some(KvBudget::Slots(n)) => (n, 0.0),
+        Some(KvBudget::Percent(percent)) => (0, percent / 100.0),
+    };
     let params = SessionParams {
         n_ctx: n_ctx(common, model),
+        kv_policy: common.kv_policy,
+        kv_budget,
+        kv_budget_part,
         n_batch: common.n_batch,
         n_threads: common.n_threads,
         n_threads_batch: common.n_threads_batch,

@@ -16,6 +16,9 @@ pub(crate) struct Bench<'a> {
     n_threads: u32,
     /// Whether to say where the time goes.
     with_phases: bool,
+    /// Each run of the decoding follows the one before: a cache with a budget keeps its depth by
+    /// itself, and what has left it would not come back.
+    goes_on: bool,
 }
 
 /// What evaluating a prompt gave.
@@ -29,7 +32,7 @@ pub(crate) struct Prefill {
 impl Bench<'_> {
     /// Tests a session that evaluates with so many threads.
     pub(crate) fn new(session: &mut Session, n_threads: u32, with_phases: bool) -> Bench<'_> {
-        Bench { session, rng: Rng::new(1), n_threads, with_phases }
+        Bench { session, rng: Rng::new(1), n_threads, with_phases, goes_on: false }
     }
 
     /// Evaluates `n` tokens at once, and chooses the next.
@@ -70,6 +73,7 @@ impl Bench<'_> {
         n_busy: usize,
     ) -> Result<Vec<Measured>> {
         self.session.truncate(0)?;
+        self.goes_on = self.session.info().kv_budget > 0;
         if depth > 0 {
             let tokens = self.tokens(depth);
             self.session.eval(&tokens, Logits::None, &Control::default())?;
@@ -101,7 +105,9 @@ impl Bench<'_> {
     }
 
     fn decode_once(&mut self, n: usize, depth: usize, runs: &mut Runs) -> Result<()> {
-        self.session.truncate(depth as u32)?;
+        if !self.goes_on {
+            self.session.truncate(depth as u32)?;
+        }
         let tokens = self.tokens(n);
         let start = Instant::now();
         for &token in &tokens {

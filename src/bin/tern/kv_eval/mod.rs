@@ -107,6 +107,9 @@ impl Options {
         if self.common.n_ctx.is_some() {
             return usage("--ctx: the cells follow from --prompt, --generate and --budget".into());
         }
+        if self.common.kv_policy.is_some() || self.common.kv_budget.is_some() {
+            return usage("--kv-policy and --kv-budget are --policy and --budget here".into());
+        }
         if self.budget <= 0.0 {
             return usage(format!("--budget {}: expected more than 0, at most 1", self.budget));
         }
