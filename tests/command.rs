@@ -6,6 +6,8 @@ mod support;
 
 #[path = "command/kv_eval.rs"]
 mod kv_eval;
+#[path = "command/perplexity.rs"]
+mod perplexity;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -127,6 +129,7 @@ fn a_wrong_command_line_is_status_2() {
         (&["perplexity", "-m", "x"], "no text given"),
         (&["perplexity", "-f", "x"], "no model given"),
         (&["perplexity", "-m", "x", "-f", "x", "--ctx", "3"], "at least 4"),
+        (&["perplexity", "-m", "x", "-f", "x", "--kv-budget", "9"], "go with --stream"),
         (&["bench", "-m", "x", "-t", "1,,2"], "-t"),
         (&["bench", "-m", "x", "-r", "0"], "1 to 1000"),
         (&["bench", "-m", "x", "-d", "deep"], "-d deep"),
@@ -453,27 +456,6 @@ fn inspect_describes_real_models() {
         let page = text(&["inspect", &model]);
         assert!(page.contains(arch) && page.contains("general.architecture"), "{page}");
     }
-}
-
-#[test]
-fn perplexity_scores_the_second_half_of_each_window() {
-    let Some(model) = model("perplexity_scores_the_second_half", SMOLLM2) else { return };
-    let prose = "It is a truth universally acknowledged, that a single man in possession of a \
-                 good fortune, must be in want of a wife. ";
-    let file = Temp::new("prose", prose.repeat(6).as_bytes());
-    let args = ["perplexity", "-m", &model, "-f", file.path(), "--ctx", "64", "--json"];
-    let score = json(&args);
-    assert_eq!(keys(&score), ["nll", "ppl", "tokens"]);
-    let ids = text(&["tokenize", "-m", &model, "--ids", "-f", file.path()]);
-    let n_windows = ids.split(' ').count() / 64;
-    assert!(n_windows >= 2);
-    assert_eq!(score["tokens"], n_windows * 31); // places 32 to 62 of each
-    let (nll, ppl) = (score["nll"].as_f64().unwrap(), score["ppl"].as_f64().unwrap());
-    assert!((nll.exp() - ppl).abs() < 1e-9 * ppl);
-    assert!(ppl > 1.0 && ppl < 20.0, "{ppl}"); // famous, and said before
-    let short = Temp::new("short", b"Too short.");
-    let output = tern(&["perplexity", "-m", &model, "-f", short.path()]);
-    assert!(stderr(&output).starts_with("error: TERN_ERROR_INVALID_ARGUMENT: "));
 }
 
 const BENCH_KEYS: [&str; 12] = [

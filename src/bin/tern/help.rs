@@ -148,8 +148,14 @@ Windows of --ctx tokens (default 512) that do not overlap; the second half of ea
 If the model begins texts with a token of its own, that takes the first place of each window.
 
   -f, --file FILE       the text; -: standard input
+      --stream          instead: the whole text through one cache, all tokens but the first scored.
+                        With --kv-budget the cache forgets as tokens come; without, it begins anew
+                        with its second half when it is full
+      --limit N         the first N tokens of the text only
       --json            print {\"tokens\", \"nll\", \"ppl\"}: tokens scored, the mean of -ln p, and
-                        its exponential
+                        its exponential; with --stream also \"worst_ppl\" and \"blocks\" of 8192
+                        tokens, each {\"ppl\", \"rss_bytes\"}, \"rss_growth_bytes\" after the first
+                        of them, \"evictions\" and \"slots\"
 
 And the options of all commands, see `tern help`.
 ";

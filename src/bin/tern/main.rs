@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod kv_eval;
 mod load;
+mod memory;
 mod output;
 mod pack;
 mod perplexity;

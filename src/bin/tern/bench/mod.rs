@@ -29,6 +29,7 @@ use self::session::Bench;
 use super::args::{Arg, Args, Common, Failure, Result, unexpected};
 use super::generate::MOST_DRAFTED;
 use super::load;
+use super::memory;
 use super::output::{self, Progress};
 
 /// What was asked for.
@@ -258,27 +259,14 @@ impl Peak {
     /// Asks the kernel.
     fn look(&mut self) {
         if !self.is_spoilt {
-            self.bytes = self.bytes.max(peak_rss_bytes());
+            self.bytes = self.bytes.max(memory::peak_bytes());
         }
     }
-}
-
-/// The most memory that the process has had, by the kernel's account.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernel_tells_the_peak() {
-        assert!(peak_rss_bytes().is_some_and(|n| n > 1 << 20));
-    }
 
     #[test]
     fn what_only_the_measuring_takes_is_not_in_the_peak() {

@@ -4,6 +4,10 @@
 //! the model begins texts with a token of its own, that takes the first place of each window. The
 //! second half of a window is scored: the logits at place j predict token j + 1, for j from ctx / 2
 //! to ctx - 2. Other programs measure just so, so figures compare.
+//!
+//! Or ([`stream`]) the text goes through one cache from beginning to end.
+
+mod stream;
 
 use std::path::PathBuf;
 
@@ -32,16 +36,23 @@ impl Score {
     fn mean(self) -> f64 {
         self.nll / self.n_tokens.max(1) as f64
     }
+
+    fn ppl(self) -> f64 {
+        self.mean().exp()
+    }
 }
 
 /// Runs the command.
 pub(crate) fn command(args: &mut Args) -> Result<()> {
     let mut common = Common::default();
     let mut file = None::<PathBuf>;
+    let (mut is_stream, mut limit) = (false, None::<u32>);
     while let Some(arg) = args.next()? {
         let Arg::Option(option) = &arg else { return unexpected(&arg) };
         match option.as_str() {
             "-f" | "--file" => file = Some(args.path()?),
+            "--stream" => is_stream = true,
+            "--limit" => limit = Some(args.number(option, 4..=u32::MAX)?),
             _ if common.take(option, args)? => {}
             _ => return unexpected(&arg),
         }
@@ -50,6 +61,9 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     if n_ctx < 4 {
         return Err(Failure::Usage(format!("--ctx {n_ctx}: expected at least 4")));
     }
+    if !is_stream && (common.kv_policy.is_some() || common.kv_budget.is_some()) {
+        return Err(Failure::Usage("--kv-policy and --kv-budget go with --stream".into()));
+    }
     let file = file.ok_or_else(|| Failure::Usage("no text given (-f FILE)".into()))?;
     common.model()?;
     let text = prompt::read_text(&file)?;
@@ -57,15 +71,19 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
     let mut tokens = Vec::new();
     let tokenizer = model.tokenizer();
     tokenizer.tokenize(&text, true, false, &mut tokens)?;
+    tokens.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
     let n_windows = tokens.len() / n_ctx as usize;
-    if n_windows == 0 {
-        let found = tokens.len();
-        return Err(invalid(format_args!("the text has {found} tokens, expected {n_ctx} or more")));
+    let (found, least) = (tokens.len(), if is_stream { 2 } else { n_ctx as usize });
+    if found < least {
+        return Err(invalid(format_args!("the text has {found} tokens, expected {least} or more")));
     }
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let params = SessionParams { n_ctx, n_logits: ROWS, ..load::session_params(&common, &model) };
     let mut session = load::session(&model, &params)?;
     interrupt::install();
+    if is_stream {
+        return stream::run(&mut session, &tokens, &common);
+    }
     let guard = interrupt::guard();
     let mut progress = Progress::new();
     let mut score = Score::default();
@@ -74,11 +92,11 @@ pub(crate) fn command(args: &mut Args) -> Result<()> {
             *first = bos;
         }
         score_window(&mut session, window, &guard, &mut score)?;
-        let so_far = score.mean().exp();
+        let so_far = score.ppl();
         progress.show(format!("window {} of {n_windows}, perplexity {so_far:.4}", i + 1));
     }
     drop(progress);
-    let (nll, ppl) = (score.mean(), score.mean().exp());
+    let (nll, ppl) = (score.mean(), score.ppl());
     if common.json {
         return output::print_json(&json!({ "tokens": score.n_tokens, "nll": nll, "ppl": ppl }));
     }
