@@ -1069,6 +1069,13 @@ fn blends() {
                 let (p, q) = (f64::from(a) * f64::from(x[i]), f64::from(b) * f64::from(y[i]));
                 assert_close(out[i], p + q, 2.0 * U * (p.abs() + q.abs()), isa);
             }
+            let mut out = x.clone();
+            kernels.blend_squares(&mut out, a, &y, b);
+            for i in 0..n {
+                let p = f64::from(a) * f64::from(x[i]);
+                let q = f64::from(b) * f64::from(y[i]).powi(2);
+                assert_close(out[i], p + q, 3.0 * U * (p.abs() + q.abs()), isa);
+            }
         }
         eprintln!("tested blend_{isa}");
     });

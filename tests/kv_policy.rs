@@ -24,7 +24,7 @@ struct Made {
     n_past: u32,
     pos: Vec<u32>,
     /// One for each field of `Head`, in its order.
-    scores: [Vec<f32>; 8],
+    scores: [Vec<f32>; 9],
     pinned: Vec<u64>,
     expired: Vec<u64>,
     priority: Vec<i8>,
@@ -54,13 +54,14 @@ impl Made {
     }
 
     fn head(&self) -> Head<'_> {
-        let [mass, observed, last, leverage, key_diff, expected, norm, zip] = &self.scores;
+        let [mass, observed, last, leverage, key_diff, expected, norm, zip, squares] = &self.scores;
         Head {
             layer: 5,
             head: 2,
             n_past: self.n_past,
             pos: &self.pos,
             mass,
+            squares,
             observed,
             last,
             leverage,
@@ -380,7 +381,7 @@ fn each_quota_gets_its_share() {
     made.pos = (0..400).collect();
     made.n_past = 400;
     for i in 100..114 {
-        made.scores[0][i] = (400 - i) as f32 * 0.01;
+        made.scores[8][i] = 0.01;
         made.scores[1][i] = 0.01;
     }
     made.scores[3][200..206].fill(1.0);
@@ -402,6 +403,7 @@ fn equal_scores_are_told_apart_by_position() {
     // Of equal scores, the mean mass is not: it divides by age.
     let seen: Vec<f32> = (0..n).map(|i| made.head().n_seen(i) as f32).collect();
     made.scores[0] = seen;
+    made.scores[8].fill(0.0);
     let n_sink = made.pos.iter().filter(|&&p| p < 4).count();
     for policy in evicting().filter(|&p| p != Policy::Random) {
         let got = kept(policy, &default(policy), &made.head(), 40).unwrap();
@@ -487,7 +489,10 @@ fn a_new_token_that_is_attended_to_beats_an_old_one_that_is_not() {
     made.pos = (0..n as u32).collect();
     made.n_past = n as u32;
     made.scores[0] = (0..n).map(|i| 0.01 * (n - i) as f32).collect();
+    let faded = |n: usize| (0..n).map(|n| (-(n as f32) / 128.0).exp2()).sum::<f32>();
+    made.scores[8] = (0..n).map(|i| 0.0001 * faded(n - i)).collect();
     // Cell 150 was seen by 50 queries, with three times the attention of any other.
+    made.scores[8][150] *= 9.0;
     made.scores[0][150] *= 3.0;
     assert!(made.scores[0][150] < made.scores[0][10]);
     for policy in [Policy::H2o, Policy::Attn, Policy::Hybrid] {
@@ -728,6 +733,7 @@ mod recorded {
                 with_covariance,
                 keys.iter().map(|k| mean::norm(k) as f32).collect(),
                 floats(&one["zip"]),
+                floats(&one["squares"]),
             ];
 
             let head = Head {
@@ -746,6 +752,10 @@ mod recorded {
             compare("leverage_pooled", &a, &scores["leverage_pooled"]);
             score::pool(head.observed, params.n_pool, &mut a);
             compare("observed_pooled", &a, &scores["observed_pooled"]);
+            score::pool(head.observed, default(Policy::SnapKv).n_pool, &mut a);
+            compare("snapkv", &a, &scores["snapkv"]);
+            score::quadratic_mean(&params, &head, &mut a);
+            compare("quadratic_mean", &a, &scores["quadratic_mean"]);
             score::mean_mass(&head, &mut a);
             compare("mean_mass", &a, &scores["mean_mass"]);
             score::attention(&params, &head, &mut a, &mut b);

@@ -15,7 +15,7 @@ use tern::engine::{
 };
 
 /// Largest difference, as a share of the largest number of a head; keys and values are F32.
-const ATTENTION_BOUND: f64 = 2e-5;
+const BOUND: f64 = 2e-5;
 /// The same for leverage, which solves with a matrix whose eigenvalues lie far apart.
 const LEVERAGE_BOUND: f64 = 2e-3;
 
@@ -27,6 +27,7 @@ const APART: usize = 4;
 struct Counted {
     pos: Vec<usize>,
     mass: Vec<f64>,
+    squares: Vec<f64>,
     recent: Vec<f64>,
 }
 
@@ -39,6 +40,7 @@ impl Counted {
         tokens: std::ops::Range<usize>,
         (n_recent, apart): (usize, bool),
     ) {
+        let fade = 0.5f64.powf(1.0 / 128.0);
         let n_group = tiny.n_head / tiny.n_head_kv;
         let n = tokens.len();
         if !apart {
@@ -47,18 +49,23 @@ impl Counted {
         }
         for (i, pos) in tokens.enumerate() {
             self.pos.push(pos);
-            self.mass.push(0.0);
-            self.recent.push(0.0);
+            for x in [&mut self.mass, &mut self.squares, &mut self.recent] {
+                x.push(0.0);
+            }
+            self.squares.iter_mut().for_each(|x| *x *= fade);
             if apart {
                 self.recent.iter_mut().for_each(|x| *x *= 1.0 - 1.0 / n_recent as f64);
             }
+            let mut mean = vec![0.0; self.pos.len()];
             for h in head * n_group..(head + 1) * n_group {
                 let p = seen.probabilities(tiny, pos, h, &self.pos);
-                for (slot, p) in p.into_iter().map(|p| p / n_group as f64).enumerate() {
-                    self.mass[slot] += p;
-                    let is_last = apart || i + n_recent >= n;
-                    self.recent[slot] += if is_last { p / n_recent as f64 } else { 0.0 };
-                }
+                mean.iter_mut().zip(p).for_each(|(mean, p)| *mean += p / n_group as f64);
+            }
+            for (slot, p) in mean.into_iter().enumerate() {
+                self.mass[slot] += p;
+                self.squares[slot] += p * p;
+                let is_last = apart || i + n_recent >= n;
+                self.recent[slot] += if is_last { p / n_recent as f64 } else { 0.0 };
             }
         }
     }
@@ -66,7 +73,7 @@ impl Counted {
     /// Keeps the slots of some positions.
     fn keep(&mut self, pos: &[u32]) {
         let stays: Vec<bool> = self.pos.iter().map(|p| pos.contains(&(*p as u32))).collect();
-        for x in [&mut self.mass, &mut self.recent] {
+        for x in [&mut self.mass, &mut self.squares, &mut self.recent] {
             let mut stays = stays.iter();
             x.retain(|_| *stays.next().unwrap());
         }
@@ -178,7 +185,9 @@ fn slots_draw_the_attention_that_a_naive_pass_gives_them() {
     for tiny in models() {
         let attention = Oracle::new(&tiny).forward(&tokens).1;
         for &isa in rungs::rungs() {
-            for (policy, n_recent) in [(KvPolicy::Attn, 32), (KvPolicy::Tova, 1)] {
+            for (policy, n_recent) in
+                [(KvPolicy::Attn, 32), (KvPolicy::H2o, 32), (KvPolicy::Tova, 1)]
+            {
                 let mut session = session(&tiny, isa, policy, 24);
                 let mut heads = vec![Counted::default(); tiny.n_layer * tiny.n_head_kv];
                 for span in spans.clone() {
@@ -199,8 +208,13 @@ fn slots_draw_the_attention_that_a_naive_pass_gives_them() {
                                 found.pos.iter().map(|&p| p as usize).eq(0..span.end),
                                 "{what}"
                             );
-                            check(&what, found.mass, &counted.mass, ATTENTION_BOUND);
-                            check(&what, found.recent, &counted.recent, ATTENTION_BOUND);
+                            match policy {
+                                KvPolicy::Attn => {
+                                    check(&what, found.squares, &counted.squares, BOUND)
+                                }
+                                _ => check(&what, found.mass, &counted.mass, BOUND),
+                            }
+                            check(&what, found.recent, &counted.recent, BOUND);
                         }
                     }
                 }
@@ -264,8 +278,8 @@ fn what_is_known_stays_with_the_slots_that_stay() {
                     let what = format!("{} {isa} head {head} after {}", tiny.arch, span.end);
                     assert_eq!(found.pos.len(), n_keep as usize, "{what}");
                     counted.keep(found.pos);
-                    check(&what, found.mass, &counted.mass, ATTENTION_BOUND);
-                    check(&what, found.recent, &counted.recent, ATTENTION_BOUND);
+                    check(&what, found.squares, &counted.squares, BOUND);
+                    check(&what, found.recent, &counted.recent, BOUND);
                     let all = both(&tiny, seen, head, span.end, eps);
                     let kept: Vec<f64> = found.pos.iter().map(|&p| all[p as usize]).collect();
                     check(&what, found.leverage, &kept, LEVERAGE_BOUND);

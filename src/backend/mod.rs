@@ -195,6 +195,32 @@ pub struct Observing {
     pub n_rows: usize,
     /// Queries that count as the last ones.
     pub n_recent: usize,
+    /// What is added up over all of them.
+    pub sum: AttentionSum,
+}
+
+/// What attention adds up for each slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionSum {
+    /// Probabilities.
+    Probabilities,
+    /// Squares of probabilities, each query counting half as much as one `half_life` queries later.
+    Squares {
+        /// Queries; at least 1.
+        half_life: u32,
+    },
+}
+
+impl AttentionSum {
+    /// What a query still counts after `n` more.
+    pub fn decay(self, n: usize) -> f32 {
+        match self {
+            AttentionSum::Probabilities => 1.0,
+            AttentionSum::Squares { half_life } => {
+                (-(n as f64) / f64::from(half_life)).exp2() as f32
+            }
+        }
+    }
 }
 
 impl Batch<'_> {
@@ -316,8 +342,8 @@ pub trait Backend: Send + Sync {
     fn count_attention(&self, kv: &mut Self::Kv, held: &[u32], observe: Observe, n_kept: usize);
     /// Tokens of a batch that attention can count one by one.
     fn n_each(&self) -> usize;
-    /// What the slots of a KV head have drawn, if it is counted: the sum of probabilities over all
-    /// queries, and the mean over the last ones, [`Observing::n_recent`] of them. Of each query the
+    /// What the slots of a KV head have drawn, if it is counted: the sum over all queries
+    /// ([`Observing::sum`]), and the mean probability over the last ones, [`Observing::n_recent`] of them. Of each query the
     /// mean over the query heads that share the KV head.
     fn attention<'k>(&self, kv: &'k Self::Kv, head: usize) -> Option<(&'k [f32], &'k [f32])>;
     /// Counts the keys before rotation and the values of the last `n_new` slots of each KV head of a

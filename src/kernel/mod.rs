@@ -374,6 +374,13 @@ impl Kernels {
         unsafe { (self.attend.blend)(x, a, y, b) }
     }
 
+    /// `x = a * x + b * y^2`.
+    pub fn blend_squares(&self, x: &mut [f32], a: f32, y: &[f32], b: f32) {
+        assert_eq!(x.len(), y.len(), "lengths");
+        // SAFETY: the CPU has this table's rung, and the lengths are checked.
+        unsafe { (self.attend.blend_squares)(x, a, y, b) }
+    }
+
     /// Rounds to half precision: to nearest, ties to even; infinite where it does not fit.
     pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
         assert_eq!(x.len(), out.len(), "lengths");

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::backend::Observing;
+use crate::backend::{AttentionSum, Observing};
 use crate::base::error::Result;
 
 use super::filled;
@@ -47,8 +47,13 @@ impl Rule {
     /// more, at most.
     pub fn observing(&self, n_rows: usize) -> Option<Observing> {
         // TOVA asks what the last query alone attends to.
-        let n_recent = if self.needs().last { 1 } else { self.params.n_obs };
-        self.needs().probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent })
+        let needs = self.needs();
+        let n_recent = if needs.last { 1 } else { self.params.n_obs };
+        let sum = match needs.squares {
+            true => AttentionSum::Squares { half_life: self.params.half_life },
+            false => AttentionSum::Probabilities,
+        };
+        needs.probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent, sum })
     }
 
     /// Whether a layer is cut back to the budget after the token before position `pos`.

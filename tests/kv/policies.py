@@ -18,7 +18,9 @@ SEED = 1
 N, D, GROUP, N_QUERY = 96, 16, 2, 48
 BUDGETS = (24, 41)
 N_SINK, N_OBS, N_FUTURE, EPS = 4, 32, 512, 0.01
-POOL, POOL_LEVERAGE = 5, 3
+POOL, POOL_LEVERAGE = 1, 9
+POOL_SNAPKV = 5
+HALF_LIFE = 128
 LOT_SEED = 77
 MASK = (1 << 64) - 1
 
@@ -119,6 +121,11 @@ def share_of_all(x):
     return above / above.sum()
 
 
+def faded(seen):
+    """What so many queries count together, the newest of which counts 1."""
+    return np.array([(0.5 ** (np.arange(n) / HALF_LIFE)).sum() for n in seen])
+
+
 def lots(head):
     seed = first_of_xoshiro(LOT_SEED)
     place = head["layer"] << 48 ^ head["head"] << 32
@@ -179,7 +186,7 @@ def keep(name, head, scores, budget, quotas, has_segments):
             "attn": "attention",
             "h2o": "mean_mass",
             "tova": "last",
-            "snapkv": "observed_pooled",
+            "snapkv": "snapkv",
             "keydiff": "key_diff",
             "expected": "expected",
             "knorm": "low_norm",
@@ -212,6 +219,7 @@ def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned, expired, pr
     head.update(keys=keys, values=values, queries=queries)
     head.update(mass=np.round(probabilities() * seen, 7), observed=probabilities())
     head.update(last=probabilities(), zip=probabilities())
+    head.update(squares=np.round(probabilities() ** 2 * faded(seen), 9))
     head["rotated"] = rotate(keys, pos, layout, n_dims)
     return head
 
@@ -220,12 +228,15 @@ def score(head):
     seen = head["n_past"] - np.array(head["pos"])
     n_sunk = sum(p < N_SINK for p in head["pos"])
     with_sinks = lambda x: np.concatenate([np.zeros(n_sunk), x])
-    mean_mass, observed_pooled = head["mass"] / seen, pool(head["observed"], POOL)
+    mean_mass, quadratic_mean = head["mass"] / seen, np.sqrt(head["squares"] / faded(seen))
+    observed_pooled = pool(head["observed"], POOL)
     lev = leverage(head["keys"]) + leverage(head["values"])
     return dict(
         mean_mass=mean_mass,
+        quadratic_mean=quadratic_mean,
+        snapkv=pool(head["observed"], POOL_SNAPKV),
         observed_pooled=observed_pooled,
-        attention=share_of_all(mean_mass) + share_of_all(observed_pooled),
+        attention=share_of_all(quadratic_mean) + share_of_all(observed_pooled),
         leverage=lev,
         leverage_pooled=pool(lev, POOL_LEVERAGE),
         key_diff=key_diff(head["rotated"]),
@@ -267,7 +278,7 @@ def main():
         del head["rotated"]
         for name in ("keys", "values", "queries"):
             head[name] = np.round(head[name] * 100).astype(int).ravel().tolist()
-        for name in ("mass", "observed", "last", "zip"):
+        for name in ("mass", "squares", "observed", "last", "zip"):
             head[name] = head[name].tolist()
         for name in ("last", "zip"):
             del scores[name]

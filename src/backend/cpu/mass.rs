@@ -1,6 +1,7 @@
 //! How much attention each slot of a layer draws: what policies of eviction rank by.
 //!
-//! Probabilities are means over the query heads of a KV head. Of few tokens each has a row, so that
+//! Probabilities are means over the query heads of a KV head; of each query they or their squares are
+//! added up ([`AttentionSum`]). Of few tokens each has a row, so that
 //! those of a draft that was refused can be left out; what their scores came to is there anyway. Of
 //! many tokens there are two rows of sums, over all and over the last queries; their scores are
 //! computed once more, now that their sums are known, by threads that have a tile of slots each. Sums
@@ -15,7 +16,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::backend::{Batch, Decoder, Observe, Observing, Shape};
+use crate::backend::{AttentionSum, Batch, Decoder, Observe, Observing, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
@@ -81,7 +82,7 @@ impl Mass {
     /// Takes in what a span brought: the first `n_kept` of its tokens, or all if they were counted
     /// together; they follow the `held` slots of each head.
     pub(super) fn fold(&mut self, cpu: &Cpu, held: &[u32], observe: Observe, n_kept: usize) {
-        let Observing { n_rows, n_recent } = self.observing;
+        let Observing { n_rows, n_recent, sum: kind } = self.observing;
         let one = 1.0 / n_recent as f32;
         for (head, &held) in held.iter().enumerate().take(self.n_head) {
             let held = held as usize;
@@ -102,13 +103,13 @@ impl Mass {
                     Observe::Nothing => {}
                     Observe::Each => {
                         for t in 0..n_kept {
-                            cpu.kernels.blend(sum, 1.0, row(t), 1.0);
+                            cpu.add_up(kind, sum, kind.decay(1), row(t), 1.0);
                             cpu.kernels.blend(recent, 1.0 - one, row(t), one);
                         }
                     }
                     Observe::Together { n_span } => {
                         let faded = 1.0 - n_span.min(n_recent) as f32 * one;
-                        cpu.kernels.blend(sum, 1.0, row(SUMS), 1.0);
+                        cpu.kernels.blend(sum, kind.decay(n_span), row(SUMS), 1.0);
                         cpu.kernels.blend(recent, faded, row(RECENT), 1.0);
                     }
                 }
@@ -204,6 +205,14 @@ impl Totals {
 }
 
 impl Cpu {
+    /// `sum = a * sum + b * p`, or `p` squared.
+    fn add_up(&self, kind: AttentionSum, sum: &mut [f32], a: f32, p: &[f32], b: f32) {
+        match kind {
+            AttentionSum::Probabilities => self.kernels.blend(sum, a, p, b),
+            AttentionSum::Squares { .. } => self.kernels.blend_squares(sum, a, p, b),
+        }
+    }
+
     /// Adds up, for every slot, the probabilities of a batch's many tokens, which have noted their
     /// totals.
     pub(super) fn observe_many(
@@ -215,7 +224,7 @@ impl Cpu {
     ) -> Result<()> {
         let Observe::Together { n_span } = batch.observe else { return Ok(()) };
         let d = &self.decoder;
-        let Observing { n_rows, n_recent } = mass.observing;
+        let Observing { n_rows, n_recent, sum: kind } = mass.observing;
         if batch.n_before == 0 {
             mass.rows.fill(0.0);
         }
@@ -243,19 +252,29 @@ impl Cpu {
                     let n_rows = block.n * sizes.n_group;
                     let part = &mut Part::new(&mut buffer[..n_rows * (sizes.width + 2)], n_rows);
                     self.powers(&head, held(h), &block, tile, &mut work, part);
-                    for row in 0..n_rows {
-                        let (token, of_group) = (first + row / sizes.n_group, row % sizes.n_group);
-                        let total = s.totals.of(d, token, h * sizes.n_group + of_group);
-                        let weight = part.weight(row, total) / sizes.n_group as f32;
-                        let (start, end) = block.in_tile(row / sizes.n_group, tile);
-                        let powers = &work.scores[row * TILE..][start..end];
-                        let mut add = |to: usize, weight: f32| {
-                            let sums = &mut rows[to * TILE..][start..end];
-                            self.kernels.blend(sums, 1.0, powers, weight);
+                    for i in 0..block.n {
+                        let token = first + i;
+                        let (start, end) = block.in_tile(i, tile);
+                        let group = i * sizes.n_group..(i + 1) * sizes.n_group;
+                        let weight = |row: usize| {
+                            let total =
+                                s.totals.of(d, token, h * sizes.n_group + row - group.start);
+                            part.weight(row, total) / sizes.n_group as f32
                         };
-                        add(SUMS, weight);
+                        // The mean over the group takes the place of its first row.
+                        let (mean, others) = work.scores[group.start * TILE..].split_at_mut(TILE);
+                        let mean = &mut mean[start..end];
+                        let scale = weight(group.start);
+                        mean.iter_mut().for_each(|x| *x *= scale);
+                        for (row, other) in group.clone().skip(1).zip(others.chunks_exact(TILE)) {
+                            self.kernels.blend(mean, 1.0, &other[start..end], weight(row));
+                        }
+                        let left = kind.decay(n_span - 1 - (batch.n_before + token));
+                        let sums = &mut rows[SUMS * TILE..][start..end];
+                        self.add_up(kind, sums, 1.0, mean, left);
                         if token >= first_recent {
-                            add(RECENT, weight / n_recent as f32);
+                            let recent = &mut rows[RECENT * TILE..][start..end];
+                            self.kernels.blend(recent, 1.0, mean, 1.0 / n_recent as f32);
                         }
                     }
                     work.part = buffer;

@@ -7,8 +7,15 @@ use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
 use crate::kernel::elem::avx2::{exp, lanes, load, store, sum};
 use crate::kernel::elem::exp as constants;
 
-pub(super) const ATTEND: Attend =
-    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, to_f16 };
+pub(super) const ATTEND: Attend = Attend {
+    panel_f16: panel::<u16>,
+    panel_f32: panel::<f32>,
+    soft_cap,
+    powers,
+    blend,
+    blend_squares,
+    to_f16,
+};
 
 /// Lanes of a vector.
 const LANES: usize = 8;
@@ -169,6 +176,16 @@ fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
     for at in (0..x.len()).step_by(LANES) {
         let blended = _mm256_fmadd_ps(load(x, at), a, _mm256_mul_ps(load(y, at), b));
         store(x, at, blended);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn blend_squares(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (a, b) = (_mm256_set1_ps(a), _mm256_set1_ps(b));
+    for at in (0..x.len()).step_by(LANES) {
+        let y = load(y, at);
+        let squares = _mm256_mul_ps(_mm256_mul_ps(y, y), b);
+        store(x, at, _mm256_fmadd_ps(load(x, at), a, squares));
     }
 }
 

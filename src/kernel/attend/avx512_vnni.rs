@@ -9,7 +9,15 @@ use crate::kernel::elem::exp as constants;
 
 /// What this rung has faster than `below`.
 pub(super) fn overlay(below: Attend) -> Attend {
-    Attend { panel_f16: panel::<u16>, panel_f32: panel::<f32>, soft_cap, powers, blend, ..below }
+    Attend {
+        panel_f16: panel::<u16>,
+        panel_f32: panel::<f32>,
+        soft_cap,
+        powers,
+        blend,
+        blend_squares,
+        ..below
+    }
 }
 
 /// An element of the cache.
@@ -221,5 +229,15 @@ fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
     for at in (0..x.len()).step_by(GROUP) {
         let blended = _mm512_fmadd_ps(load(x, at), a, _mm512_mul_ps(load(y, at), b));
         store(x, at, blended);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn blend_squares(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (a, b) = (_mm512_set1_ps(a), _mm512_set1_ps(b));
+    for at in (0..x.len()).step_by(GROUP) {
+        let y = load(y, at);
+        let squares = _mm512_mul_ps(_mm512_mul_ps(y, y), b);
+        store(x, at, _mm512_fmadd_ps(load(x, at), a, squares));
     }
 }

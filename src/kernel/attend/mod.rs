@@ -137,6 +137,7 @@ pub(crate) struct Attend {
     pub(crate) soft_cap: unsafe fn(&mut [f32], f32),
     pub(crate) powers: unsafe fn(Rows<'_>),
     pub(crate) blend: unsafe fn(&mut [f32], f32, &[f32], f32),
+    pub(crate) blend_squares: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub(crate) to_f16: unsafe fn(&[f32], &mut [u16]),
 }
 

@@ -10,7 +10,8 @@ use crate::kernel::elem::exp as constants;
 use crate::kernel::elem::neon::{exp, load, load4, store, store4, sum};
 use crate::kernel::insn_aarch64::{f16_from_f32, f32_from_f16, f32_from_f16_high};
 
-pub(super) const ATTEND: Attend = Attend { panel_f16, panel_f32, soft_cap, powers, blend, to_f16 };
+pub(super) const ATTEND: Attend =
+    Attend { panel_f16, panel_f32, soft_cap, powers, blend, blend_squares, to_f16 };
 
 /// An element of the cache.
 trait Element: Copy {
@@ -184,6 +185,19 @@ fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
     if !rest.is_empty() {
         let blended = vfmaq_n_f32(vmulq_n_f32(load(y_rest, 0.0), b), load(rest, 0.0), a);
         store(rest, blended);
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn blend_squares(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    let (y_fours, y_rest) = y.as_chunks::<4>();
+    let blended = |x, y| vfmaq_n_f32(vmulq_n_f32(vmulq_f32(y, y), b), x, a);
+    for (x, y) in fours.iter_mut().zip(y_fours) {
+        store4(x, blended(load4(x), load4(y)));
+    }
+    if !rest.is_empty() {
+        store(rest, blended(load(rest, 0.0), load(y_rest, 0.0)));
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) const ATTEND: Attend = Attend {
     soft_cap,
     powers,
     blend,
+    blend_squares,
     to_f16,
 };
 
@@ -61,6 +62,12 @@ fn row_powers(x: &mut [f32]) -> (f32, f32) {
 fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
     for (x, y) in x.iter_mut().zip(y) {
         *x = *x * a + *y * b;
+    }
+}
+
+fn blend_squares(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = *x * a + *y * *y * b;
     }
 }
 

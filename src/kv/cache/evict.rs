@@ -8,7 +8,7 @@ use crate::kv::eviction::{EVERY, Rule, SLACK};
 use crate::kv::filled;
 use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 
-use super::Cache;
+use super::{Cache, HeadSlots};
 
 /// Parts of a layer's slots whose leverage is computed anew in turns.
 const PARTS: usize = 8;
@@ -238,20 +238,23 @@ impl<B: Backend> Cache<B> {
         let Some(first) = self.own[layer] else { return Ok(()) };
         self.weigh_keys(backend, rule, layer, of_layer);
         let n_past = self.next_pos();
+        let own = self.rule;
         let Cache { layers, slots, chooser, average, weights, retained, segments, marks, .. } =
             &mut *self;
         let known = (&*segments, marks);
         let (kv, pos) = (&layers[layer], slots.pos(first + of_layer));
-        let (mass, observed) = backend.attention(kv, of_layer).unwrap_or((&[], &[]));
+        let attention = backend.attention(kv, of_layer);
         let leverage = backend.leverage(kv, of_layer);
-        let [mass, observed, leverage, average, weights] =
-            [mass, observed, leverage, average, weights].map(|x| &x[..x.len().min(pos.len())]);
+        let slots = HeadSlots::new(pos, own.as_ref(), attention, leverage);
+        let [average, weights] = [average, weights].map(|x| &x[..x.len().min(pos.len())]);
+        let HeadSlots { mass, squares, recent: observed, leverage, .. } = slots;
         let head = Head {
             layer: layer as u32,
             head: of_layer as u32,
             n_past,
             pos,
             mass,
+            squares,
             observed,
             last: average,
             leverage,

@@ -36,10 +36,31 @@ pub struct HeadSlots<'s> {
     /// The sum of the attention probabilities of all queries that saw the slot. Of each query the mean
     /// over the query heads that share the KV head.
     pub mass: &'s [f32],
+    /// The same of their squares, of which older ones fade.
+    pub squares: &'s [f32],
     /// Their mean over the last queries, of which older ones fade.
     pub recent: &'s [f32],
     /// How much key and value differ from all that were seen ([`super::policy::leverage`]).
     pub leverage: &'s [f32],
+}
+
+impl<'s> HeadSlots<'s> {
+    /// `attention`: what the device has counted, as the rule asks.
+    fn new(
+        pos: &'s [u32],
+        rule: Option<&Rule>,
+        attention: Option<(&'s [f32], &'s [f32])>,
+        leverage: &'s [f32],
+    ) -> HeadSlots<'s> {
+        let (sum, recent) = attention.unwrap_or((&[], &[]));
+        let [sum, recent, leverage] = [sum, recent, leverage].map(|x| &x[..x.len().min(pos.len())]);
+        let (mass, squares): (&[f32], &[f32]) = match rule.is_some_and(|rule| rule.needs().squares)
+        {
+            true => (&[], sum),
+            false => (sum, &[]),
+        };
+        HeadSlots { pos, mass, squares, recent, leverage }
+    }
 }
 
 /// How much a cache is made for.
@@ -235,10 +256,8 @@ impl<B: Backend> Cache<B> {
     pub fn head_slots(&self, backend: &B, layer: usize, head: usize) -> Option<HeadSlots<'_>> {
         let first = self.own.get(layer).copied().flatten().filter(|_| head < self.n_head)?;
         let (kv, pos) = (&self.layers[layer], self.slots.pos(first + head));
-        let (mass, recent) = backend.attention(kv, head).unwrap_or((&[], &[]));
-        let [mass, recent, leverage] =
-            [mass, recent, backend.leverage(kv, head)].map(|x| &x[..x.len().min(pos.len())]);
-        Some(HeadSlots { pos, mass, recent, leverage })
+        let attention = backend.attention(kv, head);
+        Some(HeadSlots::new(pos, self.rule.as_ref(), attention, backend.leverage(kv, head)))
     }
 
     /// The named segments of the sequence.

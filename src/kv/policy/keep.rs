@@ -21,6 +21,9 @@ pub struct Head<'a> {
     pub pos: &'a [u32],
     /// Sum, over all queries so far, of the attention probability.
     pub mass: &'a [f32],
+    /// Sum, over all queries so far, of the square of the attention probability, each query counting
+    /// half as much as one [`Params::half_life`] queries later.
+    pub squares: &'a [f32],
     /// Mean attention probability over the last [`Params::n_obs`] queries.
     pub observed: &'a [f32],
     /// Attention probability of the last query, mean over all heads of the layer.
@@ -72,6 +75,7 @@ impl Head<'_> {
         let needs = policy.needs(&params.quotas);
         for (name, is_needed, field) in [
             ("mass", needs.mass, self.mass),
+            ("squares", needs.squares, self.squares),
             ("observed", needs.observed, self.observed),
             ("last", needs.last, self.last),
             ("leverage", needs.leverage, self.leverage),

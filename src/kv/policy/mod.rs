@@ -97,6 +97,8 @@ policies! {
 pub struct Needs {
     /// Attention mass over all queries.
     pub mass: bool,
+    /// Squares of attention, of which older ones fade.
+    pub squares: bool,
     /// Attention of the last few queries.
     pub observed: bool,
     /// Attention of the last query.
@@ -116,11 +118,13 @@ pub struct Needs {
 impl Needs {
     /// Whether a policy that needs `other` can be told all that it asks for by what this one keeps.
     pub fn cover(self, other: Needs) -> bool {
-        let Needs { mass, observed, last, leverage, key_diff, expected, norm, zip } = other;
+        let Needs { mass, squares, observed, last, leverage, key_diff, expected, norm, zip } =
+            other;
         // Norms take the room of what else is found of keys; the last query is counted in place of the
         // last few.
         (!norm || self.norm || self.key_diff)
-            && (!mass || self.probabilities())
+            && (!mass || self.probabilities() && !self.squares)
+            && (!squares || self.squares)
             && (!observed || self.probabilities() && !self.last)
             && (!last || self.last)
             && (!leverage || self.leverage)
@@ -131,7 +135,7 @@ impl Needs {
 
     /// Whether the attention kernels have to give their probabilities.
     pub fn probabilities(self) -> bool {
-        self.mass || self.observed || self.last || self.zip
+        self.mass || self.squares || self.observed || self.last || self.zip
     }
 }
 
@@ -143,9 +147,9 @@ impl Policy {
             Policy::None | Policy::Streaming | Policy::Random | Policy::Ring => no,
             Policy::Hybrid => {
                 let attn = quotas.attn > 0.0;
-                Needs { mass: attn, observed: attn, leverage: quotas.leverage > 0.0, ..no }
+                Needs { squares: attn, observed: attn, leverage: quotas.leverage > 0.0, ..no }
             }
-            Policy::Attn => Needs { mass: true, observed: true, ..no },
+            Policy::Attn => Needs { squares: true, observed: true, ..no },
             Policy::H2o => Needs { mass: true, ..no },
             Policy::Tova => Needs { last: true, ..no },
             Policy::SnapKv => Needs { observed: true, ..no },
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn what_a_quota_of_zero_would_need_is_not_asked_for() {
         let needs = Policy::Hybrid.needs(&Quotas::FULL);
-        assert!(needs.mass && needs.observed && needs.leverage && needs.probabilities());
+        assert!(needs.squares && needs.observed && needs.leverage && needs.probabilities());
         let needs = Policy::Hybrid.needs(&Quotas::ATTN);
         assert_eq!(needs, Policy::Attn.needs(&Quotas::FULL));
         assert!(!Policy::KeyDiff.needs(&Quotas::FULL).probabilities());

@@ -35,6 +35,8 @@ pub struct Params {
     /// Queries that the attention called observed is a mean of. The policies that follow a paper
     /// without a quota for recent tokens spare as many newest ones.
     pub n_obs: usize,
+    /// Queries after which attention that was drawn counts half ([`Head::squares`](super::Head::squares)).
+    pub half_life: u32,
     /// Neighbouring cells that observed attention is averaged over; odd.
     pub n_pool: usize,
     /// Neighbouring cells that leverage is averaged over; odd.
@@ -63,8 +65,9 @@ impl Params {
             n_sink: DEFAULT_SINKS,
             quotas,
             n_obs: 32,
-            n_pool: 5,
-            n_pool_leverage: 3,
+            half_life: 128,
+            n_pool: if policy == Policy::SnapKv { 5 } else { 1 },
+            n_pool_leverage: 9,
             eps: 0.01,
             n_future: 512,
             seed: 0,
@@ -103,6 +106,12 @@ impl Params {
             return Err(err!(
                 InvalidArgument,
                 "KV policy: attention of the last 0 queries, expected at least 1"
+            ));
+        }
+        if self.half_life == 0 {
+            return Err(err!(
+                InvalidArgument,
+                "KV policy: attention that counts half after 0 queries, expected at least 1"
             ));
         }
         if !(self.eps > 0.0 && self.eps <= 1.0) {
@@ -171,7 +180,8 @@ mod tests {
         }
         let hybrid = Params::new(Policy::Hybrid, false);
         assert_eq!((hybrid.n_sink, hybrid.quotas), (4, Quotas::FULL));
-        assert_eq!((hybrid.n_obs, hybrid.n_pool, hybrid.n_pool_leverage), (32, 5, 3));
+        assert_eq!((hybrid.n_obs, hybrid.n_pool, hybrid.n_pool_leverage), (32, 1, 9));
+        assert_eq!(Params::new(Policy::SnapKv, false).n_pool, 5);
         assert_eq!(Params::new(Policy::Attn, false).quotas, Quotas::ATTN);
         assert_eq!(Params::new(Policy::Hybrid, true).quotas, Quotas::SLIDING);
         let third = Quotas { recent: 0.33, attn: 0.33, leverage: 0.33 };
@@ -193,6 +203,7 @@ mod tests {
             (Params { n_pool_leverage: 65, ..good }, "a pool of 65 cells for leverage"),
             (Params { n_pool: 0, ..good }, "a pool of 0 cells"),
             (Params { n_obs: 0, ..good }, "the last 0 queries"),
+            (Params { half_life: 0, ..good }, "after 0 queries"),
             (Params { eps: 0.0, ..good }, "eps is 0"),
             (Params { eps: f32::NAN, ..good }, "eps is NaN"),
             (Params { eps: f32::INFINITY, ..good }, "eps is inf"),
