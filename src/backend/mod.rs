@@ -252,6 +252,15 @@ pub enum KvType {
     Q8_0,
 }
 
+/// One of the two vectors that a cell of a KV head holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// What queries are compared with.
+    Key,
+    /// What is mixed.
+    Value,
+}
+
 /// How a session wants its buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
@@ -389,6 +398,23 @@ pub trait Backend: Send + Sync {
     /// Copies what is known of a layer's slots, keys and values left out. `held`: how many slots each
     /// KV head uses.
     fn copy_knowledge(&self, from: &Self::Kv, to: &mut Self::Kv, held: &[u32]);
+    /// Bytes of a key or of a value as [`Backend::export`] gives it: the same for all cells of a layer.
+    fn row_bytes(&self, kv: &Self::Kv, of: Row) -> usize;
+    /// Writes the key or the value of a KV head's cell, as it is stored, to [`Backend::row_bytes`]
+    /// bytes: the same on every machine, wherever the cell lies.
+    fn export(&self, kv: &Self::Kv, of: Row, head: usize, cell: u32, out: &mut [u8]);
+    /// Overwrites the key or the value of a KV head's cell with what [`Backend::export`] gave, of a
+    /// cache that stores rows of the same type.
+    fn import(&self, kv: &mut Self::Kv, of: Row, head: usize, cell: u32, row: &[u8]);
+    /// What is known of a KV head and its first `n` slots, keys and values left out: as many numbers
+    /// for every session that is made to know the same. The last of them are [`Backend::leverage`].
+    fn knowledge<'k>(&self, kv: &'k Self::Kv, head: usize, n: usize) -> [&'k [f32]; 3];
+    /// The same, to be set.
+    fn knowledge_mut<'k>(&self, kv: &'k mut Self::Kv, head: usize, n: usize) -> [&'k mut [f32]; 3];
+    /// How many slots of each KV head [`Backend::learn`] has counted so far.
+    fn n_learnt(&self, kv: &Self::Kv) -> u64;
+    /// Sets that, with [`Backend::knowledge_mut`].
+    fn set_n_learnt(&self, kv: &mut Self::Kv, n: u64);
 }
 
 #[cfg(test)]

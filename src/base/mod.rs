@@ -12,6 +12,7 @@ pub mod dtype;
 pub mod error;
 pub mod file;
 pub mod highest;
+pub mod le;
 pub mod log;
 pub mod memory;
 pub mod order;

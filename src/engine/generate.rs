@@ -21,7 +21,7 @@ const SHORTEST: usize = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Generation {
     /// A token that was sampled and not yet evaluated, and the position that it is for.
-    next: Option<(i32, u32)>,
+    pub(super) next: Option<(i32, u32)>,
     pub(super) n_drafted: u64,
     pub(super) n_accepted: u64,
 }

@@ -24,7 +24,7 @@ use super::runner::Runner;
 /// allocated when it is made.
 pub struct Session {
     model: Arc<Model>,
-    params: Resolved,
+    pub(super) params: Resolved,
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
     pub(super) times: Times,

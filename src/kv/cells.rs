@@ -12,6 +12,7 @@
 //! cell stands in `order` at most once, and used and free cells add up to all.
 
 use crate::base::error::{Result, err};
+use crate::base::le::{Fields, Put, put_words};
 
 /// A position that no token has: the cell is free.
 const FREE: u32 = u32::MAX;
@@ -150,6 +151,43 @@ impl Cells {
         let (from, _) = self.find(pos, pos);
         self.evict(from, self.n_committed);
         self.next_pos = self.next_pos.min(pos);
+    }
+
+    /// Puts the cells in use and their positions, by ascending position. No batch is under way.
+    pub fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        put_words(self.order.iter().chain(&self.order_pos).copied(), put)
+    }
+
+    /// Fills free cells with what [`Cells::write`] put. `next_pos`: of the next token.
+    ///
+    /// Fails with `SnapshotLayout` if there is no such cell, `SnapshotCorrupt` if it is not what cells
+    /// can hold; these are then of no use.
+    pub fn read(&mut self, bytes: &[u8], next_pos: u32) -> Result<()> {
+        let fields = Fields::new("cells", bytes);
+        let words = fields.words()?;
+        let (n, n_cells) = (words.len() / 2, self.n_ctx());
+        let mut above = 0;
+        for (cell, pos) in words.clone().zip(words.clone().skip(n)).take(n) {
+            let Some(place) = self.pos.get_mut(cell as usize) else {
+                return Err(err!(
+                    SnapshotLayout,
+                    "snapshot: a token in cell {cell}, expected below {n_cells}, the cells of layers \
+                     with a window"
+                ));
+            };
+            if *place != FREE || pos < above || pos >= next_pos {
+                return Err(fields.wrong("position", pos.into()));
+            }
+            *place = pos;
+            above = pos + 1;
+            self.order.push(cell);
+            self.order_pos.push(pos);
+        }
+        (self.n_committed, self.next_pos) = (n, next_pos);
+        match words.len() % 2 {
+            0 => Ok(()),
+            _ => Err(fields.wrong("words", words.len() as u64)),
+        }
     }
 
     /// Takes over what another set of cells of the same size holds.

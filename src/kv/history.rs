@@ -1,6 +1,7 @@
 //! The tokens of a sequence, those that were evicted included.
 
-use crate::base::error::Result;
+use crate::base::error::{Result, err};
+use crate::base::le::{Fields, Put, put_words};
 use crate::kv::filled;
 
 /// The most recent tokens of one session by position: 4 bytes each, where keys and values take
@@ -73,6 +74,39 @@ impl History {
     pub fn truncate(&mut self, pos: u32) {
         self.tokens.truncate(pos.saturating_sub(self.first) as usize);
         self.first = self.first.min(pos);
+    }
+
+    /// Bytes that [`History::write`] puts.
+    pub fn written_len(&self) -> u64 {
+        4 + 4 * self.tokens.len() as u64
+    }
+
+    /// Puts the position of the first token that is known, and the tokens. No batch is under way.
+    pub fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        let tokens = self.tokens.iter().map(|&token| token as u32);
+        put_words(std::iter::once(self.first).chain(tokens), put)
+    }
+
+    /// Takes what [`History::write`] put of a model with so many tokens; of a longer one the last.
+    ///
+    /// Fails with `SnapshotCorrupt` if it is not what a history can be; this is then of no use.
+    pub fn read(&mut self, bytes: &[u8], n_vocab: u32) -> Result<()> {
+        let mut fields = Fields::new("tokens", bytes);
+        self.first = fields.u32()?;
+        let words = fields.words()?;
+        let n = words.len();
+        let next = u32::try_from(n).ok().and_then(|n| self.first.checked_add(n));
+        if next.is_none_or(|next| next == u32::MAX) {
+            return Err(fields.wrong("number", n as u64));
+        }
+        if let Some(bad) = words.clone().find(|&token| token >= n_vocab) {
+            return Err(fields.wrong("token", bad.into()));
+        }
+        let n_gone = n.saturating_sub(2 * self.n_known);
+        self.first += n_gone as u32;
+        self.tokens.clear();
+        self.tokens.extend(words.skip(n_gone).map(|token| token as i32));
+        Ok(())
     }
 
     /// Takes over what another one of the same size holds.

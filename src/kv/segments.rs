@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::base::error::{Result, err};
+use crate::base::le::{Fields, Put};
 
 /// Segments that a table can hold.
 pub const MAX_SEGMENTS: usize = 64;
@@ -248,6 +249,54 @@ impl Segments {
     /// Takes over what another table holds.
     pub fn copy_from(&mut self, other: &Segments) {
         self.entries.clone_from(&other.entries);
+    }
+
+    /// Bytes that [`Segments::write`] puts.
+    pub fn written_len(&self) -> u64 {
+        self.entries.iter().map(|entry| 32 + u64::from(entry.name_len)).sum()
+    }
+
+    /// Puts all segments, by ascending position.
+    pub fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        self.entries.iter().try_for_each(|entry| {
+            let Entry { pinned, priority, from, to, ttl, expires, .. } = *entry;
+            for number in [from, to, ttl, i32::from(priority) as u32, pinned.into()] {
+                put(&number.to_le_bytes())?;
+            }
+            put(&expires.to_le_bytes())?;
+            put(&u32::from(entry.name_len).to_le_bytes())?;
+            put(entry.name().as_bytes())
+        })
+    }
+
+    /// Takes what [`Segments::write`] put into an empty table.
+    ///
+    /// Fails with `SnapshotCorrupt` if they are none that a table can hold; this is then of no use.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut fields = Fields::new("segments", bytes);
+        while !fields.rest().is_empty() {
+            let n = self.len();
+            let [from, to, ttl, priority, pinned] =
+                [fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?];
+            let expires = fields.u64()?;
+            let name_len = fields.u32()?;
+            let name = fields.bytes(name_len as usize)?;
+            let name = std::str::from_utf8(name).map_err(|_| fields.wrong("name", 0))?;
+            let Ok(priority) = i8::try_from(priority as i32) else {
+                return Err(fields.wrong("priority", priority.into()));
+            };
+            let latest = if ttl == 0 { u64::MAX } else { u64::from(to) + u64::from(ttl) };
+            if pinned > 1 || expires > latest || ttl == 0 && expires < latest {
+                return Err(fields.wrong("expiry", expires));
+            }
+            self.set(&Segment { name, from, to, pinned: pinned == 1, priority, ttl })
+                .map_err(|error| err!(SnapshotCorrupt, "snapshot: {}", error.message()))?;
+            let Some(at) = self.find(name).filter(|_| self.len() > n) else {
+                return Err(fields.wrong("two of a name, bytes", name_len.into()));
+            };
+            self.entries[at].expires = expires;
+        }
+        Ok(())
     }
 
     /// Writes for each of the cells at positions `pos`, ascending, what the segments say of it when

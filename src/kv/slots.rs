@@ -11,7 +11,8 @@
 //! Invariants, checked by the tests at every step: in each head both positions ascend strictly, the
 //! second is at most the first, and a head holds no more than there are slots.
 
-use crate::base::error::Result;
+use crate::base::error::{Result, err};
+use crate::base::le::{Fields, Put, put_words};
 use crate::kv::filled;
 
 /// Slots of the KV heads of one session.
@@ -112,6 +113,42 @@ impl Slots {
             f(slot as u32, *turn - moved);
             *turn = moved;
             least = moved + 1;
+        }
+    }
+
+    /// Puts both positions of a head's tokens.
+    pub fn write(&self, head: usize, put: &mut Put<'_>) -> Result<()> {
+        put_words(self.pos(head).iter().chain(self.turn(head)).copied(), put)
+    }
+
+    /// Takes what [`Slots::write`] put of a head. `next`: both positions of the next token.
+    ///
+    /// Fails with `SnapshotLayout` if there are more tokens than slots, `SnapshotCorrupt` if it is
+    /// not what a head can hold; what the head holds is then anything.
+    pub fn read(&mut self, head: usize, bytes: &[u8], next: (u32, u32)) -> Result<()> {
+        let fields = Fields::new("slots", bytes);
+        let words = fields.words()?;
+        let (n, n_slots) = (words.len() / 2, self.n_slots);
+        if n > n_slots {
+            return Err(err!(
+                SnapshotLayout,
+                "snapshot: KV head {head} holds {n} tokens, expected at most n_ctx, {n_slots}"
+            ));
+        }
+        let first = head * n_slots;
+        let (mut above, mut above_turn) = (0, 0);
+        for (i, (pos, turn)) in words.clone().zip(words.clone().skip(n)).take(n).enumerate() {
+            let fits = above <= pos && pos < next.0 && above_turn <= turn && turn < next.1;
+            if !fits || turn > pos {
+                return Err(fields.wrong("position", pos.into()));
+            }
+            (self.pos[first + i], self.turn[first + i]) = (pos, turn);
+            (above, above_turn) = (pos + 1, turn + 1);
+        }
+        self.held[head] = n as u32;
+        match words.len() % 2 {
+            0 => Ok(()),
+            _ => Err(fields.wrong("words", words.len() as u64)),
         }
     }
 

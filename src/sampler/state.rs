@@ -74,6 +74,21 @@ impl Sampler {
     /// bytes are none that [`Sampler::write_state`] puts; the sampler is then as it was. Allocates
     /// nothing.
     pub fn restore_state(&mut self, bytes: &[u8]) -> Result<()> {
+        let (rng, tokens) = self.parse(bytes)?;
+        self.rng = rng;
+        self.logprobs.clear();
+        self.history.clear();
+        tokens.iter().for_each(|token| self.history.push(i32::from_le_bytes(*token)));
+        Ok(())
+    }
+
+    /// Fails as [`Sampler::restore_state`] would, and changes nothing.
+    pub fn check_state(&self, bytes: &[u8]) -> Result<()> {
+        self.parse(bytes).map(|_| ())
+    }
+
+    /// The random state and the history in bytes that fit this sampler.
+    fn parse<'b>(&self, bytes: &'b [u8]) -> Result<(Rng, &'b [[u8; 4]])> {
         let mut rest = bytes;
         let short = || err!(SnapshotCorrupt, "sampler: {} bytes, expected more", bytes.len());
         for (name, expected) in floats(&self.params) {
@@ -121,11 +136,7 @@ impl Sampler {
                 "sampler: {n_tokens} tokens of history, at most {last_n}"
             ));
         }
-        self.rng = rng;
-        self.logprobs.clear();
-        self.history.clear();
-        tokens.iter().for_each(|token| self.history.push(i32::from_le_bytes(*token)));
-        Ok(())
+        Ok((rng, tokens))
     }
 }
 

@@ -69,11 +69,11 @@ pub(super) fn value_width(head_dim: usize) -> usize {
 
 /// The cache of one layer.
 pub struct Kv {
-    layout: Layout,
+    pub(super) layout: Layout,
     /// Which of [`Batch::held`] its first KV head has, if its heads have slots of their own.
     own: Option<usize>,
-    k: Keys,
-    v: Values,
+    pub(super) k: Keys,
+    pub(super) v: Values,
     /// What its slots draw, if that is counted.
     pub(super) mass: Option<Mass>,
     pub(super) leverage: Option<Leverage>,
@@ -98,13 +98,13 @@ impl Targets<'_> {
     }
 }
 
-enum Keys {
+pub(super) enum Keys {
     F16(Buffer<u16>),
     F32(Buffer<f32>),
     Q8(Keys8),
 }
 
-enum Values {
+pub(super) enum Values {
     F16(Buffer<u16>),
     F32(Buffer<f32>),
     Q8(Values8),

@@ -27,17 +27,17 @@ use super::cache::{Layout, Targets, each_head, gather_lanes, value_width};
 const TO_INTEGER: f32 = 12582912.0;
 
 /// Codes and scales of all heads.
-struct Codes {
-    layout: Layout,
-    codes: Buffer<i8>,
-    scales: Buffer<u16>,
+pub(super) struct Codes {
+    pub(super) layout: Layout,
+    pub(super) codes: Buffer<i8>,
+    pub(super) scales: Buffer<u16>,
 }
 
 /// Keys of one layer.
-pub(super) struct Keys8(Codes);
+pub(super) struct Keys8(pub(super) Codes);
 
 /// Values of one layer.
-pub(super) struct Values8(Codes);
+pub(super) struct Values8(pub(super) Codes);
 
 /// One head's codes and scales.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ pub(super) fn n_blocks(head_dim: usize) -> usize {
 }
 
 /// Where the codes of a cell's key begin in its head, and how far apart its quads are.
-fn key_at(layout: &Layout, cell: usize) -> (usize, usize) {
+pub(super) fn key_at(layout: &Layout, cell: usize) -> (usize, usize) {
     let block = cell / GROUP * GROUP * layout.head_dim.next_multiple_of(KV_QUAD);
     (block + cell % GROUP * KV_QUAD, GROUP * KV_QUAD)
 }
@@ -64,26 +64,26 @@ fn block_width(layout: &Layout, b: usize) -> usize {
 }
 
 /// Where quad `quad` of block `b` of the values begins in its head, and its length.
-fn value_at(layout: &Layout, b: usize, quad: usize) -> (usize, usize) {
+pub(super) fn value_at(layout: &Layout, b: usize, quad: usize) -> (usize, usize) {
     let len = block_width(layout, b) * KV_QUAD;
     (b * KV_BLOCK * layout.n_cells.next_multiple_of(KV_QUAD) + quad * len, len)
 }
 
 impl Layout {
-    fn scale_stride(&self) -> usize {
+    pub(super) fn scale_stride(&self) -> usize {
         self.n_cells.next_multiple_of(GROUP)
     }
 
-    fn scale_len(&self) -> usize {
+    pub(super) fn scale_len(&self) -> usize {
         n_blocks(self.head_dim) * self.scale_stride()
     }
 
     /// Codes of one head.
-    fn key_codes(&self) -> usize {
+    pub(super) fn key_codes(&self) -> usize {
         self.n_cells.next_multiple_of(GROUP) * self.head_dim.next_multiple_of(KV_QUAD)
     }
 
-    fn value_codes(&self) -> usize {
+    pub(super) fn value_codes(&self) -> usize {
         self.n_cells.next_multiple_of(KV_QUAD) * value_width(self.head_dim)
     }
 }

@@ -31,7 +31,7 @@ const TILE: usize = 4 * GROUP;
 /// The statistics of one layer.
 pub(super) struct Leverage {
     /// Vectors counted.
-    n: u64,
+    pub(super) n: u64,
     heads: Buffer<f32>,
 }
 
@@ -92,6 +92,24 @@ impl Leverage {
     pub(super) fn of_head(&self, d: &Decoder, n_slots: usize, head: usize) -> &[f32] {
         let sizes = Sizes::of(d, n_slots);
         &self.heads[head * sizes.head() + 2 * sizes.spread()..][..n_slots]
+    }
+
+    /// All numbers of a head and its first `n` slots: means, spreads, leverages.
+    pub(super) fn known(&self, d: &Decoder, n_slots: usize, head: usize, n: usize) -> &[f32] {
+        let sizes = Sizes::of(d, n_slots);
+        &self.heads[head * sizes.head()..][..2 * sizes.spread() + n]
+    }
+
+    /// The same, to be set.
+    pub(super) fn known_mut(
+        &mut self,
+        d: &Decoder,
+        n_slots: usize,
+        head: usize,
+        n: usize,
+    ) -> &mut [f32] {
+        let sizes = Sizes::of(d, n_slots);
+        &mut self.heads[head * sizes.head()..][..2 * sizes.spread() + n]
     }
 
     /// Moves what a head's slots `kept` have to its first ones.

@@ -79,6 +79,12 @@ impl Mass {
         (&self.sum[at.clone()], &self.recent[at])
     }
 
+    /// Those of a head's first `n` slots, to be set.
+    pub(super) fn of_head_mut(&mut self, head: usize, n: usize) -> (&mut [f32], &mut [f32]) {
+        let at = head * self.n_slots..head * self.n_slots + n;
+        (&mut self.sum[at.clone()], &mut self.recent[at])
+    }
+
     /// Takes in what a span brought: the first `n_kept` of its tokens, or all if they were counted
     /// together; they follow the `held` slots of each head.
     pub(super) fn fold(&mut self, cpu: &Cpu, held: &[u32], observe: Observe, n_kept: usize) {

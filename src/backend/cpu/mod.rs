@@ -18,6 +18,7 @@ mod scratch;
 mod screen;
 mod threads;
 mod tiles;
+mod transfer;
 mod weights;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::rope::Layout;
-use crate::backend::{Backend, Batch, Observe, SlotsOfHead};
+use crate::backend::{Backend, Batch, Observe, Row, SlotsOfHead};
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
@@ -250,6 +250,36 @@ impl Backend for Cpu {
 
     fn copy_cells(&self, from: &Kv, to: &mut Kv, head: usize, cells: impl Iterator<Item = u32>) {
         to.copy(from, head, cells);
+    }
+
+    fn row_bytes(&self, kv: &Kv, of: Row) -> usize {
+        kv.row_bytes(of)
+    }
+
+    fn export(&self, kv: &Kv, of: Row, head: usize, cell: u32, out: &mut [u8]) {
+        kv.export(of, head, cell, out);
+    }
+
+    fn import(&self, kv: &mut Kv, of: Row, head: usize, cell: u32, row: &[u8]) {
+        kv.import(of, head, cell, row);
+    }
+
+    fn knowledge<'k>(&self, kv: &'k Kv, head: usize, n: usize) -> [&'k [f32]; 3] {
+        kv.knowledge(&self.decoder, head, n)
+    }
+
+    fn knowledge_mut<'k>(&self, kv: &'k mut Kv, head: usize, n: usize) -> [&'k mut [f32]; 3] {
+        kv.knowledge_mut(&self.decoder, head, n)
+    }
+
+    fn n_learnt(&self, kv: &Kv) -> u64 {
+        kv.leverage.as_ref().map_or(0, |leverage| leverage.n)
+    }
+
+    fn set_n_learnt(&self, kv: &mut Kv, n: u64) {
+        if let Some(leverage) = &mut kv.leverage {
+            leverage.n = n;
+        }
     }
 }
 

@@ -24,13 +24,17 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod read;
+mod session;
+mod stored;
 mod write;
 
 pub use read::{Reader, load};
+pub use stored::{Stored, StoredFile};
 pub use write::{len, save, write};
 
 use crate::base::crc32c;
 use crate::base::error::{Result, err};
+pub use crate::base::le::Put;
 
 /// The version of the format: another one whenever a byte of it means something else.
 pub const VERSION: u32 = 1;
@@ -68,9 +72,6 @@ pub struct Identity<'a> {
     /// numbers of heads. At most 255 bytes a name.
     pub layout: &'a [(&'a str, u64)],
 }
-
-/// Takes a part of a section's bytes.
-pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
 /// What can be saved: sections, whose lengths are known before their bytes are asked for.
 pub trait Contents {

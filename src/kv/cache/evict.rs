@@ -11,7 +11,7 @@ use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 use super::{Cache, HeadSlots};
 
 /// Parts of a layer's slots whose leverage is computed anew in turns.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 
 /// A device at work: its weights and buffers.
 pub struct Device<'d, B: Backend> {

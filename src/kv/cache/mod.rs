@@ -10,6 +10,7 @@
 //! are.
 
 mod evict;
+mod saved;
 
 use std::ops::Range;
 
@@ -26,6 +27,7 @@ use super::segments::Segments;
 use super::slots::Slots;
 
 pub use evict::{Device, Plan};
+pub use saved::{Part, Saved, State};
 
 /// What one KV head of a layer that attends to everything holds, and what is known of its slots: a
 /// number for each, by ascending position; empty where the session's policy does not ask for it.
@@ -410,6 +412,7 @@ impl<B: Backend> Cache<B> {
         if pos == 0 {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
             self.means.iter_mut().for_each(Mean::clear);
+            self.next_part.fill(0); // what follows leaves as it would have in a new cache
         }
         // Of what is left the oldest may be turned back less than the others were.
         let last = (0..self.slots.n_heads()).filter_map(|head| self.slots.turn(head).last());

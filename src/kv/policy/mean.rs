@@ -59,6 +59,12 @@ impl Mean {
         self.mean.fill(0.0);
     }
 
+    /// Sets it to that of `n` vectors.
+    pub fn set(&mut self, n: u64, mean: impl Iterator<Item = f64>) {
+        self.n = n;
+        self.mean.iter_mut().zip(mean).for_each(|(to, from)| *to = from);
+    }
+
     /// Takes over what another mean of as many elements holds.
     pub fn copy_from(&mut self, other: &Mean) {
         self.n = other.n;

@@ -1,0 +1,479 @@
+//! What a cache holds, in parts that are bytes, and back.
+//!
+//! ```text
+//! positions  how far keys are turned back u32; of each layer the position before which tokens were
+//!            counted u32, the next part of its slots u32, tokens counted u64
+//! tokens     position of the first u32, tokens i32
+//! segments   each from, to, ttl u32, priority i32, pinned u32, next position that ends it u64, length
+//!            of its name u32, its name
+//! rule       length of the policy's name u32 (0 = no policy), the name, budget u64 (0 = none), its
+//!            parameters as `rule` has them, u64
+//! cells      of layers with a window: those in use u32, then their positions u32
+//! knowledge  of each KV head with slots of its own: part of the attention that stayed f32; if keys
+//!            are compared with their mean: how many u64, the mean f64; what the device knows f32
+//! slots      of each such head: positions u32, then the positions that keys are turned by u32
+//! keys       of each layer and KV head: a row for each cell in use, as the device stores it
+//! values     the same
+//! ```
+//! Taking it back is in two steps. [`Cache::check`] reads everything but keys and values and says
+//! whether this cache can hold that; nothing has changed then. [`Cache::take`] cannot fail for what
+//! was checked, but where bytes cannot be read again.
+
+mod rule;
+
+use std::ops::Range;
+
+use crate::backend::{Backend, Row};
+use crate::base::error::{Result, err};
+use crate::base::le::{Fields, Put, put_words};
+use crate::kv::cells::Cells;
+use crate::kv::eviction::Rule;
+use crate::kv::history::History;
+use crate::kv::policy::mean::Mean;
+use crate::kv::segments::Segments;
+use crate::kv::slots::Slots;
+
+use super::evict::PARTS;
+use super::{Cache, Capacity, zeros};
+
+/// What of a cache is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Where the sequence stands.
+    Positions,
+    /// Its tokens.
+    Tokens,
+    /// Its named segments.
+    Segments,
+    /// How tokens leave.
+    Rule,
+    /// Which cell holds which position.
+    Cells,
+    /// What is known of a head's slots.
+    Knowledge,
+    /// Which slot of a head holds which position.
+    Slots,
+    /// A head's keys.
+    Keys,
+    /// A head's values.
+    Values,
+}
+
+const PARTS_OF_A_CACHE: [Part; 9] = [
+    Part::Positions,
+    Part::Tokens,
+    Part::Segments,
+    Part::Rule,
+    Part::Cells,
+    Part::Knowledge,
+    Part::Slots,
+    Part::Keys,
+    Part::Values,
+];
+
+/// Where the parts of a cache are that was saved.
+pub trait Saved {
+    /// Bytes of a part. Fails with `SnapshotCorrupt` if there is none.
+    fn len(&self, part: Part, index: u32) -> Result<u64>;
+
+    /// Reads bytes of a part from `at` on.
+    fn read(&mut self, part: Part, index: u32, at: u64, to: &mut [u8]) -> Result<()>;
+}
+
+/// Which of [`Backend::knowledge`] ends with a number for each slot that is computed later.
+const LEVERAGE: usize = 2;
+/// Bytes that are read or written together.
+const BUFFER: usize = 64 << 10;
+
+fn buffer(n: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(n)
+        .map_err(|_| err!(OutOfMemory, "snapshot: no memory for {n} bytes"))?;
+    bytes.resize(n, 0);
+    Ok(bytes)
+}
+
+/// All bytes of a part.
+fn all(from: &mut dyn Saved, part: Part, index: u32) -> Result<Vec<u8>> {
+    let mut bytes = buffer(from.len(part, index)? as usize)?;
+    from.read(part, index, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A cache's bookkeeping, read and checked, and not yet the cache's.
+pub struct State {
+    turned_back: u32,
+    learnt: Vec<u32>,
+    next_part: Vec<usize>,
+    n_learnt: Vec<u64>,
+    history: History,
+    segments: Segments,
+    rule: Option<Rule>,
+    cells: Option<Cells>,
+    slots: Slots,
+    retained: Vec<f32>,
+    means: Vec<Mean>,
+    /// Room for rows on their way, so that nothing has to be allocated once the cache changes.
+    rows: Vec<u8>,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Calls `each(part, index, its bytes)` for all parts, in ascending order.
+    pub fn parts(
+        &self,
+        backend: &B,
+        each: &mut dyn FnMut(Part, u32, u64) -> Result<()>,
+    ) -> Result<()> {
+        for part in PARTS_OF_A_CACHE {
+            for index in self.indices(part) {
+                each(part, index, self.part_len(backend, part, index as usize)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn indices(&self, part: Part) -> Range<u32> {
+        let n = match part {
+            Part::Positions | Part::Tokens | Part::Segments | Part::Rule => 1,
+            Part::Cells => usize::from(self.cells.is_some()),
+            Part::Knowledge | Part::Slots => self.slots.n_heads(),
+            Part::Keys | Part::Values => self.layers.len() * self.n_head,
+        };
+        0..n as u32
+    }
+
+    fn part_len(&self, backend: &B, part: Part, index: usize) -> Result<u64> {
+        Ok(match part {
+            Part::Positions => 4 + 16 * self.layers.len() as u64,
+            Part::Tokens => self.history.written_len(),
+            Part::Segments => self.segments.written_len(),
+            Part::Rule => {
+                let mut n = 0;
+                rule::write(self.rule, &mut |bytes| {
+                    n += bytes.len() as u64;
+                    Ok(())
+                })?;
+                n
+            }
+            Part::Cells => 8 * self.cells.as_ref().map_or(0, Cells::len) as u64,
+            Part::Knowledge => {
+                let held = self.slots.held()[index] as usize;
+                self.knowledge_len(backend, index, held)
+            }
+            Part::Slots => 8 * u64::from(self.slots.held()[index]),
+            Part::Keys | Part::Values => {
+                let layer = index / self.n_head;
+                let n = self.places(&self.slots, self.cells.as_ref(), index).len() as u64;
+                n * backend.row_bytes(&self.layers[layer], row_of(part)) as u64
+            }
+        })
+    }
+
+    /// Bytes of what is known of a head that holds so much.
+    fn knowledge_len(&self, backend: &B, head: usize, held: usize) -> u64 {
+        let (layer, of_layer) = self.layer_of(head);
+        let known = backend.knowledge(&self.layers[layer], of_layer, held);
+        let mean = self.means.get(head).map_or(0, |mean| 8 + 8 * mean.mean().len());
+        4 + mean as u64 + 4 * known.iter().map(|x| x.len() as u64).sum::<u64>()
+    }
+
+    /// The layer of a head with slots of its own, and which of its heads it is.
+    fn layer_of(&self, head: usize) -> (usize, usize) {
+        let first = head - head % self.n_head;
+        let layer = self.own.iter().position(|&own| own == Some(first));
+        (layer.unwrap_or(0), head % self.n_head)
+    }
+
+    /// Puts the bytes of a part.
+    pub fn write_part(&self, backend: &B, part: Part, index: u32, put: &mut Put<'_>) -> Result<()> {
+        let index = index as usize;
+        match part {
+            Part::Positions => {
+                put(&self.turned_back.to_le_bytes())?;
+                for (layer, kv) in self.layers.iter().enumerate() {
+                    put(&self.learnt[layer].to_le_bytes())?;
+                    put(&(self.next_part[layer] as u32).to_le_bytes())?;
+                    put(&backend.n_learnt(kv).to_le_bytes())?;
+                }
+                Ok(())
+            }
+            Part::Tokens => self.history.write(put),
+            Part::Segments => self.segments.write(put),
+            Part::Rule => rule::write(self.rule, put),
+            Part::Cells => self.cells.as_ref().map_or(Ok(()), |cells| cells.write(put)),
+            Part::Knowledge => {
+                put(&self.retained[index].to_le_bytes())?;
+                if let Some(mean) = self.means.get(index) {
+                    put(&mean.n().to_le_bytes())?;
+                    mean.mean().iter().try_for_each(|x| put(&x.to_le_bytes()))?;
+                }
+                let (layer, of_layer) = self.layer_of(index);
+                let held = self.slots.held()[index] as usize;
+                let known = backend.knowledge(&self.layers[layer], of_layer, held);
+                // The newest slots have no leverage yet: what stands there is what was there before.
+                let learnt = self.learnt[layer];
+                let n_new = held - self.slots.pos(index).partition_point(|&pos| pos < learnt);
+                known.iter().enumerate().try_for_each(|(i, x)| {
+                    let n = x.len().saturating_sub(if i == LEVERAGE { n_new } else { 0 });
+                    let zeros = std::iter::repeat_n(0, x.len() - n);
+                    put_words(x[..n].iter().map(|x| x.to_bits()).chain(zeros), put)
+                })
+            }
+            Part::Slots => self.slots.write(index, put),
+            Part::Keys | Part::Values => self.write_rows(backend, row_of(part), index, put),
+        }
+    }
+
+    fn write_rows(&self, backend: &B, of: Row, index: usize, put: &mut Put<'_>) -> Result<()> {
+        let (kv, head) = (&self.layers[index / self.n_head], index % self.n_head);
+        let places = self.places(&self.slots, self.cells.as_ref(), index);
+        let len = backend.row_bytes(kv, of);
+        let mut bytes = buffer(len * (BUFFER / len).min(places.len()).max(1))?;
+        let n_each = bytes.len() / len;
+        for first in (0..places.len()).step_by(n_each) {
+            let n = n_each.min(places.len() - first);
+            for (i, row) in bytes.chunks_exact_mut(len).enumerate().take(n) {
+                backend.export(kv, of, head, places.cell(first + i), row);
+            }
+            put(&bytes[..n * len])?;
+        }
+        Ok(())
+    }
+
+    /// Where a layer's head has its tokens, by the bookkeeping of this cache or of one to be.
+    fn places<'c>(&self, slots: &Slots, cells: Option<&'c Cells>, index: usize) -> Places<'c> {
+        match (self.own[index / self.n_head], cells) {
+            (Some(first), _) => Places::First(slots.held()[first + index % self.n_head]),
+            (None, cells) => Places::Listed(cells.map_or(&[], Cells::order)),
+        }
+    }
+
+    /// Reads everything but keys and values, and checks that this cache can hold all of it. `made`: the
+    /// rule that the session was made with.
+    ///
+    /// Fails with `SnapshotLayout` if it would take a cache of other parameters, or a larger one,
+    /// `SnapshotCorrupt` if none could hold that.
+    pub fn check(
+        &self,
+        backend: &B,
+        made: Option<Rule>,
+        n_vocab: u32,
+        from: &mut dyn Saved,
+    ) -> Result<State> {
+        let Capacity { n_slots, n_cells, n_turns, head_dim } = self.capacity;
+        let mut history = History::new(n_turns as usize)?;
+        history.read(&all(from, Part::Tokens, 0)?, n_vocab)?;
+        let next = history.next_pos();
+
+        let bytes = all(from, Part::Positions, 0)?;
+        let mut fields = Fields::new("positions", &bytes);
+        let turned_back = fields.u32()?;
+        let n_layer = self.layers.len();
+        let (mut learnt, mut next_part) = (zeros(n_layer)?, zeros(n_layer)?);
+        let mut n_learnt = zeros(n_layer)?;
+        for layer in 0..n_layer {
+            (learnt[layer], next_part[layer]) = (fields.u32()?, fields.u32()? as usize);
+            n_learnt[layer] = fields.u64()?;
+            if learnt[layer] > next || next_part[layer] >= PARTS {
+                return Err(fields.wrong("counted up to", learnt[layer].into()));
+            }
+        }
+        let Some(next_turn) = next.checked_sub(turned_back) else {
+            return Err(fields.wrong("turned back", turned_back.into()));
+        };
+        fields.end()?;
+        if next_turn > n_turns {
+            return Err(err!(
+                SnapshotLayout,
+                "snapshot: keys are turned by {next_turn} positions, expected at most {n_turns}; make \
+                 the session with as large an n_ctx as the one that was saved"
+            ));
+        }
+
+        let mut segments = Segments::new()?;
+        segments.read(&all(from, Part::Segments, 0)?)?;
+        let rule = rule::read(&all(from, Part::Rule, 0)?, made, n_slots)?;
+        let mut cells = self.cells.is_some().then(|| Cells::new(n_cells)).transpose()?;
+        if let Some(cells) = &mut cells {
+            cells.read(&all(from, Part::Cells, 0)?, next)?;
+        }
+        let n_heads = self.slots.n_heads();
+        let mut slots = Slots::new(n_heads, n_slots)?;
+        for head in 0..n_heads {
+            slots.read(head, &all(from, Part::Slots, head as u32)?, (next, next_turn))?;
+        }
+        let mut retained = zeros(n_heads)?;
+        let mut means = Vec::new();
+        means
+            .try_reserve_exact(self.means.len())
+            .map_err(|_| err!(OutOfMemory, "KV cache: means"))?;
+        for (head, retained) in retained.iter_mut().enumerate() {
+            if !self.means.is_empty() {
+                means.push(Mean::new(head_dim)?);
+            }
+            let held = slots.held()[head] as usize;
+            let len = self.knowledge_len(backend, head, held);
+            *retained = check_knowledge(from, head as u32, len, means.get_mut(head))?;
+        }
+        let mut longest = 0;
+        for part in [Part::Keys, Part::Values] {
+            for index in 0..n_layer * self.n_head {
+                let row = backend.row_bytes(&self.layers[index / self.n_head], row_of(part));
+                let n = self.places(&slots, cells.as_ref(), index).len();
+                longest = row.max(longest);
+                check_len(from, part, index as u32, n as u64 * row as u64)?;
+            }
+        }
+        Ok(State {
+            turned_back,
+            learnt,
+            next_part,
+            n_learnt,
+            history,
+            segments,
+            rule,
+            cells,
+            slots,
+            retained,
+            means,
+            rows: buffer(longest.max(BUFFER))?,
+        })
+    }
+
+    /// Whether nothing has come yet: what is not in use is then all there is.
+    pub fn is_fresh(&self) -> bool {
+        self.next_pos() == 0
+    }
+
+    /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read again;
+    /// nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of no use.
+    pub fn take(&mut self, backend: &B, mut state: State, from: &mut dyn Saved) -> Result<()> {
+        if let Err(error) = self.fill(backend, &mut state, from) {
+            self.layers.iter_mut().for_each(|kv| backend.forget(kv));
+            return Err(error);
+        }
+        for (kv, n) in self.layers.iter_mut().zip(state.n_learnt) {
+            backend.set_n_learnt(kv, n);
+        }
+        (self.turned_back, self.rule) = (state.turned_back, state.rule);
+        (self.learnt, self.next_part) = (state.learnt, state.next_part);
+        (self.history, self.segments) = (state.history, state.segments);
+        (self.cells, self.slots) = (state.cells, state.slots);
+        (self.retained, self.means) = (state.retained, state.means);
+        Ok(())
+    }
+
+    /// Reads keys, values and what is known of them to where they belong.
+    fn fill(&mut self, backend: &B, state: &mut State, from: &mut dyn Saved) -> Result<()> {
+        for head in 0..self.slots.n_heads() {
+            let (layer, of_layer) = self.layer_of(head);
+            let held = state.slots.held()[head] as usize;
+            let mut at = self.knowledge_len(backend, head, held);
+            let known = backend.knowledge_mut(&mut self.layers[layer], of_layer, held);
+            at -= 4 * known.iter().map(|x| x.len() as u64).sum::<u64>();
+            for x in known {
+                let mut bytes = [[0; 4]; 1024];
+                for some in x.chunks_mut(bytes.len()) {
+                    let bytes = &mut bytes[..some.len()];
+                    from.read(Part::Knowledge, head as u32, at, bytes.as_flattened_mut())?;
+                    some.iter_mut().zip(bytes).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
+                    at += 4 * some.len() as u64;
+                }
+            }
+        }
+        for part in [Part::Keys, Part::Values] {
+            for index in 0..self.layers.len() * self.n_head {
+                let places = self.places(&state.slots, state.cells.as_ref(), index);
+                let (kv, head) = (&mut self.layers[index / self.n_head], index % self.n_head);
+                let len = backend.row_bytes(kv, row_of(part));
+                let n_each = state.rows.len() / len;
+                for first in (0..places.len()).step_by(n_each) {
+                    let bytes = &mut state.rows[..len * n_each.min(places.len() - first)];
+                    from.read(part, index as u32, (first * len) as u64, bytes)?;
+                    for (i, row) in bytes.chunks_exact(len).enumerate() {
+                        backend.import(kv, row_of(part), head, places.cell(first + i), row);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The cells that a head has its tokens in, by ascending position.
+enum Places<'c> {
+    /// So many from the first on.
+    First(u32),
+    Listed(&'c [u32]),
+}
+
+impl Places<'_> {
+    fn len(&self) -> usize {
+        match *self {
+            Places::First(n) => n as usize,
+            Places::Listed(cells) => cells.len(),
+        }
+    }
+
+    fn cell(&self, i: usize) -> u32 {
+        match *self {
+            Places::First(_) => i as u32,
+            Places::Listed(cells) => cells[i],
+        }
+    }
+}
+
+fn row_of(part: Part) -> Row {
+    if part == Part::Keys { Row::Key } else { Row::Value }
+}
+
+fn check_len(from: &dyn Saved, part: Part, index: u32, expected: u64) -> Result<()> {
+    match from.len(part, index)? {
+        found if found == expected => Ok(()),
+        found => Err(err!(
+            SnapshotCorrupt,
+            "snapshot: {part:?} of head {index}: {found} bytes, expected {expected}"
+        )),
+    }
+}
+
+/// Checks that what is known of a head is finite numbers, so many bytes of them. Fills the mean in, and
+/// gives the part of the attention that stayed.
+fn check_knowledge(
+    from: &mut dyn Saved,
+    head: u32,
+    len: u64,
+    mean: Option<&mut Mean>,
+) -> Result<f32> {
+    check_len(from, Part::Knowledge, head, len)?;
+    let is_bad = |bytes: &[u8; 4]| !f32::from_le_bytes(*bytes).is_finite();
+    let bad = || err!(SnapshotCorrupt, "snapshot: Knowledge of head {head}: not a finite number");
+    let mut first = [0; 4];
+    from.read(Part::Knowledge, head, 0, &mut first)?;
+    let retained = f32::from_le_bytes(first);
+    let mut at = 4;
+    if let Some(mean) = mean {
+        let mut bytes = buffer(8 + 8 * mean.mean().len())?;
+        from.read(Part::Knowledge, head, at, &mut bytes)?;
+        let (words, _) = bytes.as_chunks();
+        let mut words = words.iter().copied();
+        let n = words.next().map_or(0, u64::from_le_bytes);
+        mean.set(n, words.map(f64::from_le_bytes));
+        if !mean.mean().iter().all(|x| x.is_finite()) {
+            return Err(bad());
+        }
+        at += bytes.len() as u64;
+    }
+    let mut bytes = [[0; 4]; 1024];
+    while at < len {
+        let n = ((len - at) / 4).min(bytes.len() as u64);
+        let bytes = &mut bytes[..n as usize];
+        from.read(Part::Knowledge, head, at, bytes.as_flattened_mut())?;
+        if bytes.iter().any(is_bad) {
+            return Err(bad());
+        }
+        at += 4 * n;
+    }
+    if is_bad(&first) { Err(bad()) } else { Ok(retained) }
+}
