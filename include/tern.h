@@ -57,7 +57,8 @@
  *     tern_model_free(model);
  *
  * With TERN_WHEN_FULL_EVICT in tern_session_params it never runs out of room; a tern_decoder in
- * place of the pieces gives whole characters; tern_model_chat_format() makes prompts of chats.
+ * place of the pieces gives whole characters; tern_model_chat_format() makes prompts of chats;
+ * tern_session_save() and tern_session_restore() take a session through a power cut.
  */
 
 
@@ -95,6 +96,9 @@
 /// Reads the names of control tokens in the text as those tokens, not as plain text. Only for
 /// text you trust.
 #define TERN_TOKENIZE_PARSE_SPECIAL 2
+
+/// For `flags` of tern_kv_segment: its tokens stay whatever their scores, until it expires.
+#define TERN_KV_SEGMENT_PINNED 1
 
 /// The result of a call that can fail: TERN_OK, or a negative code. Codes are never renumbered;
 /// a program should expect codes that it does not know.
@@ -469,6 +473,38 @@ typedef struct {
     uint64_t bytes;
 } tern_kv_plan_info;
 
+/// How to read the tokens of a session again. Zero is the default of every field.
+typedef struct {
+    /// sizeof(tern_kv_rebuild_params)
+    uint32_t struct_size;
+    /// Slots of each KV head that stay in use from now on; 0 = as it is.
+    uint32_t kv_budget;
+    /// CLOCK_MONOTONIC in nanoseconds; when it has passed the call fails with TERN_ERROR_DEADLINE.
+    /// 0 = none.
+    uint64_t deadline_ns;
+} tern_kv_rebuild_params;
+
+/// What a session may be asked to do with its KV cache.
+typedef uint32_t tern_kv_op;
+
+/// What tern_session_kv_segment_set() says of a range of positions.
+typedef struct {
+    /// sizeof(tern_kv_segment)
+    uint32_t struct_size;
+    /// Position of its first token.
+    uint32_t from_pos;
+    /// Position after its last token; above `from_pos`.
+    uint32_t to_pos;
+    /// Tokens that may follow it before it expires, which is when its own leave, but for attention
+    /// sinks, and it is forgotten; 0 = it never does.
+    uint32_t ttl;
+    /// Tokens of a lower priority leave before those of a higher one: -128 to 127; 0 is that of all
+    /// tokens without a segment.
+    int32_t priority;
+    /// A sum of TERN_KV_SEGMENT_*.
+    uint32_t flags;
+} tern_kv_segment;
+
 /// What is added to a token's logit. Never grows.
 typedef struct {
     /// The token.
@@ -663,6 +699,25 @@ typedef struct {
 
 /// Nothing leaves: TERN_ERROR_KV_FULL.
 #define TERN_KV_POLICY_NONE 11
+
+/// Make room by its policy: tern_session_kv_evict().
+#define TERN_KV_OP_EVICT 1
+
+/// Go back to any position as if nothing had come after it: tern_session_kv_truncate(). Not where
+/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo.
+#define TERN_KV_OP_TRUNCATE 2
+
+/// Go on when its slots are full.
+#define TERN_KV_OP_GROW 3
+
+/// tern_session_fork(), for which there must be memory.
+#define TERN_KV_OP_FORK 4
+
+/// tern_session_save() and tern_session_write().
+#define TERN_KV_OP_SAVE 5
+
+/// tern_session_kv_rebuild().
+#define TERN_KV_OP_REBUILD 6
 
 #ifdef __cplusplus
 extern "C" {
@@ -988,11 +1043,12 @@ tern_status tern_session_set_threads(tern_session *session,
 void tern_session_abort(const tern_session *session);
 
 /// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
-/// slots would become free, how many bytes that is, and which tokens no KV head would hold any more.
+/// slots would become free, how many bytes that is, and which tokens no KV head would hold any
+/// more.
 ///
 /// The positions of these tokens, ascending, go to `positions`, which has room for `capacity`;
-/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is 0.
-/// Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
+/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is
+/// 0. Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
 /// tern_session_kv_evict() does.
 TERN_MUST_USE
 tern_status tern_session_kv_evict_plan(tern_session *session,
@@ -1003,13 +1059,83 @@ tern_status tern_session_kv_evict_plan(tern_session *session,
                                        size_t *n_positions);
 
 /// Changes how many slots of each KV head stay in use as tokens come (`kv_budget` of
-/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one, is
-/// done. What is too much leaves then, all at once. Less than it takes to come and go becomes as many
-/// as there are, less 72. A session without a policy keeps the most recent tokens.
+/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one,
+/// is done. What is too much leaves then, all at once. Less than it takes to come and go becomes as
+/// many as there are, less 72. A session without a policy keeps the most recent tokens.
 ///
 /// Safe at any time, from any thread and from signal handlers: for when memory gets short, or hot.
 void tern_session_kv_set_budget(const tern_session *session,
                                 uint32_t n_slots);
+
+/// Empties the KV cache and evaluates all tokens of the sequence again, those that have been
+/// evicted included; `params` may be NULL. The session is then, bit for bit, as a new one with the
+/// same segments that evaluated them, and has the logits of the last: to have again what was
+/// evicted, to keep to another budget as if it had always been so, or to have logits after
+/// tern_session_restore().
+///
+/// Tokens that do not fit are evaluated in parts, if the session evicts by itself. Allocates 4
+/// bytes a token. Nothing has changed after TERN_ERROR_KV_FULL, TERN_ERROR_NOT_READY (there are no
+/// tokens) and TERN_ERROR_UNSUPPORTED (the first ones are not known any more: at least the last
+/// `n_ctx` are). After any other error, as TERN_ERROR_ABORTED or TERN_ERROR_DEADLINE, the session
+/// holds no tokens, but knows them until its next eval: call again.
+TERN_MUST_USE
+tern_status tern_session_kv_rebuild(tern_session *session,
+                                    const tern_kv_rebuild_params *params);
+
+/// Says whether the session can do something as it is now, and does nothing: TERN_OK, or the status
+/// that says why not, as TERN_ERROR_KV_FULL or TERN_ERROR_UNSUPPORTED; tern_last_error() then has
+/// the sentence. An `op` that is none of TERN_KV_OP_* is TERN_ERROR_INVALID_ARGUMENT.
+TERN_MUST_USE
+tern_status tern_session_kv_can(const tern_session *session,
+                                tern_kv_op op);
+
+/// Names a range of positions, or changes the segment of that name: whether its tokens stay, leave
+/// before or after others, or leave when so many tokens have followed. At most 64 of them, which do
+/// not overlap; tokens that are yet to come can be named. A name has 1 to 31 bytes.
+///
+///     tern_kv_segment prompt = TERN_INIT(tern_kv_segment), reading = prompt, result = prompt;
+///     prompt.to_pos = n_prompt;                       // stays
+///     prompt.flags = TERN_KV_SEGMENT_PINNED;
+///     reading.from_pos = a, reading.to_pos = b;       // is out of date after 500 tokens
+///     reading.ttl = 500;
+///     result.from_pos = b, result.to_pos = c;         // goes first
+///     result.priority = -1;
+///     ok(tern_session_kv_segment_set(session, "system", &prompt));
+///     ok(tern_session_kv_segment_set(session, "lidar", &reading));
+///     ok(tern_session_kv_segment_set(session, "tool", &result));
+///
+/// Fails with TERN_ERROR_INVALID_ARGUMENT if the range is empty or overlaps another segment's, if a
+/// number or the name is out of range, or if there are 64 already; nothing has changed then.
+TERN_MUST_USE
+tern_status tern_session_kv_segment_set(tern_session *session,
+                                        const char *name,
+                                        const tern_kv_segment *segment);
+
+/// Describes the segment of a name. Fails with TERN_ERROR_INVALID_ARGUMENT if there is none, as
+/// when it has expired or its tokens were truncated.
+TERN_MUST_USE
+tern_status tern_session_kv_segment_get(const tern_session *session,
+                                        const char *name,
+                                        tern_kv_segment *segment);
+
+/// Forgets the segment of a name; its tokens are as all others then. Fails with
+/// TERN_ERROR_INVALID_ARGUMENT if there is none.
+TERN_MUST_USE
+tern_status tern_session_kv_segment_remove(tern_session *session,
+                                           const char *name);
+
+/// Describes a segment by its place among all, from 0, by ascending position.
+///
+/// Its name goes to `name`, which has room for `capacity` bytes, and ends in NUL; `name_size`
+/// counts that, too, and is at most 32. Fails with TERN_ERROR_INVALID_ARGUMENT behind the last
+/// segment, TERN_ERROR_BUFFER_TOO_SMALL.
+TERN_MUST_USE
+tern_status tern_session_kv_segment_at(const tern_session *session,
+                                       uint32_t index,
+                                       char *name,
+                                       size_t capacity,
+                                       size_t *name_size,
+                                       tern_kv_segment *segment);
 
 /// Makes a sampler. `params` may be NULL, which samples greedily.
 TERN_MUST_USE
@@ -1060,6 +1186,56 @@ TERN_MUST_USE
 tern_status tern_sampler_logprobs(const tern_sampler *sampler,
                                   const tern_token_logprob **list,
                                   size_t *n);
+
+/// Saves a session to a file, in place of one that is there: all that its next tokens depend on,
+/// but not its logits. With a sampler, which may be NULL, also the random state and the history of
+/// that.
+///
+/// The file is the old one or the new one, whole, whatever happens meanwhile, and only its owner
+/// may read it: the text can be read from it. It has about as many bytes as the keys and values
+/// that are in use. To go on with a choice, not with an eval, save before the last token is
+/// evaluated. Allocates. Fails with TERN_ERROR_IO; the first time of a model reads all its weights.
+TERN_MUST_USE
+tern_status tern_session_save(const tern_session *session,
+                              const tern_sampler *sampler,
+                              const char *path);
+
+/// Goes on from where a session was when it was saved, in place of what this one holds: what
+/// follows is what would have followed there, bit for bit, where both were made with the same
+/// parameters and run with the same instruction set. Threads may be others, and `n_ctx` larger:
+/// what happens when slots are full then happens later. The sampler, if not NULL, goes on from
+/// where the saved one was. There are no logits until the next eval.
+///
+/// All or nothing: on any error both are as they were. The file is read a chunk at a time into a
+/// session that is new or was truncated to 0; it comes into memory first where what the session
+/// holds must not be lost. Fails with TERN_ERROR_IO, TERN_ERROR_SNAPSHOT_CORRUPT,
+/// TERN_ERROR_SNAPSHOT_VERSION, TERN_ERROR_SNAPSHOT_MODEL, and TERN_ERROR_SNAPSHOT_LAYOUT if the
+/// session was made with other types of keys or values or another policy, if what was saved does
+/// not fit, or if the sampler has other parameters or none was saved.
+TERN_MUST_USE
+tern_status tern_session_restore(tern_session *session,
+                                 tern_sampler *sampler,
+                                 const char *path);
+
+/// Writes what tern_session_save() would save to `buffer`, which has room for `capacity` bytes;
+/// `size` is how many they are, also where they do not fit. `buffer` may be NULL if `capacity` is
+/// 0.
+///
+/// Fails with TERN_ERROR_BUFFER_TOO_SMALL.
+TERN_MUST_USE
+tern_status tern_session_write(const tern_session *session,
+                               const tern_sampler *sampler,
+                               void *buffer,
+                               size_t capacity,
+                               size_t *size);
+
+/// Does what tern_session_restore() does, with the bytes that tern_session_write() wrote or that
+/// are in a file; `bytes` are needed until the call returns. Fails as that does.
+TERN_MUST_USE
+tern_status tern_session_read(tern_session *session,
+                              tern_sampler *sampler,
+                              const void *bytes,
+                              size_t n_bytes);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -232,6 +232,8 @@ using eval_options = detail::sized<tern_eval_params>;
 using generate_options = detail::sized<tern_generate_params>;
 using kv_evict_options = detail::sized<tern_kv_evict_params>;
 using kv_plan_info = detail::sized<tern_kv_plan_info>;
+using kv_segment = detail::sized<tern_kv_segment>;
+using kv_rebuild_options = detail::sized<tern_kv_rebuild_params>;
 using model_info = detail::sized<tern_model_info>;
 using session_info = detail::sized<tern_session_info>;
 using plan_info = detail::sized<tern_plan_info>;
@@ -378,6 +380,8 @@ private:
     }
 };
 
+class sampler;
+
 /// One sequence being generated. As tern_session.
 class session : public detail::handle<tern_session, tern_session_free> {
 public:
@@ -443,6 +447,44 @@ public:
         if (status != TERN_OK) return detail::last(status);
         return n;
     }
+    result<void> kv_segment_set(std::string_view name, const kv_segment &segment) {
+        return detail::done(
+            tern_session_kv_segment_set(get(), std::string(name).c_str(), &segment));
+    }
+    result<kv_segment> kv_segment_get(std::string_view name) const {
+        kv_segment found;
+        const tern_status status =
+            tern_session_kv_segment_get(get(), std::string(name).c_str(), &found);
+        if (status != TERN_OK) return detail::last(status);
+        return found;
+    }
+    result<void> kv_segment_remove(std::string_view name) {
+        return detail::done(tern_session_kv_segment_remove(get(), std::string(name).c_str()));
+    }
+    /// All segments with their names, by ascending position.
+    std::vector<std::pair<std::string, kv_segment>> kv_segments() const {
+        std::vector<std::pair<std::string, kv_segment>> all;
+        char name[32];
+        std::size_t size = 0;
+        kv_segment found;
+        for (std::uint32_t i = 0;
+             tern_session_kv_segment_at(get(), i, name, sizeof name, &size, &found) == TERN_OK; i++)
+            all.emplace_back(name, found);
+        return all;
+    }
+    /// Whether the session can do something, one of TERN_KV_OP_*, or why not.
+    result<void> kv_can(tern_kv_op op) const { return detail::done(tern_session_kv_can(get(), op)); }
+    result<void> kv_rebuild(const kv_rebuild_options &options = {}) {
+        return detail::done(tern_session_kv_rebuild(get(), &options));
+    }
+
+    /// To a file, and back; `with` may be left out.
+    result<void> save(std::string_view path, const sampler *with = nullptr) const;
+    result<void> restore(std::string_view path, sampler *with = nullptr);
+    /// The same in memory.
+    result<std::vector<std::uint8_t>> write(const sampler *with = nullptr) const;
+    result<void> read(view<std::uint8_t> bytes, sampler *with = nullptr);
+
     result<void> kv_truncate(std::uint32_t pos) {
         return detail::done(tern_session_kv_truncate(get(), pos));
     }
@@ -504,6 +546,25 @@ public:
         return view<tern_token_logprob>(list, n);
     }
 };
+
+inline result<void> session::save(std::string_view path, const sampler *with) const {
+    return detail::done(
+        tern_session_save(get(), with ? with->get() : nullptr, std::string(path).c_str()));
+}
+inline result<void> session::restore(std::string_view path, sampler *with) {
+    return detail::done(
+        tern_session_restore(get(), with ? with->get() : nullptr, std::string(path).c_str()));
+}
+inline result<std::vector<std::uint8_t>> session::write(const sampler *with) const {
+    return detail::fill<std::vector<std::uint8_t>>(
+        0, [&](std::uint8_t *buffer, std::size_t capacity, std::size_t *size) {
+            return tern_session_write(get(), with ? with->get() : nullptr, buffer, capacity, size);
+        });
+}
+inline result<void> session::read(view<std::uint8_t> bytes, sampler *with) {
+    return detail::done(tern_session_read(get(), with ? with->get() : nullptr, bytes.data(),
+                                          bytes.size()));
+}
 
 /// Turns a stream of tokens into whole characters. As tern_decoder.
 class decoder : public detail::handle<tern_decoder, tern_decoder_free> {

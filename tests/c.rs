@@ -44,6 +44,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("new_caller", &["new_caller.c"]),
     ("panic", &["panic.c"]),
     ("two_units", &["two_units_a.c", "two_units_b.c"]),
+    ("snapshot", &["snapshot.c"]),
     ("callbacks", &["callbacks.c"]),
     ("stream_decoder", &["stream_decoder.c"]),
     ("forked", &["forked.c"]),

@@ -7,6 +7,7 @@ mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use support::counting::{Counting, peak_bytes, with_allocations};
 use support::tiny::{N_VOCAB, Random, Tiny};
@@ -368,8 +369,8 @@ fn sections(bytes: &[u8]) -> Vec<(u32, std::ops::Range<usize>)> {
     (0..n).map(section).collect()
 }
 
-/// Whoever means harm makes the checksums right. What is then read is refused, or is something that a
-/// session can hold: it goes on, with whatever numbers.
+/// Whoever means harm makes the checksums right. What is then read is refused, or is something that
+/// a session can hold: it goes on, with whatever numbers.
 #[test]
 fn what_lies_is_refused_or_harmless() {
     for (tiny, policy) in [(full(), KvPolicy::KeyDiff), (sliding(), KvPolicy::Hybrid)] {
@@ -494,4 +495,50 @@ fn restoring_without_memory_is_an_error_and_changes_nothing() {
         assert!(bytes_of(&s, Some(&twin)) == saved);
     }
     std::fs::remove_file(&path).unwrap();
+}
+
+/// With real models: how large a snapshot is, and how long it takes, is shown and not bounded.
+#[test]
+fn real_models_go_on_as_they_would_have() {
+    for name in ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf"] {
+        let test = "real_models_go_on_as_they_would_have";
+        let Some(file) = support::cached(test, &format!("models/{name}")) else { continue };
+        let load = ModelParams::default();
+        let model = Model::load(Input::Path(&file), &load, &mut |_, _| true).unwrap();
+        let model = Arc::new(model);
+        let params = SessionParams { n_ctx: 1024, kv_dtype: 2, ..SessionParams::default() };
+        let params = SessionParams { kv_budget: 150, n_threads: 2, ..params };
+        let mut random = Random(2);
+        let n_vocab = model.info().n_vocab;
+        let prompt: Vec<i32> = (0..400).map(|_| (random.next() % n_vocab) as i32).collect();
+        let (mut one, mut chooser) = (session(&model, &params), sampler());
+        eval(&mut one, &prompt);
+        let run = |s: &mut Session, chooser: &mut Sampler, mut token: i32| -> Vec<i32> {
+            let step = |_| {
+                eval(s, &[token]);
+                token = s.sample(chooser).unwrap();
+                token
+            };
+            (0..24).map(step).collect()
+        };
+        let token = *run(&mut one, &mut chooser, 1).last().unwrap();
+        model.digest().unwrap(); // once for a model
+        let (path, ms) = (path("real"), |start: Instant| start.elapsed().as_secs_f64() * 1e3);
+        let start = Instant::now();
+        one.save(Some(&chooser), &path).unwrap();
+        let saved = ms(start);
+        let (mut twin, mut other) = (session(&model, &params), sampler());
+        let start = Instant::now();
+        twin.restore(Some(&mut other), &path).unwrap();
+        println!(
+            "{name}: {} tokens in {} bytes, saved in {saved:.1} ms, restored in {:.1}",
+            one.info().n_kv,
+            std::fs::metadata(&path).unwrap().len(),
+            ms(start)
+        );
+        std::fs::remove_file(&path).unwrap();
+        let expected = run(&mut one, &mut chooser, token);
+        assert_eq!(run(&mut twin, &mut other, token), expected, "{name}");
+        assert!(bytes_of(&one, Some(&chooser)) == bytes_of(&twin, Some(&other)), "{name}");
+    }
 }

@@ -32,6 +32,8 @@ pub struct Session {
     pub(super) generation: Generation,
     /// The longest time that a token has had to wait for evictions.
     longest_stall_ns: u64,
+    /// Tokens of a rebuild that did not come to its end.
+    pub(super) unread: Vec<i32>,
 }
 
 /// What happened so far.
@@ -148,6 +150,7 @@ impl Session {
             locked_bytes: memory.locked_bytes(),
             generation: Generation::default(),
             longest_stall_ns: 0,
+            unread: Vec::new(),
         })
     }
 
@@ -165,6 +168,7 @@ impl Session {
         control: &Control<'_>,
     ) -> Result<()> {
         let ns = self.run(tokens, logits, control)?;
+        self.unread.clear();
         let ns = ns + self.settle(tokens.len(), control)?;
         self.generation.forget();
         match tokens.len() {
@@ -329,6 +333,11 @@ impl Session {
         self.runner.cache.segments_mut().remove(name)
     }
 
+    /// The segment of a name. Fails with `InvalidArgument` if there is none.
+    pub fn kv_segment(&self, name: &str) -> Result<Segment<'_>> {
+        self.runner.cache.segments().get(name)
+    }
+
     /// All segments, by ascending position.
     pub fn kv_segments(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
         self.runner.cache.segments().iter()
@@ -358,7 +367,9 @@ impl Session {
     /// Forgets every token from position `pos` on.
     pub fn truncate(&mut self, pos: u32) -> Result<()> {
         self.generation.forget();
-        self.runner.truncate(pos)
+        self.runner.truncate(pos)?;
+        self.unread.clear();
+        Ok(())
     }
 
     /// A session of the same parameters and threads that holds the same tokens, and no logits.

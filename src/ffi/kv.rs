@@ -6,7 +6,7 @@ use super::params::{tern_kv_evict_params, tern_kv_plan_info};
 use super::pointer::{fill, out, read_sized, write_sized};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
-use crate::engine::KvPolicy;
+use crate::engine::{KvOp, KvPolicy};
 
 /// What stays in the KV cache where tokens are evicted. Each KV head of a layer that attends to
 /// everything keeps tokens of its own choice, in equal numbers; layers with a window keep what they
@@ -44,11 +44,12 @@ pub const TERN_KV_POLICY_RING: tern_kv_policy = 10;
 pub const TERN_KV_POLICY_NONE: tern_kv_policy = 11;
 
 /// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
-/// slots would become free, how many bytes that is, and which tokens no KV head would hold any more.
+/// slots would become free, how many bytes that is, and which tokens no KV head would hold any
+/// more.
 ///
 /// The positions of these tokens, ascending, go to `positions`, which has room for `capacity`;
-/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is 0.
-/// Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
+/// `n_positions` is how many there are, and may be more. `positions` may be NULL if `capacity` is
+/// 0. Allocates. Fails with TERN_ERROR_BUFFER_TOO_SMALL if they do not fit, and as
 /// tern_session_kv_evict() does.
 #[unsafe(no_mangle)]
 #[must_use]
@@ -77,9 +78,9 @@ pub unsafe extern "C" fn tern_session_kv_evict_plan(
 }
 
 /// Changes how many slots of each KV head stay in use as tokens come (`kv_budget` of
-/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one, is
-/// done. What is too much leaves then, all at once. Less than it takes to come and go becomes as many
-/// as there are, less 72. A session without a policy keeps the most recent tokens.
+/// tern_session_params; 0 = as many as there are), when the eval that is running, or the next one,
+/// is done. What is too much leaves then, all at once. Less than it takes to come and go becomes as
+/// many as there are, less 72. A session without a policy keeps the most recent tokens.
 ///
 /// Safe at any time, from any thread and from signal handlers: for when memory gets short, or hot.
 #[unsafe(no_mangle)]
@@ -87,6 +88,84 @@ pub extern "C" fn tern_session_kv_set_budget(session: *const tern_session, n_slo
     if let Some(budget) = SESSIONS.budget(session) {
         budget.set(n_slots);
     }
+}
+
+/// How to read the tokens of a session again. Zero is the default of every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tern_kv_rebuild_params {
+    /// sizeof(tern_kv_rebuild_params)
+    pub struct_size: u32,
+    /// Slots of each KV head that stay in use from now on; 0 = as it is.
+    pub kv_budget: u32,
+    /// CLOCK_MONOTONIC in nanoseconds; when it has passed the call fails with TERN_ERROR_DEADLINE.
+    /// 0 = none.
+    pub deadline_ns: u64,
+}
+
+/// Empties the KV cache and evaluates all tokens of the sequence again, those that have been
+/// evicted included; `params` may be NULL. The session is then, bit for bit, as a new one with the
+/// same segments that evaluated them, and has the logits of the last: to have again what was
+/// evicted, to keep to another budget as if it had always been so, or to have logits after
+/// tern_session_restore().
+///
+/// Tokens that do not fit are evaluated in parts, if the session evicts by itself. Allocates 4
+/// bytes a token. Nothing has changed after TERN_ERROR_KV_FULL, TERN_ERROR_NOT_READY (there are no
+/// tokens) and TERN_ERROR_UNSUPPORTED (the first ones are not known any more: at least the last
+/// `n_ctx` are). After any other error, as TERN_ERROR_ABORTED or TERN_ERROR_DEADLINE, the session
+/// holds no tokens, but knows them until its next eval: call again.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_session_kv_rebuild(
+    session: *mut tern_session,
+    params: *const tern_kv_rebuild_params,
+) -> tern_status {
+    guard(|| {
+        let session = SESSIONS.get(session)?;
+        // SAFETY: the header's contract for structs.
+        let params = unsafe { read_sized(params, "params")? };
+        session.write()?.kv_rebuild(params.kv_budget, &session.control(params.deadline_ns))
+    })
+}
+
+/// What a session may be asked to do with its KV cache.
+pub type tern_kv_op = u32;
+/// Make room by its policy: tern_session_kv_evict().
+pub const TERN_KV_OP_EVICT: tern_kv_op = 1;
+/// Go back to any position as if nothing had come after it: tern_session_kv_truncate(). Not where
+/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo.
+pub const TERN_KV_OP_TRUNCATE: tern_kv_op = 2;
+/// Go on when its slots are full.
+pub const TERN_KV_OP_GROW: tern_kv_op = 3;
+/// tern_session_fork(), for which there must be memory.
+pub const TERN_KV_OP_FORK: tern_kv_op = 4;
+/// tern_session_save() and tern_session_write().
+pub const TERN_KV_OP_SAVE: tern_kv_op = 5;
+/// tern_session_kv_rebuild().
+pub const TERN_KV_OP_REBUILD: tern_kv_op = 6;
+
+/// Says whether the session can do something as it is now, and does nothing: TERN_OK, or the status
+/// that says why not, as TERN_ERROR_KV_FULL or TERN_ERROR_UNSUPPORTED; tern_last_error() then has
+/// the sentence. An `op` that is none of TERN_KV_OP_* is TERN_ERROR_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_session_kv_can(
+    session: *const tern_session,
+    op: tern_kv_op,
+) -> tern_status {
+    guard(|| {
+        let session = SESSIONS.get(session)?;
+        let op = match op {
+            TERN_KV_OP_EVICT => KvOp::Evict,
+            TERN_KV_OP_TRUNCATE => KvOp::Truncate,
+            TERN_KV_OP_GROW => KvOp::Grow,
+            TERN_KV_OP_FORK => KvOp::Fork,
+            TERN_KV_OP_SAVE => KvOp::Save,
+            TERN_KV_OP_REBUILD => KvOp::Rebuild,
+            other => return Err(err!(InvalidArgument, "op: {other}, expected 1 to 6")),
+        };
+        session.read()?.kv_can(op)
+    })
 }
 
 /// The policy of a number; `None` for the default.

@@ -52,7 +52,11 @@ mod session;
 
 mod kv;
 
+mod segments;
+
 mod sampler;
+
+mod snapshot;
 
 pub use decoder::*;
 pub use device::*;
@@ -64,7 +68,9 @@ pub use log::*;
 pub use model::*;
 pub use params::*;
 pub use sampler::*;
+pub use segments::*;
 pub use session::*;
+pub use snapshot::*;
 pub use status::*;
 pub use text::*;
 pub use version::*;

@@ -354,7 +354,7 @@ pub(super) fn huge_pages_of(huge: tern_huge_pages) -> Result<HugePages> {
 
 /// # Safety
 /// `path` is NULL or points to a string that ends in NUL.
-unsafe fn file_path<'a>(path: *const c_char) -> Result<&'a Path> {
+pub(super) unsafe fn file_path<'a>(path: *const c_char) -> Result<&'a Path> {
     // SAFETY: the caller's contract.
     let bytes = unsafe { c_str(path, "path")? }.to_bytes();
     Ok(Path::new(OsStr::from_bytes(bytes)))

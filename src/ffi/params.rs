@@ -4,8 +4,9 @@ use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 
 use super::device::tern_device_info;
-use super::kv::tern_kv_policy;
+use super::kv::{tern_kv_policy, tern_kv_rebuild_params};
 use super::pointer::Sized0;
+use super::segments::tern_kv_segment;
 
 /// A token of a model's vocabulary.
 pub type tern_token = i32;
@@ -446,6 +447,10 @@ no_padding! {
     tern_generate_params { struct_size: u32, n_draft: u32, deadline_ns: u64 }
     tern_kv_evict_params { struct_size: u32, policy: u32, n_sink: u32, n_keep: u32 }
     tern_kv_plan_info { struct_size: u32, reserved: u32, n_slots: u64, bytes: u64 }
+    tern_kv_segment {
+        struct_size: u32, from_pos: u32, to_pos: u32, ttl: u32, priority: i32, flags: u32,
+    }
+    tern_kv_rebuild_params { struct_size: u32, kv_budget: u32, deadline_ns: u64 }
     tern_logit_bias { token: i32, bias: f32 }
     tern_token_logprob { token: i32, logprob: f32 }
     tern_sampler_params {
@@ -477,5 +482,9 @@ unsafe impl Sized0 for tern_generate_params {}
 unsafe impl Sized0 for tern_kv_evict_params {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_kv_plan_info {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_kv_segment {}
+// SAFETY: see above.
+unsafe impl Sized0 for tern_kv_rebuild_params {}
 // SAFETY: see above.
 unsafe impl Sized0 for tern_sampler_params {}

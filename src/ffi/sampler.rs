@@ -21,8 +21,17 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
+    pub(super) fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// To be set to another state; [`Sampling::update_logprobs`] then.
+    pub(super) fn sampler_mut(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+
     /// Copies what the sampler says of its last choice. Allocates nothing.
-    fn update_logprobs(&mut self) {
+    pub(super) fn update_logprobs(&mut self) {
         self.logprobs.clear();
         let room = self.logprobs.capacity();
         let found = self.sampler.logprobs().iter().take(room);

@@ -324,6 +324,13 @@ impl Segments {
         }
     }
 
+    /// How many of the tokens at positions `pos`, ascending, are pinned.
+    pub fn n_pinned(&self, next_pos: u32, pos: &[u32]) -> usize {
+        let pinned = self.entries.iter().filter(|e| e.pinned && !e.has_expired(next_pos));
+        let below = |at: u32| pos.partition_point(|&p| p < at);
+        pinned.map(|entry| below(entry.to) - below(entry.from)).sum()
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.entries.iter().position(|entry| entry.name() == name)
     }

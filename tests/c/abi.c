@@ -87,6 +87,13 @@ VALUE(TERN_KV_POLICY_KNORM, 8);
 VALUE(TERN_KV_POLICY_RANDOM, 9);
 VALUE(TERN_KV_POLICY_RING, 10);
 VALUE(TERN_KV_POLICY_NONE, 11);
+VALUE(TERN_KV_OP_EVICT, 1);
+VALUE(TERN_KV_OP_TRUNCATE, 2);
+VALUE(TERN_KV_OP_GROW, 3);
+VALUE(TERN_KV_OP_FORK, 4);
+VALUE(TERN_KV_OP_SAVE, 5);
+VALUE(TERN_KV_OP_REBUILD, 6);
+VALUE(TERN_KV_SEGMENT_PINNED, 1);
 VALUE(TERN_TOKENIZE_ADD_SPECIAL, 1);
 VALUE(TERN_TOKENIZE_PARSE_SPECIAL, 2);
 
@@ -101,6 +108,7 @@ IS(tern_lock, uint32_t);
 IS(tern_huge_pages, uint32_t);
 IS(tern_logits, uint32_t);
 IS(tern_kv_policy, uint32_t);
+IS(tern_kv_op, uint32_t);
 IS(tern_log_fn, void (*)(void *, tern_log_level, const char *));
 IS(tern_progress_fn, int32_t (*)(void *, uint64_t, uint64_t));
 SIZE(tern_status, 4);
@@ -237,6 +245,19 @@ AT(tern_kv_plan_info, struct_size, 0, uint32_t);
 AT(tern_kv_plan_info, reserved, 4, uint32_t);
 AT(tern_kv_plan_info, n_slots, 8, uint64_t);
 AT(tern_kv_plan_info, bytes, 16, uint64_t);
+
+SIZE(tern_kv_segment, 24);
+AT(tern_kv_segment, struct_size, 0, uint32_t);
+AT(tern_kv_segment, from_pos, 4, uint32_t);
+AT(tern_kv_segment, to_pos, 8, uint32_t);
+AT(tern_kv_segment, ttl, 12, uint32_t);
+AT(tern_kv_segment, priority, 16, int32_t);
+AT(tern_kv_segment, flags, 20, uint32_t);
+
+SIZE(tern_kv_rebuild_params, 16);
+AT(tern_kv_rebuild_params, struct_size, 0, uint32_t);
+AT(tern_kv_rebuild_params, kv_budget, 4, uint32_t);
+AT(tern_kv_rebuild_params, deadline_ns, 8, uint64_t);
 
 SIZE(tern_logit_bias, 8);
 AT(tern_logit_bias, token, 0, tern_token);

@@ -43,6 +43,16 @@ int main(int argc, char **argv) {
     GIVES(TERN_ERROR_BUSY, tern_session_kv_evict_range(session, 0, 1, NULL));
     GIVES(TERN_ERROR_BUSY, tern_session_kv_truncate(session, 0));
     GIVES(TERN_ERROR_BUSY, tern_session_fork(session, &fork));
+    tern_kv_segment segment = TERN_INIT(tern_kv_segment);
+    segment.to_pos = 1;
+    GIVES(TERN_ERROR_BUSY, tern_session_kv_segment_set(session, "s", &segment));
+    GIVES(TERN_ERROR_BUSY, tern_session_kv_segment_get(session, "s", &segment));
+    GIVES(TERN_ERROR_BUSY, tern_session_kv_rebuild(session, NULL));
+    GIVES(TERN_ERROR_BUSY, tern_session_kv_can(session, TERN_KV_OP_FORK));
+    GIVES(TERN_ERROR_BUSY, tern_session_save(session, NULL, "/no/such/file"));
+    GIVES(TERN_ERROR_BUSY, tern_session_restore(session, sampler, "/no/such/file"));
+    GIVES(TERN_ERROR_BUSY, tern_session_write(session, NULL, NULL, 0, &n));
+    GIVES(TERN_ERROR_BUSY, tern_session_read(session, sampler, "TERN", 4));
     GIVES(TERN_ERROR_BUSY, tern_session_describe(session, &info));
     GIVES(TERN_ERROR_BUSY, tern_session_set_threads(session, 1, 1));
     GIVES(TERN_ERROR_BUSY, tern_sampler_sample(sampler, session, &token));

@@ -1,8 +1,8 @@
 //! Keys and values as bytes, row by row, and back: what a snapshot holds of them.
 //!
 //! A row is one cell's key or value as it is stored, but for what fills values up to whole vectors:
-//! elements in their order; of codes first those, then the scales of their blocks. Where a row stands
-//! in a cache is not part of it, so that it can come back to a larger one.
+//! elements in their order; of codes first those, then the scales of their blocks. Where a row
+//! stands in a cache is not part of it, so that it can come back to a larger one.
 
 use crate::backend::{Decoder, Row};
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD};

@@ -1,7 +1,8 @@
 //! What a snapshot holds of a session, and of the sampler that chooses its tokens.
 //!
 //! ```text
-//! counters  slots freed u64, evictions u64, tokens drafted u64, accepted u64; a token that was chosen
+//! counters  slots freed u64, evictions u64, tokens drafted u64, accepted u64; a token that was
+//! chosen
 //!           and not yet evaluated i32 (-1 = none), its position u32
 //! parts     of the cache: see `kv::cache`
 //! sampler   see `sampler`, if there is one
@@ -114,13 +115,14 @@ fn section(from: &mut dyn Stored, section: Section) -> Result<Vec<u8>> {
 }
 
 impl Session {
-    /// Saves all that the next tokens depend on to a file, in place of one that is there: tokens, keys
-    /// and values, segments, how tokens leave and what is known for that; with a sampler also what that
-    /// has come to. Not the logits: to sample at once when it is restored, save before the last token
-    /// is evaluated. The file is the old one or the new one, whole, whatever happens meanwhile; only
-    /// its owner may read it, since the text can be read from it.
+    /// Saves all that the next tokens depend on to a file, in place of one that is there: tokens,
+    /// keys and values, segments, how tokens leave and what is known for that; with a sampler also
+    /// what that has come to. Not the logits: to sample at once when it is restored, save before
+    /// the last token is evaluated. The file is the old one or the new one, whole, whatever happens
+    /// meanwhile; only its owner may read it, since the text can be read from it.
     ///
-    /// Fails with `Io`, and then the old file is there; the first time also as [`Model::digest`] does.
+    /// Fails with `Io`, and then the old file is there; the first time also as [`Model::digest`]
+    /// does.
     pub fn save(&self, sampler: Option<&Sampler>, path: &Path) -> Result<()> {
         let (model, layout) = self.identity()?;
         super::save(&Identity { model, layout: &layout }, &Saving { session: self, sampler }, path)
@@ -139,18 +141,19 @@ impl Session {
     }
 
     /// Takes a saved session in place of what this one holds, which goes on as that one would have:
-    /// the next logits, choices and evictions are the same bits, with any threads, where it was made
-    /// with the same parameters and runs the same instruction set. `n_ctx` may be larger; what depends
-    /// on the cache being full then comes later. Given a sampler, that goes on from where the saved one
-    /// was. There are no logits until the next eval.
+    /// the next logits, choices and evictions are the same bits, with any threads, where it was
+    /// made with the same parameters and runs the same instruction set. `n_ctx` may be larger; what
+    /// depends on the cache being full then comes later. Given a sampler, that goes on from where
+    /// the saved one was. There are no logits until the next eval.
     ///
-    /// A file is read twice, a chunk at a time, into a session that has not evaluated anything or has
-    /// been truncated to 0. What another holds must still be there if reading fails: then all of the
-    /// file comes into memory first.
+    /// A file is read twice, a chunk at a time, into a session that has not evaluated anything or
+    /// has been truncated to 0. What another holds must still be there if reading fails: then all
+    /// of the file comes into memory first.
     ///
-    /// All or nothing. Fails with `Io`; `SnapshotCorrupt`, `SnapshotVersion`; `SnapshotModel` if it is
-    /// of another model; `SnapshotLayout` if it is of a session with other types of keys or values or
-    /// another policy, holds more than fits here, or has no sampler or one of other parameters.
+    /// All or nothing. Fails with `Io`; `SnapshotCorrupt`, `SnapshotVersion`; `SnapshotModel` if it
+    /// is of another model; `SnapshotLayout` if it is of a session with other types of keys or
+    /// values or another policy, holds more than fits here, or has no sampler or one of other
+    /// parameters.
     pub fn restore(&mut self, sampler: Option<&mut Sampler>, path: &Path) -> Result<()> {
         let (model, layout) = self.identity()?;
         let identity = Identity { model, layout: &layout };
@@ -217,6 +220,7 @@ impl Session {
         }
         (runner.n_freed, runner.n_evictions) = (n_freed, n_evictions);
         runner.n_logits = 0;
+        self.unread.clear();
         let next = (token != u32::MAX).then_some((token as i32, pos));
         self.generation = Generation { next, n_drafted, n_accepted };
         Ok(())

@@ -1,8 +1,8 @@
 //! Snapshots in files, read a chunk at a time: what does not fit beside a session in memory.
 //!
 //! All chunks are read and compared with their checksums before anything is used, and each that is
-//! used is read and compared once more: a file that changes meanwhile is an error, and never half of
-//! another. The checksums themselves stay in memory.
+//! used is read and compared once more: a file that changes meanwhile is an error, and never half
+//! of another. The checksums themselves stay in memory.
 
 use std::ops::Range;
 use std::path::Path;
@@ -25,8 +25,8 @@ pub trait Stored {
 }
 
 /// The file of a snapshot that is whole, and of the model and layout that were expected. Takes as
-/// much memory as a chunk and the table: 64 KiB and 16 bytes a section, of files above 64 MiB a 512th
-/// part.
+/// much memory as a chunk and the table: 64 KiB and 16 bytes a section, of files above 64 MiB a
+/// 512th part.
 pub struct StoredFile {
     source: Source<'static>,
     body: u64,
@@ -48,8 +48,8 @@ fn zeros(n: u64) -> Result<Vec<u8>> {
 }
 
 impl StoredFile {
-    /// Reads all of a file, and checks it as [`Reader::new`](super::Reader::new) does. Fails with `Io`
-    /// if it cannot be read or is empty, and as that does.
+    /// Reads all of a file, and checks it as [`Reader::new`](super::Reader::new) does. Fails with
+    /// `Io` if it cannot be read or is empty, and as that does.
     pub fn open(path: &Path, identity: &Identity<'_>) -> Result<StoredFile> {
         let source = Source::open(path)?;
         let len = source.len();

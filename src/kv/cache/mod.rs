@@ -221,6 +221,26 @@ impl<B: Backend> Cache<B> {
         }
     }
 
+    /// Tokens from the first one on that all layers hold as they came, keys never turned back.
+    pub fn n_complete(&self) -> u32 {
+        let n_first = |pos: &[u32]| pos.iter().zip(0..).take_while(|&(&pos, i)| pos == i).count();
+        let of_heads = (0..self.slots.n_heads()).map(|head| n_first(self.slots.pos(head)));
+        let of_cells = self.cells.as_ref().map(|cells| n_first(cells.order_pos()));
+        let n = of_heads.chain(of_cells).min().unwrap_or(0) as u32;
+        if self.turned_back == 0 { n } else { 0 }
+    }
+
+    /// Tokens that may leave the KV head that has most of these.
+    pub fn n_unpinned(&self) -> usize {
+        let next = self.next_pos();
+        let n_unpinned = |pos: &[u32]| pos.len() - self.segments.n_pinned(next, pos);
+        let of_heads = (0..self.slots.n_heads()).map(|head| n_unpinned(self.slots.pos(head)));
+        match &self.cells {
+            Some(cells) if self.slots.n_heads() == 0 => cells.len(),
+            _ => of_heads.max().unwrap_or(0),
+        }
+    }
+
     /// Tokens that there is room for.
     pub fn n_free(&self) -> usize {
         let room = match &self.cells {
@@ -412,7 +432,9 @@ impl<B: Backend> Cache<B> {
         if pos == 0 {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
             self.means.iter_mut().for_each(Mean::clear);
-            self.next_part.fill(0); // what follows leaves as it would have in a new cache
+            // What follows leaves as it would have from a new cache.
+            self.next_part.fill(0);
+            self.retained.fill(0.0);
         }
         // Of what is left the oldest may be turned back less than the others were.
         let last = (0..self.slots.n_heads()).filter_map(|head| self.slots.turn(head).last());

@@ -3,8 +3,8 @@
 //! ```text
 //! positions  how far keys are turned back u32; of each layer the position before which tokens were
 //!            counted u32, the next part of its slots u32, tokens counted u64
-//! tokens     position of the first u32, tokens i32
-//! segments   each from, to, ttl u32, priority i32, pinned u32, next position that ends it u64, length
+//! tokens     position of the first u32, tokens i32 segments   each from, to, ttl u32, priority
+//! i32, pinned u32, next position that ends it u64, length
 //!            of its name u32, its name
 //! rule       length of the policy's name u32 (0 = no policy), the name, budget u64 (0 = none), its
 //!            parameters as `rule` has them, u64
@@ -249,8 +249,8 @@ impl<B: Backend> Cache<B> {
         }
     }
 
-    /// Reads everything but keys and values, and checks that this cache can hold all of it. `made`: the
-    /// rule that the session was made with.
+    /// Reads everything but keys and values, and checks that this cache can hold all of it. `made`:
+    /// the rule that the session was made with.
     ///
     /// Fails with `SnapshotLayout` if it would take a cache of other parameters, or a larger one,
     /// `SnapshotCorrupt` if none could hold that.
@@ -346,8 +346,9 @@ impl<B: Backend> Cache<B> {
         self.next_pos() == 0
     }
 
-    /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read again;
-    /// nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of no use.
+    /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read
+    /// again; nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of
+    /// no use.
     pub fn take(&mut self, backend: &B, mut state: State, from: &mut dyn Saved) -> Result<()> {
         if let Err(error) = self.fill(backend, &mut state, from) {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
@@ -438,8 +439,8 @@ fn check_len(from: &dyn Saved, part: Part, index: u32, expected: u64) -> Result<
     }
 }
 
-/// Checks that what is known of a head is finite numbers, so many bytes of them. Fills the mean in, and
-/// gives the part of the attention that stayed.
+/// Checks that what is known of a head is finite numbers, so many bytes of them. Fills the mean in,
+/// and gives the part of the attention that stayed.
 fn check_knowledge(
     from: &mut dyn Saved,
     head: u32,

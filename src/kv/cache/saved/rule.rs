@@ -39,7 +39,8 @@ pub(super) fn write(rule: Option<Rule>, put: &mut Put<'_>) -> Result<()> {
 }
 
 /// Takes what [`write`] put, in a cache that was made for a rule: it has to be that one, but for
-/// the budget, and may be [`Rule::streaming`] where there was none, which is what a budget makes of it.
+/// the budget, and may be [`Rule::streaming`] where there was none, which is what a budget makes of
+/// it.
 pub(super) fn read(bytes: &[u8], made: Option<Rule>, n_slots: usize) -> Result<Option<Rule>> {
     let mut fields = Fields::new("KV policy", bytes);
     let n = fields.u32()?;
