@@ -5,9 +5,12 @@
 
 mod support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use support::counting::{Counting, peak_bytes, with_allocations};
 use support::tiny::{N_VOCAB, Random, Tiny};
@@ -468,6 +471,56 @@ fn a_file_is_what_the_buffer_is_and_takes_no_memory_to_read() {
     let (restored, peak) = peak_bytes(|| twin.restore(None, &path));
     restored.unwrap();
     assert!(peak < 500_000, "{peak} bytes");
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Somebody writes to the file while it is read. A new session takes all of it, or is still new.
+#[test]
+fn a_file_that_changes_is_taken_whole_or_not_at_all() {
+    let model = model_of(&Tiny { n_ctx_train: 1024, ..full() });
+    let params =
+        SessionParams { n_ctx: 1024, kv_dtype: 1, kv_policy: Some(KvPolicy::Hybrid), ..params() };
+    let mut one = session(&model, &params);
+    eval(&mut one, &text(1, 900));
+    let saved = bytes_of(&one, None);
+    let new = bytes_of(&session(&model, &params), None);
+    let mut then = session(&model, &params);
+    eval(&mut then, &text(2, 300));
+    let then = bytes_of(&then, None);
+    // In the keys and values, so that all else is read before.
+    let at = sections(&saved).iter().rev().find(|(kind, _)| *kind == 9).unwrap().1.start;
+    let (path, done) = (written(&saved), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = File::options().write(true).open(&path).unwrap();
+            let start = Instant::now(); // and not for ever, should an assertion fail
+            let goes_on = || !done.load(Ordering::Relaxed) && start.elapsed().as_secs() < 100;
+            for byte in (0..2).cycle().take_while(|_| goes_on()) {
+                file.write_all_at(&[saved[at] ^ byte], at as u64).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let (mut n_taken, mut n_refused) = (0, 0);
+        let mut s = session(&model, &params);
+        while n_taken + n_refused < 300 || n_taken == 0 || n_refused == 0 {
+            match s.restore(None, &path) {
+                Ok(()) => {
+                    n_taken += 1;
+                    assert!(bytes_of(&s, None) == saved);
+                    s.truncate(0).unwrap();
+                }
+                Err(error) => {
+                    n_refused += 1;
+                    assert!(matches!(error, Error::SnapshotCorrupt(_)), "{error}");
+                    assert!(bytes_of(&s, None) == new);
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        // What was half read has left nothing behind.
+        eval(&mut s, &text(2, 300));
+        assert!(bytes_of(&s, None) == then, "{n_taken} taken, {n_refused} refused");
+    });
     std::fs::remove_file(&path).unwrap();
 }
 

@@ -13,7 +13,9 @@ use support::tiny::Random;
 use tern::Error;
 use tern::base::crc32c::crc32c;
 use tern::base::file::Output;
-use tern::engine::snapshot::{self, Contents, Identity, Put, Reader, Section, VERSION};
+use tern::engine::snapshot::{
+    self, Contents, Identity, Put, Reader, Section, Stored, StoredFile, VERSION,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -425,6 +427,68 @@ fn a_file_holds_the_same_bytes_as_a_buffer() {
     std::fs::remove_file(&path).unwrap();
     let error = snapshot::load(&path, &IDENTITY).unwrap_err();
     assert!(matches!(error, Error::Io(_)), "{error}");
+}
+
+/// What a file says is checked again whenever it is read, and takes no more memory than a chunk.
+#[test]
+fn a_file_is_read_a_chunk_at_a_time_and_may_not_change_meanwhile() {
+    let path = std::env::temp_dir().join(format!("tern-snapshot-chunks-{}", std::process::id()));
+    let (small, large) = (section(3, 5), section(9, 1));
+    let made = Made::new([(small, noise(1, 777)), (large, noise(2, 700_000))]);
+    snapshot::save(&IDENTITY, &made, &path).unwrap();
+    let (file, peak) = peak_bytes(|| StoredFile::open(&path, &IDENTITY));
+    let mut file = file.unwrap();
+    assert!(peak < 80_000, "{peak} bytes");
+    for (section, bytes) in &made.sections {
+        let range = file.find(*section).unwrap();
+        assert_eq!(range.end - range.start, bytes.len() as u64);
+        for (from, to) in [(0, bytes.len()), (1, 777), (700, 702), (bytes.len(), bytes.len())] {
+            let mut found = vec![0; to - from];
+            file.read(range.start + from as u64, &mut found).unwrap();
+            assert!(found == bytes[from..to], "{section:?}, {from} to {to}");
+        }
+    }
+    let found = file.find(section(3, 6)).unwrap_err();
+    assert!(matches!(found, Error::SnapshotCorrupt(_)), "{found}");
+    // All of the body and not more.
+    let mut buffer = vec![0; 100];
+    let end = file.find(large).unwrap().end;
+    assert_eq!(file.read(end - 100, &mut buffer), Ok(()));
+    let found = file.read(end - 99, &mut buffer).unwrap_err();
+    assert!(matches!(found, Error::SnapshotCorrupt(_)), "{found}");
+
+    // A byte that changes after all was well, and a file that is cut short.
+    let bytes = std::fs::read(&path).unwrap();
+    let at = file.find(large).unwrap().start + 300_000;
+    assert_eq!(file.read(end - 1, &mut buffer[..1]), Ok(())); // the chunk in memory is another now
+    let mut bad = bytes.clone();
+    bad[at as usize + 50] ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    let found = file.read(at, &mut buffer).unwrap_err();
+    assert!(found.message().contains(": checksum "), "{found}");
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(file.read(at, &mut buffer), Ok(()));
+    assert_eq!(file.read(end - 1, &mut buffer[..1]), Ok(()));
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(at + 10).unwrap();
+    let found = file.read(at, &mut buffer).unwrap_err();
+    assert!(matches!(found, Error::SnapshotCorrupt(_)), "{found}");
+    std::fs::remove_file(&path).unwrap();
+
+    // As a buffer is refused, so is a file.
+    for bad in [&bytes[..0], &bytes[..35], &bytes[..bytes.len() - 1], &noise(1, 5000)] {
+        std::fs::write(&path, bad).unwrap();
+        let error = StoredFile::open(&path, &IDENTITY).err().unwrap();
+        let is_empty = bad.is_empty() && matches!(error, Error::Io(_));
+        assert!(is_empty || matches!(error, Error::SnapshotCorrupt(_)), "{error}");
+    }
+    for bit in (0..8 * 200).chain((8 * 200..8 * bytes.len()).step_by(50_021)) {
+        let mut bad = bytes.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &bad).unwrap();
+        let error = StoredFile::open(&path, &IDENTITY).err().unwrap();
+        assert!(matches!(error, Error::SnapshotCorrupt(_)), "bit {bit}: {error}");
+    }
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

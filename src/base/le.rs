@@ -60,6 +60,14 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// Takes a count off the front: a number of 8 bytes that still counts on for ever, below 2^53.
+    pub fn count(&mut self) -> Result<u64> {
+        match self.u64()? {
+            n if n >> 53 == 0 => Ok(n),
+            n => Err(self.wrong("count", n)),
+        }
+    }
+
     /// Takes all that is left, as words.
     pub fn words(self) -> Result<impl ExactSizeIterator<Item = u32> + Clone + use<'a>> {
         let (words, left) = self.rest.as_chunks();
@@ -115,6 +123,14 @@ mod tests {
                 assert_eq!(fields.u32(), Ok(0));
                 assert!(fields.end().is_ok() == (n == 1));
             }
+        }
+    }
+
+    #[test]
+    fn a_count_has_room_to_grow() {
+        for (n, is_one) in [(0, true), ((1 << 53) - 1, true), (1 << 53, false), (u64::MAX, false)] {
+            let bytes = n.to_le_bytes();
+            assert_eq!(Fields::new("numbers", &bytes).count().is_ok(), is_one, "{n}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Snapshots: what a session is, in a file or in the caller's memory, to go on from later.
 //!
 //! This is the container: it knows sections, not what is in them. What can be saved is
-//! [`Contents`]; what it must meet again when it is restored is an [`Identity`].
+//! [`Contents`]; what it must meet again when it is restored is an [`Identity`]. What of a session is
+//! in which section, `session` says.
 //!
 //! ```text
 //! header     magic [8], version u32, number of sections u32, bytes of the body u64,

@@ -194,7 +194,7 @@ impl Session {
         let bytes = section(from, COUNTERS)?;
         let mut fields = Fields::new("counters", &bytes);
         let [n_freed, n_evictions, n_drafted, n_accepted] =
-            [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+            [fields.count()?, fields.count()?, fields.count()?, fields.count()?];
         let (token, pos) = (fields.u32()?, fields.u32()?);
         let n_vocab = self.model().info().n_vocab;
         if token != u32::MAX && token >= n_vocab {

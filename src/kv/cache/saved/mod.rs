@@ -274,7 +274,7 @@ impl<B: Backend> Cache<B> {
         let mut n_learnt = zeros(n_layer)?;
         for layer in 0..n_layer {
             (learnt[layer], next_part[layer]) = (fields.u32()?, fields.u32()? as usize);
-            n_learnt[layer] = fields.u64()?;
+            n_learnt[layer] = fields.count()?;
             if learnt[layer] > next || next_part[layer] >= PARTS {
                 return Err(fields.wrong("counted up to", learnt[layer].into()));
             }
@@ -457,10 +457,10 @@ fn check_knowledge(
     if let Some(mean) = mean {
         let mut bytes = buffer(8 + 8 * mean.mean().len())?;
         from.read(Part::Knowledge, head, at, &mut bytes)?;
-        let (words, _) = bytes.as_chunks();
-        let mut words = words.iter().copied();
-        let n = words.next().map_or(0, u64::from_le_bytes);
-        mean.set(n, words.map(f64::from_le_bytes));
+        let mut fields = Fields::new("mean", &bytes);
+        let n = fields.count()?;
+        let (words, _) = fields.rest().as_chunks();
+        mean.set(n, words.iter().map(|word| f64::from_le_bytes(*word)));
         if !mean.mean().iter().all(|x| x.is_finite()) {
             return Err(bad());
         }
