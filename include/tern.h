@@ -1074,10 +1074,11 @@ void tern_session_kv_set_budget(const tern_session *session,
 /// tern_session_restore().
 ///
 /// Tokens that do not fit are evaluated in parts, if the session evicts by itself. Allocates 4
-/// bytes a token. Nothing has changed after TERN_ERROR_KV_FULL, TERN_ERROR_NOT_READY (there are no
-/// tokens) and TERN_ERROR_UNSUPPORTED (the first ones are not known any more: at least the last
-/// `n_ctx` are). After any other error, as TERN_ERROR_ABORTED or TERN_ERROR_DEADLINE, the session
-/// holds no tokens, but knows them until its next eval: call again.
+/// bytes a token. Nothing has changed after TERN_ERROR_NOT_READY (there are no tokens),
+/// TERN_ERROR_UNSUPPORTED (the first ones are not known any more: at least the last `n_ctx` are)
+/// and, if they do not fit and none may leave, TERN_ERROR_KV_FULL. After any other error, as
+/// TERN_ERROR_ABORTED, TERN_ERROR_DEADLINE, or TERN_ERROR_KV_FULL because too many are pinned, the
+/// session holds no tokens, but knows them until its next eval: call again.
 TERN_MUST_USE
 tern_status tern_session_kv_rebuild(tern_session *session,
                                     const tern_kv_rebuild_params *params);

@@ -224,6 +224,16 @@ fn what_cannot_be_rebuilt_is_refused_and_stays() {
     assert!(matches!(error, Error::KvFull(_)), "{error}");
     assert!(error.message().contains("210 tokens do not fit in 200 slots"), "{error}");
     assert!(state(&s) == before);
+    // But to a budget; and where too much is pinned, the tokens are still known.
+    let all = KvSegment { name: "all", to: 210, pinned: true, ..KvSegment::default() };
+    s.kv_set_segment(&all).unwrap();
+    let error = s.kv_rebuild(100, &Control::default()).unwrap_err();
+    assert!(matches!(error, Error::KvFull(_)), "{error}");
+    assert_eq!((s.info().n_kv, s.kv_can(KvOp::Rebuild)), (0, Ok(())));
+    s.kv_remove_segment("all").unwrap();
+    s.kv_rebuild(0, &Control::default()).unwrap();
+    assert_eq!((s.info().pos, s.info().kv_budget), (210, 100));
+    assert!(s.info().n_kv <= 100 + 72, "{:?}", s.info());
 }
 
 /// Each answer is that of the deed.

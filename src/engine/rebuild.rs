@@ -51,13 +51,9 @@ impl Session {
                     cache.next_pos()
                 )),
             },
-            KvOp::Grow if self.evicts_by_itself() => match cache.rule() {
-                // What comes first can leave.
-                rule if cache.n_held() == 0 && rule.is_none_or(|r| r.policy != Policy::None) => {
-                    Ok(())
-                }
-                _ => self.kv_can(KvOp::Evict),
-            },
+            // What comes first can leave.
+            KvOp::Grow if self.evicts_by_itself() && cache.n_held() == 0 => Ok(()),
+            KvOp::Grow if self.evicts_by_itself() || !self.may_evict() => self.kv_can(KvOp::Evict),
             KvOp::Grow => Err(err!(
                 KvFull,
                 "KV cache: {} slots, and the session evicts nothing by itself; it would with a budget \
@@ -69,16 +65,21 @@ impl Session {
                 check_memory("fork", info.kv_bytes.saturating_add(info.scratch_bytes))
             }
             KvOp::Save => self.model().check_unchanged(),
-            KvOp::Rebuild => self.check_rebuild(),
+            KvOp::Rebuild => self.check_rebuild(self.evicts_by_itself()),
         }
     }
 
-    fn evicts_by_itself(&self) -> bool {
-        let rule = self.runner.cache.rule();
-        self.runner.auto_evict.is_some() || rule.is_some_and(|rule| rule.budget.is_some())
+    fn may_evict(&self) -> bool {
+        self.runner.cache.rule().is_none_or(|rule| rule.policy != Policy::None)
     }
 
-    fn check_rebuild(&self) -> Result<()> {
+    fn evicts_by_itself(&self) -> bool {
+        let has_budget = self.runner.cache.rule().is_some_and(|rule| rule.budget.is_some());
+        self.may_evict() && (has_budget || self.runner.auto_evict.is_some())
+    }
+
+    /// `evicts`: whether there will be room for any number of tokens.
+    fn check_rebuild(&self, evicts: bool) -> Result<()> {
         let history = self.runner.cache.history();
         if history.first_pos() > 0 {
             return Err(err!(
@@ -92,7 +93,7 @@ impl Session {
         if n == 0 {
             return Err(err!(NotReady, "KV rebuild: there are no tokens yet; eval first"));
         }
-        if n > self.params.n_ctx && !self.evicts_by_itself() {
+        if n > self.params.n_ctx && !evicts {
             return Err(err!(
                 KvFull,
                 "KV rebuild: {n} tokens do not fit in {} slots, and the session evicts nothing by \
@@ -111,15 +112,15 @@ impl Session {
     ///
     /// Fails, before anything has changed, with `Unsupported` if the first tokens are not known any
     /// more (twice as many are as there are positions to turn keys by), `NotReady` if there are
-    /// none, `KvFull` if they do not fit. After any other error, as `Aborted` and `Deadline`, the
-    /// session holds no tokens but still knows them until the next eval, for another
-    /// [`Session::kv_rebuild`].
+    /// none, `KvFull` if they do not fit and none may leave. After any other error, as `Aborted`,
+    /// `Deadline`, or `KvFull` because too many are pinned, the session holds no tokens but still
+    /// knows them until the next eval, for another [`Session::kv_rebuild`].
     pub fn kv_rebuild(&mut self, kv_budget: u32, control: &Control<'_>) -> Result<()> {
         let wish = control.budget.and_then(Wish::take);
         if let Some(n_slots) = wish {
             self.set_kv_budget(n_slots as u32);
         }
-        self.check_rebuild()?;
+        self.check_rebuild(self.evicts_by_itself() || kv_budget > 0 && self.may_evict())?;
         let mut segments = Segments::new()?;
         if self.unread.is_empty() {
             let tokens = self.runner.cache.history().tokens();
