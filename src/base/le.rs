@@ -7,8 +7,8 @@ use super::error::{Error, Result, err};
 /// Takes a part of the bytes.
 pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
-/// Puts words, many at a time.
-pub fn put_words(words: impl IntoIterator<Item = u32>, put: &mut Put<'_>) -> Result<()> {
+/// Puts words, many at a time. One function for all iterators: it is no inner loop, and there are many.
+pub fn put_words(words: &mut dyn Iterator<Item = u32>, put: &mut Put<'_>) -> Result<()> {
     let mut buffer = [[0; 4]; 256];
     let mut n = 0;
     for word in words {
@@ -86,6 +86,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The error of a field that cannot be what it is.
+    #[cold]
     pub fn wrong(&self, name: &str, found: u64) -> Error {
         err!(SnapshotCorrupt, "snapshot: {}: {name}: found {found}, which cannot be", self.what)
     }
@@ -96,6 +97,7 @@ impl<'a> Fields<'a> {
         Ok(*array)
     }
 
+    #[cold]
     fn ends(&self) -> Error {
         let (what, n) = (self.what, self.rest.len());
         err!(SnapshotCorrupt, "snapshot: {what}: its last {n} bytes are no number, expected more")
@@ -115,7 +117,7 @@ mod tests {
                 Ok(())
             };
             put(&7u64.to_le_bytes()).expect("fits");
-            put_words(0..n, &mut put).expect("fits");
+            put_words(&mut (0..n), &mut put).expect("fits");
             let mut fields = Fields::new("numbers", &bytes);
             assert_eq!(fields.u64(), Ok(7));
             assert!(fields.words().expect("whole words").eq(0..n));

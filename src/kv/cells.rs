@@ -155,7 +155,7 @@ impl Cells {
 
     /// Puts the cells in use and their positions, by ascending position. No batch is under way.
     pub fn write(&self, put: &mut Put<'_>) -> Result<()> {
-        put_words(self.order.iter().chain(&self.order_pos).copied(), put)
+        put_words(&mut self.order.iter().chain(&self.order_pos).copied(), put)
     }
 
     /// Fills free cells with what [`Cells::write`] put. `next_pos`: of the next token.

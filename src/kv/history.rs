@@ -84,7 +84,7 @@ impl History {
     /// Puts the position of the first token that is known, and the tokens. No batch is under way.
     pub fn write(&self, put: &mut Put<'_>) -> Result<()> {
         let tokens = self.tokens.iter().map(|&token| token as u32);
-        put_words(std::iter::once(self.first).chain(tokens), put)
+        put_words(&mut std::iter::once(self.first).chain(tokens), put)
     }
 
     /// Takes what [`History::write`] put of a model with so many tokens; of a longer one the last.

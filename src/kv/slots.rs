@@ -118,7 +118,7 @@ impl Slots {
 
     /// Puts both positions of a head's tokens.
     pub fn write(&self, head: usize, put: &mut Put<'_>) -> Result<()> {
-        put_words(self.pos(head).iter().chain(self.turn(head)).copied(), put)
+        put_words(&mut self.pos(head).iter().chain(self.turn(head)).copied(), put)
     }
 
     /// Takes what [`Slots::write`] put of a head. `next`: both positions of the next token.

@@ -217,7 +217,7 @@ impl<B: Backend> Cache<B> {
                 known.iter().enumerate().try_for_each(|(i, x)| {
                     let n = x.len().saturating_sub(if i == LEVERAGE { n_new } else { 0 });
                     let zeros = std::iter::repeat_n(0, x.len() - n);
-                    put_words(x[..n].iter().map(|x| x.to_bits()).chain(zeros), put)
+                    put_words(&mut x[..n].iter().map(|x| x.to_bits()).chain(zeros), put)
                 })
             }
             Part::Slots => self.slots.write(index, put),
