@@ -1,6 +1,6 @@
 //! The tokens of a sequence, those that were evicted included.
 
-use crate::base::error::{Result, err};
+use crate::base::error::Result;
 use crate::base::le::{Fields, Put, put_words};
 use crate::kv::filled;
 

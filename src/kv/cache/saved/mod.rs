@@ -28,13 +28,14 @@ use crate::base::error::{Result, err};
 use crate::base::le::{Fields, Put, put_words};
 use crate::kv::cells::Cells;
 use crate::kv::eviction::Rule;
+use crate::kv::filled;
 use crate::kv::history::History;
 use crate::kv::policy::mean::Mean;
 use crate::kv::segments::Segments;
 use crate::kv::slots::Slots;
 
 use super::evict::PARTS;
-use super::{Cache, Capacity, zeros};
+use super::{Cache, Capacity};
 
 /// What of a cache is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,8 +271,9 @@ impl<B: Backend> Cache<B> {
         let mut fields = Fields::new("positions", &bytes);
         let turned_back = fields.u32()?;
         let n_layer = self.layers.len();
-        let (mut learnt, mut next_part) = (zeros(n_layer)?, zeros(n_layer)?);
-        let mut n_learnt = zeros(n_layer)?;
+        let (mut learnt, mut next_part) =
+            (filled(n_layer, 0, "layers")?, filled(n_layer, 0, "layers")?);
+        let mut n_learnt = filled(n_layer, 0, "layers")?;
         for layer in 0..n_layer {
             (learnt[layer], next_part[layer]) = (fields.u32()?, fields.u32()? as usize);
             n_learnt[layer] = fields.count()?;
@@ -303,7 +305,7 @@ impl<B: Backend> Cache<B> {
         for head in 0..n_heads {
             slots.read(head, &all(from, Part::Slots, head as u32)?, (next, next_turn))?;
         }
-        let mut retained = zeros(n_heads)?;
+        let mut retained = filled(n_heads, 0.0, "heads")?;
         let mut means = Vec::new();
         means
             .try_reserve_exact(self.means.len())

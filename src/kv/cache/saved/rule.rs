@@ -9,9 +9,10 @@ use crate::kv::policy::{DEFAULT_SINKS, Params, Quotas};
 const N_FLOATS: usize = 4;
 
 /// The parameters of a policy by name, floats by their bits.
-fn numbers(params: &Params) -> [(&'static str, u64); 10] {
+fn numbers(params: &Params) -> [(&'static str, u64); 11] {
     // All of them: what a policy depends on must be the same again.
-    let Params { n_sink, quotas, n_obs, n_pool, n_pool_leverage, eps, n_future, seed } = *params;
+    let Params { n_sink, quotas, n_obs, half_life, n_pool, n_pool_leverage, eps, n_future, seed } =
+        *params;
     let Quotas { recent, attn, leverage } = quotas;
     let bits = |x: f32| u64::from(x.to_bits());
     [
@@ -21,6 +22,7 @@ fn numbers(params: &Params) -> [(&'static str, u64); 10] {
         ("eps", bits(eps)),
         ("n_sink", n_sink as u64),
         ("n_obs", n_obs as u64),
+        ("half_life", u64::from(half_life)),
         ("n_pool", n_pool as u64),
         ("n_pool_leverage", n_pool_leverage as u64),
         ("n_future", n_future as u64),
