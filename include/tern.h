@@ -288,7 +288,8 @@ typedef struct {
     uint32_t n_threads_prefill;
     /// The most positions of one eval that logits can be kept for; 0 = 1. See tern_eval_params.
     uint32_t n_logits;
-    /// The element type of the KV cache, keys and values; one of TERN_KV_*.
+    /// The element type of the KV cache, keys and values; one of TERN_KV_*. A type of each, or
+    /// TERN_KV_BALANCED, TERN_KV_SMALL or TERN_KV_TINY, which choose both.
     tern_kv_dtype kv_dtype;
     /// What eval does when the KV cache is full; one of TERN_WHEN_FULL_*.
     tern_when_full when_full;
@@ -637,6 +638,35 @@ typedef struct {
 /// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
 /// TERN_KV_F16, and of what a long context makes a token read.
 #define TERN_KV_Q8_0 2
+
+/// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,
+/// are kept in half precision beside.
+#define TERN_KV_Q5_0 3
+
+/// 4 bits: 18 bytes for 32 elements.
+#define TERN_KV_Q4_0 4
+
+/// 4 bits of heads that are rotated: what stands out in a few elements is spread by the Hadamard
+/// transform over 64 (over 32 or 16 where heads are no multiple of that; heads that are no multiple of
+/// 16 stay as they are). As large as TERN_KV_Q4_0, and closer to TERN_KV_F16.
+#define TERN_KV_Q4_H 5
+
+/// 3 bits, rotated: 14 bytes for 32 elements. For values; keys lose much.
+#define TERN_KV_Q3_H 6
+
+/// 5 bits, rotated: as large as TERN_KV_Q5_0, and closer to TERN_KV_F16.
+#define TERN_KV_Q5_H 7
+
+/// For `kv_dtype` alone: keys TERN_KV_Q8_0, values TERN_KV_Q4_H; 2.5 times smaller than TERN_KV_F16.
+#define TERN_KV_BALANCED 64
+
+/// For `kv_dtype` alone: keys TERN_KV_Q5_H, values TERN_KV_Q4_H; 3.2 times smaller than TERN_KV_F16.
+/// TERN_ERROR_UNSUPPORTED for models that normalise their keys (QK-norm: Gemma 3, Qwen 3), which need
+/// 8 bits, unless `k_dtype` says what they are to be.
+#define TERN_KV_SMALL 65
+
+/// For `kv_dtype` alone: keys TERN_KV_Q8_0, values TERN_KV_Q3_H; 2.7 times smaller than TERN_KV_F16.
+#define TERN_KV_TINY 66
 
 /// It fails with TERN_ERROR_KV_FULL, and the caller evicts, or gives up.
 #define TERN_WHEN_FULL_FAIL 0

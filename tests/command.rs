@@ -116,8 +116,14 @@ fn a_wrong_command_line_is_status_2() {
         (&["run", "-m", "x", "-p", "a", "-t", "0"], "1 to 256"),
         (&["run", "-m", "x", "-p", "a", "-n"], "-n"),
         (&["run", "-m", "x", "-p", "a", "--load-mode", "fast"], "map-fast"),
-        (&["run", "-m", "x", "-p", "a", "--kv-type", "q4"], "f16, f32 or q8_0"),
-        (&["run", "-m", "x", "-p", "a", "--kv-type", "f16,"], "f16, f32 or q8_0"),
+        (
+            &["run", "-m", "x", "-p", "a", "--kv-type", "q4"],
+            "f16, f32, q8_0, q5_0, q4_0, q4_h, q3_h, q5_h, two of them, or balanced",
+        ),
+        (
+            &["run", "-m", "x", "-p", "a", "--kv-type", "f16,balanced"],
+            "two of them, or balanced, small, tiny",
+        ),
         (&["run", "-m", "x", "-p", "a", "b"], "unexpected argument 'b'"),
         (&["chat", "-m", "x", "--json"], "'--json'"),
         (&["chat"], "no model given"),
@@ -446,7 +452,18 @@ fn inspect_describes_real_models() {
         let bytes: u64 = tensors.values().map(|t| t["bytes"].as_u64().unwrap()).sum();
         assert!(bytes <= fs::metadata(&model).unwrap().len());
         // Types of keys and values, by the memory they take: the smaller the later.
-        let types = ["f32", "f32,q8_0", "f16", "q8_0,f16", "q8_0"];
+        let types = [
+            "f32",
+            "f32,q8_0",
+            "f16",
+            "q8_0,f16",
+            "q8_0",
+            "balanced",
+            "tiny",
+            "q4_h,q5_0",
+            "q4_h",
+            "q3_h",
+        ];
         let bytes = types.map(|types| {
             let args = ["inspect", &model, "--json", "--ctx", "2048", "--kv-type", types];
             json(&args)["plan"]["kv_bytes"].as_u64().unwrap()

@@ -502,7 +502,7 @@ fn a_budget_is_kept_as_tokens_come_and_threads_do_not_matter() {
 fn bad_parameters_are_named() {
     let model = model();
     let cases = [
-        (SessionParams { kv_dtype: 3, ..small() }, "kv_dtype"),
+        (SessionParams { kv_dtype: 8, ..small() }, "kv_dtype"),
         (SessionParams { n_threads: 257, ..small() }, "n_threads"),
         (SessionParams { n_ctx: u32::MAX, ..small() }, "n_ctx"),
         (SessionParams { auto_evict: true, n_keep: 64, ..small() }, "n_keep"),

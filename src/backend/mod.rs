@@ -250,6 +250,24 @@ pub enum KvType {
     F32,
     /// Codes of 8 bits; up to 32 elements of a head share a scale in half precision.
     Q8_0,
+    /// Codes of 5 bits likewise; here and below the first 4 positions in half precision.
+    Q5_0,
+    /// Codes of 4 bits.
+    Q4_0,
+    /// Codes of 4 bits of a head that is rotated: by the Hadamard transform in spans of 64 elements, or
+    /// of 32 or 16 if the head is no multiple of that; no multiple of 16 is not rotated.
+    Q4H,
+    /// Codes of 3 bits for levels of a normal distribution, rotated.
+    Q3H,
+    /// Codes of 5 bits, rotated.
+    Q5H,
+}
+
+impl KvType {
+    /// Whether it is codes, which are multiplied as integers.
+    pub fn is_codes(self) -> bool {
+        !matches!(self, KvType::F16 | KvType::F32)
+    }
 }
 
 /// One of the two vectors that a cell of a KV head holds.

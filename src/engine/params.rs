@@ -12,6 +12,7 @@ use crate::kv::cache::Capacity;
 use crate::kv::eviction::{EVERY, Rule, SLACK};
 use crate::kv::policy::{self, Policy};
 
+use super::kv_dtype::Asked;
 use super::load::ModelInfo;
 
 /// Tokens evaluated at once where the caller does not say. Fewer make threads wait for each other more
@@ -66,7 +67,8 @@ pub struct SessionParams {
     pub n_threads_batch: u32,
     /// Rows of logits that one eval can ask for; 0 = 1.
     pub n_logits: u32,
-    /// Type of keys and values; 0 = F16, 1 = F32, 2 = Q8_0.
+    /// Type of keys and values; 0 = F16, 1 = F32, 2 = Q8_0, 3 = Q5_0, 4 = Q4_0, and rotated: 5 = Q4_H,
+    /// 6 = Q3_H, 7 = Q5_H; or one of [`super::KV_PRESETS`].
     pub kv_dtype: u32,
     /// Type of keys, where it is another; 0 = as `kv_dtype`.
     pub k_dtype: u32,
@@ -132,10 +134,8 @@ impl SessionParams {
         at_most("n_ctx", self.n_ctx, MOST_CELLS)?;
         at_most("n_threads", self.n_threads, MOST_THREADS)?;
         at_most("n_threads_batch", self.n_threads_batch, MOST_THREADS)?;
-        let both = kv_type("kv_dtype", self.kv_dtype)?;
-        let or_both = |name: &str, n: u32| if n == 0 { Ok(both) } else { kv_type(name, n) };
-        let (k_type, v_type) =
-            (or_both("k_dtype", self.k_dtype)?, or_both("v_dtype", self.v_dtype)?);
+        let asked = Asked { both: self.kv_dtype, k: self.k_dtype, v: self.v_dtype };
+        let (k_type, v_type) = asked.resolve(model.has_qk_norm)?;
         let n_ctx = or(self.n_ctx, model.n_ctx_train as usize);
         let n_batch = or(self.n_batch, DEFAULT_BATCH as usize).min(n_ctx);
         let n_logits = or(self.n_logits, 1).min(n_ctx);
@@ -242,18 +242,6 @@ impl SessionParams {
             (decode, batch) => decode.max(batch),
         };
         n.min(MOST_THREADS as usize)
-    }
-}
-
-fn kv_type(name: &str, number: u32) -> Result<KvType> {
-    match number {
-        0 => Ok(KvType::F16),
-        1 => Ok(KvType::F32),
-        2 => Ok(KvType::Q8_0),
-        _ => Err(err!(
-            InvalidArgument,
-            "{name}: found {number}, expected 0 (F16), 1 (F32) or 2 (Q8_0)"
-        )),
     }
 }
 

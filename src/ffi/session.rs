@@ -302,13 +302,6 @@ fn eval(
 
 /// The engine's view of C's parameters.
 pub(super) fn session_params(params: &tern_session_params) -> Result<SessionParams> {
-    let dtypes =
-        [("kv_dtype", params.kv_dtype), ("k_dtype", params.k_dtype), ("v_dtype", params.v_dtype)];
-    for (name, dtype) in dtypes {
-        if !matches!(dtype, TERN_KV_F16 | TERN_KV_F32 | TERN_KV_Q8_0) {
-            return Err(err!(InvalidArgument, "params: {name}: {dtype}, expected 0 to 2"));
-        }
-    }
     let auto_evict = match params.when_full {
         TERN_WHEN_FULL_FAIL => false,
         TERN_WHEN_FULL_EVICT => true,

@@ -398,10 +398,10 @@ static void evaluating(const tern_model *model) {
     params.when_full = 2;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
     params.when_full = 0;
-    params.kv_dtype = 3;
+    params.kv_dtype = 8;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
     params.kv_dtype = TERN_KV_F16;
-    params.v_dtype = 3;
+    params.v_dtype = TERN_KV_BALANCED; /* for both alone */
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
 
     /* Keys and values in types of their own: smaller in that order. */
@@ -409,7 +409,12 @@ static void evaluating(const tern_model *model) {
                                       {TERN_KV_F32, 0, TERN_KV_Q8_0},
                                       {TERN_KV_F16, 0, 0},
                                       {TERN_KV_F16, TERN_KV_Q8_0, 0},
-                                      {TERN_KV_Q8_0, 0, 0}};
+                                      {TERN_KV_Q8_0, 0, 0},
+                                      {TERN_KV_BALANCED, 0, 0},
+                                      {TERN_KV_TINY, 0, 0},
+                                      {TERN_KV_Q5_H, 0, 0},
+                                      {TERN_KV_SMALL, 0, 0},
+                                      {TERN_KV_Q4_0, 0, 0}};
     uint64_t before = UINT64_MAX;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         params.kv_dtype = types[i][0];

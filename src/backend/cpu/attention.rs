@@ -244,7 +244,8 @@ impl Cpu {
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
                 mass.note(self, &block, (h, tile), (&part, powers), &merged);
             }
-            self.finish(&block, h, &merged, &mut s.mixed[..width.len(n)]);
+            let span = kv.head(h).v.span();
+            self.finish(&block, h, &merged, span, &mut s.mixed[..width.len(n)]);
         }
         Ok(())
     }
@@ -275,12 +276,13 @@ impl Cpu {
                     work.part = buffer;
                 }
                 totals.note(d, &block, h, &work.merged);
-                self.finish(&block, h, &work.merged, out);
+                self.finish(&block, h, &work.merged, head.v.span(), out);
             }
         })
     }
 
-    /// The queries of a block for the heads of kv head `h`, scaled; in 8 bits if its keys are.
+    /// The queries of a block for the heads of kv head `h`, scaled; rotated as its keys are, and in 8
+    /// bits if those are codes.
     pub(super) fn pack_queries(
         &self,
         q: &[f32],
@@ -301,8 +303,11 @@ impl Cpu {
             }
             rest.fill(0.0);
         }
-        if let Stored::Q8(_) = head.k {
-            let q = &work.q[..block.n * sizes.n_group * sizes.query];
+        if let Stored::Codes(_) = head.k {
+            let q = &mut work.q[..block.n * sizes.n_group * sizes.query];
+            if let Some(span) = head.k.span() {
+                self.kernels.hadamard(q, span);
+            }
             work.eights.quantise(self.kernels, q);
         }
     }
@@ -322,7 +327,7 @@ impl Cpu {
         match head.v {
             Stored::F16(v) => self.mix_all(v, &values, block, tile, work, part),
             Stored::F32(v) => self.mix_all(v, &values, block, tile, work, part),
-            Stored::Q8(v) => self.mix_all_q8(&v, &values, block, tile, work, part),
+            Stored::Codes(v) => self.mix_all_coded(&v, &values, block, tile, work, part),
         }
     }
 
@@ -347,7 +352,7 @@ impl Cpu {
         match head.k {
             Stored::F16(k) => self.scores(k, &cells, start..end, rows, work),
             Stored::F32(k) => self.scores(k, &cells, start..end, rows, work),
-            Stored::Q8(k) => self.scores_q8(&k, &cells, start..end, rows, work),
+            Stored::Codes(k) => self.scores_coded(&k, (&cells, tile), start..end, rows, work),
         }
         for i in 0..block.n {
             let (start, end) = seen(i);
@@ -445,8 +450,15 @@ impl Cpu {
         }
     }
 
-    /// Divides by the sums, into the rows of a block's tokens.
-    fn finish(&self, block: &Block, h: usize, merged: &Part<'_>, out: &mut [f32]) {
+    /// Divides by the sums, into the rows of a block's tokens. `span`: that of the transform of values.
+    fn finish(
+        &self,
+        block: &Block,
+        h: usize,
+        merged: &Part<'_>,
+        span: Option<usize>,
+        out: &mut [f32],
+    ) {
         let d = &self.decoder;
         let n_group = d.n_head / d.n_head_kv;
         let width = value_width(d.head_dim);
@@ -458,6 +470,9 @@ impl Cpu {
                 let scale = 1.0 / merged.l[row];
                 for (out, o) in out.iter_mut().zip(&merged.o[row * width..]) {
                     *out = o * scale;
+                }
+                if let Some(span) = span {
+                    self.kernels.hadamard(out, span);
                 }
             }
         }

@@ -1,4 +1,6 @@
-//! Attention over keys or values in 8 bits.
+//! Attention over keys or values in codes.
+//!
+//! Those of less than 8 bits are unpacked to 8, the cells of a tile once for all rows that see them.
 //!
 //! Queries are rounded to 8 bits once for all tiles. The powers of a tile, each times the scale of its
 //! cell's values, are rounded to 14 bits: of a row together, for each block of 32 elements. That
@@ -11,11 +13,13 @@ use crate::backend::{Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
-use crate::kernel::{KV_BLOCK, KV_QUAD, Kernels, Queries8};
+use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Kernels, PACKED, Queries8};
 
 use super::Cpu;
 use super::attention::{Part, Sizes, Work};
-use super::cache_q8::{HeadCodes, n_blocks};
+use super::cache::Coded;
+use super::cache_packed::{HeadPacked, N_SINKS};
+use super::cache_q8::n_blocks;
 use super::tiles::{Block, Cells, TILE, Tile};
 
 /// Cells of a run of a tile that does not begin with a whole quad.
@@ -36,17 +40,25 @@ pub(super) struct Eights {
     shifted: Buffer<u8>,
     /// `[row][width]`
     mixed: Buffer<i32>,
+    /// Codes that are unpacked: keys of a tile, or a block of the values of a run of its cells.
+    unpacked: Buffer<i8>,
+    /// Scales of a tile's keys, `[block][TILE]`.
+    of_keys: Buffer<u16>,
 }
 
 /// Elements of the buffers, in their order.
-struct Lengths([usize; 8]);
+struct Lengths([usize; 10]);
 
 impl Lengths {
     fn new(d: &Decoder, shape: &Shape) -> Lengths {
         let sizes = Sizes::new(d);
         let (rows, blocks) = (sizes.rows(), n_blocks(d.head_dim));
-        let queries = if shape.k_type == KvType::Q8_0 { rows * blocks } else { 0 };
-        let of_rows = if shape.v_type == KvType::Q8_0 { rows } else { 0 };
+        let queries = if shape.k_type.is_codes() { rows * blocks } else { 0 };
+        let of_rows = if shape.v_type.is_codes() { rows } else { 0 };
+        let is_packed = |kv_type| kv_type != KvType::Q8_0 && KvType::is_codes(kv_type);
+        let keys = if is_packed(shape.k_type) { TILE / GROUP } else { 0 };
+        let values = if is_packed(shape.v_type) { SHIFTED / KV_QUAD } else { 0 };
+        let key_codes = keys * d.head_dim.div_ceil(KV_QUAD) * PACKED;
         Lengths([
             queries * KV_BLOCK,
             queries,
@@ -56,6 +68,8 @@ impl Lengths {
             of_rows * blocks,
             of_rows * 2 * SHIFTED,
             of_rows * sizes.width,
+            key_codes.max(values * KV_BLOCK / GROUP * PACKED),
+            keys * GROUP * blocks,
         ])
     }
 }
@@ -63,13 +77,14 @@ impl Lengths {
 impl Eights {
     /// Bytes of a thread's buffers; each begins on a cache line.
     pub(super) fn bytes(d: &Decoder, shape: &Shape) -> u64 {
-        let lengths = Lengths::new(d, shape).0.into_iter().zip([1, 4, 4, 2, 1, 4, 1, 4]);
+        let lengths = Lengths::new(d, shape).0.into_iter().zip([1, 4, 4, 2, 1, 4, 1, 4, 1, 2]);
         lengths.map(|(n, size)| (n * size).next_multiple_of(64) as u64).sum()
     }
 
     pub(super) fn new(d: &Decoder, shape: &Shape, memory: &Memory) -> Result<Eights> {
-        let Lengths([codes, scales, sums, of_values, weights, worth, shifted, mixed]) =
-            Lengths::new(d, shape);
+        let Lengths(
+            [codes, scales, sums, of_values, weights, worth, shifted, mixed, unpacked, of_keys],
+        ) = Lengths::new(d, shape);
         Ok(Eights {
             codes: memory.buffer(codes)?,
             scales: memory.buffer(scales)?,
@@ -79,6 +94,8 @@ impl Eights {
             worth: memory.buffer(worth)?,
             shifted: memory.buffer(shifted)?,
             mixed: memory.buffer(mixed)?,
+            unpacked: memory.buffer(unpacked)?,
+            of_keys: memory.buffer(of_keys)?,
         })
     }
 
@@ -92,15 +109,15 @@ impl Eights {
 
 impl Cpu {
     /// Scores of the first `n` rows for the cells `wanted` of a tile.
-    pub(super) fn scores_q8(
+    pub(super) fn scores_coded(
         &self,
-        k: &HeadCodes<'_>,
-        cells: &Cells<'_>,
+        k: &Coded<'_>,
+        (cells, tile): (&Cells<'_>, usize),
         wanted: Range<usize>,
         n: usize,
         work: &mut Work<'_>,
     ) {
-        let (blocks, eights) = (n_blocks(self.decoder.head_dim), &*work.eights);
+        let (blocks, eights) = (n_blocks(self.decoder.head_dim), &mut *work.eights);
         let q = Queries8 {
             n,
             n_blocks: blocks,
@@ -108,15 +125,48 @@ impl Cpu {
             scales: &eights.scales[..n * blocks],
             sums: &eights.sums[..2 * n * blocks],
         };
-        cells.each_block(wanted, n, work.scores, work.block, |first, n_blocks, to| {
-            self.kernels.scores_q8(&q, &k.keys(first, n_blocks), to);
+        let (unpacked, of_keys) = (&mut eights.unpacked, &mut eights.of_keys);
+        let (scores, spare) = (&mut *work.scores, &mut *work.block);
+        cells.each_block(wanted.clone(), n, scores, spare, |first, n_blocks, to| {
+            let keys = match k {
+                Coded::Bytes(k) => k.keys(first, n_blocks),
+                Coded::Packed(k) => k.keys((first, n_blocks), unpacked, (of_keys, TILE)),
+            };
+            self.kernels.scores_q8(&q, &keys, to);
         });
+        if let Coded::Packed(k) = k {
+            self.scores_of_sinks(k, sinks(k, cells, tile, wanted), n, work);
+        }
+    }
+
+    /// Scores of the first `n` rows for sinks: which, and at which places of the tile.
+    fn scores_of_sinks(
+        &self,
+        k: &HeadPacked<'_>,
+        places: [Option<usize>; N_SINKS],
+        n: usize,
+        work: &mut Work<'_>,
+    ) {
+        if places == [None; N_SINKS] {
+            return;
+        }
+        let query = Sizes::new(&self.decoder).query;
+        let of_sinks = (&mut *work.block, GROUP);
+        self.kernels.panel_f16(n, (work.q, query), &k.sink_keys(), of_sinks, true);
+        let rows = work.scores.chunks_exact_mut(TILE).zip(work.block.chunks_exact(GROUP));
+        for (scores, of_sinks) in rows.take(n) {
+            for (place, sink) in places.into_iter().enumerate() {
+                if let Some(sink) = sink {
+                    scores[place] = of_sinks[sink];
+                }
+            }
+        }
     }
 
     /// Mixes values for all rows of a block.
-    pub(super) fn mix_all_q8(
+    pub(super) fn mix_all_coded(
         &self,
-        v: &HeadCodes<'_>,
+        v: &Coded<'_>,
         Tile { cells, seen: all }: &Tile<'_>,
         block: &Block,
         tile: usize,
@@ -127,7 +177,11 @@ impl Cpu {
         let (n, blocks, eights) = (block.n * n_group, n_blocks(head_dim), &mut *work.eights);
         for (b, d) in eights.of_values.chunks_exact_mut(TILE).enumerate() {
             cells.each_run(all.clone(), |at, first, len| {
-                d[at..at + len].copy_from_slice(v.scales(b, first, len));
+                let d = &mut d[at..at + len];
+                match v {
+                    Coded::Bytes(v) => d.copy_from_slice(v.scales(b, first, len)),
+                    Coded::Packed(v) => v.scales(b, first, d),
+                }
             });
             for row in 0..n {
                 let (start, end) = block.in_tile(row / n_group, tile);
@@ -142,6 +196,7 @@ impl Cpu {
         }
 
         let (weights, shifted) = (&eights.weights, &mut eights.shifted);
+        let unpacked = &mut eights.unpacked;
         let mixed = &mut eights.mixed[..n * width];
         mixed.fill(0);
         cells.each_run(all.clone(), |at, first, len| {
@@ -162,7 +217,10 @@ impl Cpu {
                     }
                 };
                 let sums = &mut mixed[b * KV_BLOCK..];
-                let values = v.values(b, quad, n_quads);
+                let values = match v {
+                    Coded::Bytes(v) => v.values(b, quad, n_quads),
+                    Coded::Packed(v) => v.values(b, (quad, n_quads), unpacked),
+                };
                 self.kernels.mix_q8(n, weights, &values, (sums, width));
             }
         });
@@ -177,5 +235,51 @@ impl Cpu {
                 }
             }
         }
+        if let Coded::Packed(v) = v {
+            for i in 0..block.n {
+                let (start, end) = block.in_tile(i, tile);
+                let sinks = sinks(v, cells, tile, start..end);
+                self.mix_sinks(v, sinks, i * n_group..(i + 1) * n_group, work, part);
+            }
+        }
     }
+
+    /// Adds the values of sinks, at which places of the tile, to some rows that see them.
+    fn mix_sinks(
+        &self,
+        v: &HeadPacked<'_>,
+        places: [Option<usize>; N_SINKS],
+        rows: Range<usize>,
+        work: &Work<'_>,
+        part: &mut Part<'_>,
+    ) {
+        let width = Sizes::new(&self.decoder).width;
+        let mut done = 0;
+        while let Some(first) = (done..N_SINKS).find(|&place| places[place].is_some()) {
+            // Neighbours as a rule: as many as are are mixed at once.
+            let sink = places[first].unwrap_or(0);
+            let is_next = |i: &usize| places.get(first + i) == Some(&Some(sink + i));
+            let len = (1..N_SINKS).take_while(is_next).count() + 1;
+            let weights = &work.scores[rows.start * TILE + first..];
+            let o = &mut part.o[rows.start * width..];
+            let values = v.sink_values(sink..sink + len);
+            self.kernels.panel_f16(rows.len(), (weights, TILE), &values, (o, width), false);
+            done = first + len;
+        }
+    }
+}
+
+/// Which sinks stand at the first places of a tile, of those that are wanted. They are at the first
+/// positions, so at the first places of the first tile if they are held.
+fn sinks(
+    head: &HeadPacked<'_>,
+    cells: &Cells<'_>,
+    tile: usize,
+    wanted: Range<usize>,
+) -> [Option<usize>; N_SINKS] {
+    let is_wanted = |place| tile == 0 && wanted.contains(&place);
+    std::array::from_fn(|place| match is_wanted(place) {
+        true => head.sink(cells.at(place)),
+        false => None,
+    })
 }

@@ -5,7 +5,8 @@
 //! values   [kv head][cell][element of the head, and zeros up to a multiple of 16]
 //! ```
 //! One vector of keys is one element of 16 cells, one of values 16 elements of one cell, so that
-//! neither a score nor a mixture is ever summed across a vector. Those in 8 bits are in `cache_q8`.
+//! neither a score nor a mixture is ever summed across a vector. Those in 8 bits are in `cache_q8`,
+//! those in fewer in `cache_packed`.
 
 use std::ops::Range;
 
@@ -17,9 +18,11 @@ use crate::base::pool::{Pool, Width};
 use crate::kernel::{GROUP, Kernels};
 
 use super::Cpu;
+use super::cache_packed::{HeadPacked, Packed};
 use super::cache_q8::{HeadCodes, Keys8, Values8};
 use super::leverage::Leverage;
 use super::mass::Mass;
+use super::packed_cells::{Form, Side};
 use super::tiles::Held;
 
 /// Where things lie in a cache.
@@ -102,12 +105,14 @@ pub(super) enum Keys {
     F16(Buffer<u16>),
     F32(Buffer<f32>),
     Q8(Keys8),
+    Packed(Packed),
 }
 
 pub(super) enum Values {
     F16(Buffer<u16>),
     F32(Buffer<f32>),
     Q8(Values8),
+    Packed(Packed),
 }
 
 /// One head's keys, or its values.
@@ -115,7 +120,24 @@ pub(super) enum Values {
 pub(super) enum Stored<'a> {
     F16(&'a [u16]),
     F32(&'a [f32]),
-    Q8(HeadCodes<'a>),
+    Codes(Coded<'a>),
+}
+
+/// One head's in codes.
+#[derive(Clone, Copy)]
+pub(super) enum Coded<'a> {
+    Bytes(HeadCodes<'a>),
+    Packed(HeadPacked<'a>),
+}
+
+impl Stored<'_> {
+    /// The span of the Hadamard transform that it is stored by.
+    pub(super) fn span(&self) -> Option<usize> {
+        match self {
+            Stored::Codes(Coded::Packed(packed)) => packed.span(),
+            _ => None,
+        }
+    }
 }
 
 /// One head's keys and values.
@@ -133,12 +155,14 @@ impl Kv {
             k: match &self.k {
                 Keys::F16(keys) => Stored::F16(&keys[head * k..][..k]),
                 Keys::F32(keys) => Stored::F32(&keys[head * k..][..k]),
-                Keys::Q8(keys) => Stored::Q8(keys.head(head)),
+                Keys::Q8(keys) => Stored::Codes(Coded::Bytes(keys.head(head))),
+                Keys::Packed(keys) => Stored::Codes(Coded::Packed(keys.head(head))),
             },
             v: match &self.v {
                 Values::F16(values) => Stored::F16(&values[head * v..][..v]),
                 Values::F32(values) => Stored::F32(&values[head * v..][..v]),
-                Values::Q8(values) => Stored::Q8(values.head(head)),
+                Values::Q8(values) => Stored::Codes(Coded::Bytes(values.head(head))),
+                Values::Packed(values) => Stored::Codes(Coded::Packed(values.head(head))),
             },
         }
     }
@@ -156,7 +180,8 @@ impl Kv {
         match self.head(head).k {
             Stored::F16(keys) => self.layout.key(keys, cell, out),
             Stored::F32(keys) => self.layout.key(keys, cell, out),
-            Stored::Q8(keys) => keys.key(cell, out),
+            Stored::Codes(Coded::Bytes(keys)) => keys.key(cell, out),
+            Stored::Codes(Coded::Packed(keys)) => keys.row(cell, out),
         }
     }
 
@@ -165,7 +190,8 @@ impl Kv {
         match self.head(head).v {
             Stored::F16(values) => self.layout.value(values, cell, out),
             Stored::F32(values) => self.layout.value(values, cell, out),
-            Stored::Q8(values) => values.value(cell, out),
+            Stored::Codes(Coded::Bytes(values)) => values.value(cell, out),
+            Stored::Codes(Coded::Packed(values)) => values.row(cell, out),
         }
     }
 
@@ -181,6 +207,7 @@ impl Kv {
             Keys::F16(keys) => layout.set_key(kernels, &mut keys[head * len..][..len], cell, key),
             Keys::F32(keys) => layout.set_key(kernels, &mut keys[head * len..][..len], cell, key),
             Keys::Q8(keys) => keys.set(head, cell, key),
+            Keys::Packed(keys) => keys.set(head, cell, key),
         }
     }
 
@@ -204,11 +231,13 @@ impl Kv {
             Keys::F16(keys) => layout.fill_keys(kernels, pool, keys, to, k),
             Keys::F32(keys) => layout.fill_keys(kernels, pool, keys, to, k),
             Keys::Q8(keys) => keys.fill(pool, to, k),
+            Keys::Packed(keys) => keys.fill(pool, to, batch.first_pos, k),
         }?;
         match &mut self.v {
             Values::F16(values) => layout.fill_values(kernels, pool, values, to, v),
             Values::F32(values) => layout.fill_values(kernels, pool, values, to, v),
             Values::Q8(values) => values.fill(pool, to, v),
+            Values::Packed(values) => values.fill(pool, to, batch.first_pos, v),
         }
     }
 
@@ -221,11 +250,13 @@ impl Kv {
             Keys::F16(keys) => layout.compact_keys(keys, head, kept, n_still),
             Keys::F32(keys) => layout.compact_keys(keys, head, kept, n_still),
             Keys::Q8(keys) => keys.compact(head, kept, n_still),
+            Keys::Packed(keys) => keys.compact(head, kept, n_still),
         }
         match &mut self.v {
             Values::F16(values) => layout.compact_values(values, head, kept, n_still),
             Values::F32(values) => layout.compact_values(values, head, kept, n_still),
             Values::Q8(values) => values.compact(head, kept, n_still),
+            Values::Packed(values) => values.compact(head, kept, n_still),
         }
         if let Some(mass) = &mut self.mass {
             mass.compact(head, kept);
@@ -243,12 +274,14 @@ impl Kv {
                 (Keys::F16(to), Keys::F16(from)) => layout.copy_key(to, from, head, cell),
                 (Keys::F32(to), Keys::F32(from)) => layout.copy_key(to, from, head, cell),
                 (Keys::Q8(to), Keys::Q8(from)) => to.copy(from, head, cell),
+                (Keys::Packed(to), Keys::Packed(from)) => to.copy(from, head, cell),
                 _ => {}
             }
             match (&mut self.v, &from.v) {
                 (Values::F16(to), Values::F16(from)) => layout.copy_value(to, from, head, cell),
                 (Values::F32(to), Values::F32(from)) => layout.copy_value(to, from, head, cell),
                 (Values::Q8(to), Values::Q8(from)) => to.copy(from, head, cell),
+                (Values::Packed(to), Values::Packed(from)) => to.copy(from, head, cell),
                 _ => {}
             }
         }
@@ -317,16 +350,15 @@ impl Cpu {
             let n = (decoder.n_head_kv * len) as u64;
             (n * size as u64).next_multiple_of(64)
         };
-        let keys = match shape.k_type {
-            KvType::F16 => bytes(layout.key_len(), 2),
-            KvType::F32 => bytes(layout.key_len(), 4),
-            KvType::Q8_0 => Keys8::bytes(layout),
+        let of = |kv_type, side, floats: usize| match (kv_type, side) {
+            (KvType::F16, _) => bytes(floats, 2),
+            (KvType::F32, _) => bytes(floats, 4),
+            (KvType::Q8_0, Side::Keys) => Keys8::bytes(layout),
+            (KvType::Q8_0, Side::Values) => Values8::bytes(layout),
+            _ => Form::new(kv_type, layout, side).map_or(0, Packed::bytes),
         };
-        let values = match shape.v_type {
-            KvType::F16 => bytes(layout.value_len(), 2),
-            KvType::F32 => bytes(layout.value_len(), 4),
-            KvType::Q8_0 => Values8::bytes(layout),
-        };
+        let keys = of(shape.k_type, Side::Keys, layout.key_len());
+        let values = of(shape.v_type, Side::Values, layout.value_len());
         let known = match window {
             0 => Mass::bytes(decoder, shape) + Leverage::bytes(decoder, shape),
             _ => 0,
@@ -345,15 +377,21 @@ impl Cpu {
     ) -> Result<Kv> {
         let layout = Layout::new(&self.decoder, shape, window);
         let (k, v) = (layout.n_head * layout.key_len(), layout.n_head * layout.value_len());
-        let k = match shape.k_type {
-            KvType::F16 => Keys::F16(memory.buffer(k)?),
-            KvType::F32 => Keys::F32(memory.buffer(k)?),
-            KvType::Q8_0 => Keys::Q8(Keys8::new(layout, memory)?),
+        let packed = |kv_type, side| match Form::new(kv_type, layout, side) {
+            Some(form) => Packed::new(form, self.kernels, memory).map(Some),
+            None => Ok(None),
         };
-        let v = match shape.v_type {
-            KvType::F16 => Values::F16(memory.buffer(v)?),
-            KvType::F32 => Values::F32(memory.buffer(v)?),
-            KvType::Q8_0 => Values::Q8(Values8::new(layout, memory)?),
+        let k = match packed(shape.k_type, Side::Keys)? {
+            Some(packed) => Keys::Packed(packed),
+            None if shape.k_type == KvType::Q8_0 => Keys::Q8(Keys8::new(layout, memory)?),
+            None if shape.k_type == KvType::F32 => Keys::F32(memory.buffer(k)?),
+            None => Keys::F16(memory.buffer(k)?),
+        };
+        let v = match packed(shape.v_type, Side::Values)? {
+            Some(packed) => Values::Packed(packed),
+            None if shape.v_type == KvType::Q8_0 => Values::Q8(Values8::new(layout, memory)?),
+            None if shape.v_type == KvType::F32 => Values::F32(memory.buffer(v)?),
+            None => Values::F16(memory.buffer(v)?),
         };
         let (mut mass, mut leverage) = (None, None);
         if own.is_some() {

@@ -95,6 +95,14 @@ impl<'a> Cells<'a> {
         }
     }
 
+    /// The cell at a place of the tile that is wanted.
+    pub(super) fn at(&self, place: usize) -> u32 {
+        match *self {
+            Cells::Run(first) => first.wrapping_add(place) as u32,
+            Cells::Listed(tile) => tile[place],
+        }
+    }
+
     /// Calls `f(at, first, len)` for runs of neighbours among the cells `wanted`: `len` cells from
     /// `first` on, the first of them at place `at` of the tile.
     pub(super) fn each_run(&self, wanted: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
@@ -122,7 +130,7 @@ impl<'a> Cells<'a> {
         n: usize,
         scores: &mut [f32],
         spare: &mut [f32],
-        f: impl Fn(usize, usize, (&mut [f32], usize)),
+        mut f: impl FnMut(usize, usize, (&mut [f32], usize)),
     ) {
         self.each_run(wanted, |at, first, len| {
             let mut done = 0;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use tern::Error;
 use tern::base::error::Sentence;
-use tern::engine::{KvPolicy, LoadMode, Numerics};
+use tern::engine::{KV_PRESETS, KvPolicy, LoadMode, Numerics, kv_type_names};
 
 /// What a command returns.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -132,13 +132,22 @@ where
     }
 }
 
-/// `TYPE` for keys and values, or `TYPE,TYPE`.
+/// `TYPE` for keys and values, or `TYPE,TYPE`; a preset is its number twice.
 fn kv_types(option: &str, text: &str) -> Result<(u32, u32)> {
-    let number = |name: &str| match name {
-        "f16" => Ok(0),
-        "f32" => Ok(1),
-        "q8_0" => Ok(2),
-        _ => Err(Failure::Usage(format!("{option} {text}: expected f16, f32 or q8_0"))),
+    if let Some(preset) = KV_PRESETS.iter().find(|preset| preset.name == text) {
+        return Ok((preset.number, preset.number));
+    }
+    let number = |name: &str| match kv_type_names().position(|other| other == name) {
+        Some(number) => Ok(number as u32),
+        None => {
+            let types: Vec<_> = kv_type_names().collect();
+            let presets = KV_PRESETS.map(|preset| preset.name);
+            Err(Failure::Usage(format!(
+                "{option} {text}: expected {}, two of them, or {}",
+                types.join(", "),
+                presets.join(", ")
+            )))
+        }
     };
     let (k, v) = text.split_once(',').unwrap_or((text, text));
     Ok((number(k)?, number(v)?))

@@ -40,8 +40,9 @@ Models are GGUF files. All commands with a model take these:
       --numerics N      exact: a prompt gives the same numbers however it is cut (default);
                         fast: weights rounded once more for prompts of 32 tokens on
       --screened-head   greedy text from about half of a head of 8 bits; takes memory
-      --kv-type TYPE    f16, f32 or q8_0: what keys and values are stored as; default: f16;
-                        TYPE,TYPE: keys, and values
+      --kv-type TYPE    what keys and values are stored as: f16 (default), f32, q8_0, q5_0, q4_0;
+                        rotated: q5_h, q4_h, q3_h; TYPE,TYPE: keys, and values; balanced: q8_0,q4_h;
+                        small: q5_h,q4_h; tiny: q8_0,q3_h
       --kv-policy P     what leaves the KV cache when it is too full: hybrid (default), attn, h2o,
                         snapkv, tova, keydiff, knorm, streaming, random or ring; `tern help
                         kv-eval` says more

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tern::engine::{Input, Model, ModelParams, Session, SessionParams};
+use tern::engine::{Input, Model, ModelParams, Session, SessionParams, kv_preset};
 
 use super::args::{Common, KvBudget, Result};
 use super::output::{Progress, bytes};
@@ -62,8 +62,11 @@ pub(crate) fn session_params(common: &Common, model: &Model) -> SessionParams {
     with_kv_types(params, common.kv_types)
 }
 
-/// Parameters with these types of keys and of values.
+/// Parameters with these types of keys and of values, or a preset.
 pub(crate) fn with_kv_types(params: SessionParams, (k, v): (u32, u32)) -> SessionParams {
+    if kv_preset(k).is_some() {
+        return SessionParams { kv_dtype: k, k_dtype: 0, v_dtype: 0, ..params };
+    }
     // The fields for keys and for values alone cannot say F16: `kv_dtype` says it then.
     let kv_dtype = if k == 0 || v == 0 { 0 } else { k };
     SessionParams { kv_dtype, k_dtype: k, v_dtype: v, ..params }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Map, Value as Json, json};
+use tern::engine::{kv_preset, kv_type_names};
 
 use super::super::output;
 use super::figures::{Figures, NAMES, Q_PPL, figures};
@@ -75,7 +76,7 @@ impl<'a> Line<'a> {
         let entry = self.outcome.entry;
         match entry.kv_types == bench.common.kv_types {
             true => entry.policy.name.into(),
-            false => format!("{}, {}", entry.policy.name, type_name(entry.kv_types.0)),
+            false => format!("{}, {}", entry.policy.name, type_names(entry.kv_types).0),
         }
     }
 
@@ -96,9 +97,9 @@ impl<'a> Line<'a> {
             Test::Once { n_prompt, n_generate } => ("once", n_prompt, n_generate),
             Test::Stream { n } => ("stream", n, 0),
         };
-        let (k, v) = outcome.entry.kv_types;
+        let (k, v) = type_names(outcome.entry.kv_types);
         set("policy", outcome.entry.policy.name.into());
-        set("kv_types", json!([type_name(k), type_name(v)]));
+        set("kv_types", json!([k, v]));
         set("test", test.into());
         set(if test == "once" { "prompt" } else { "stream" }, prompt.into());
         if test == "once" {
@@ -170,9 +171,11 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What a type of keys or values is called.
-pub(crate) fn type_name(number: u32) -> &'static str {
-    ["f16", "f32", "q8_0"].get(number as usize).unwrap_or(&"?")
+/// What types of keys and of values are called; those of a preset, if it is one.
+pub(crate) fn type_names((k, v): (u32, u32)) -> (&'static str, &'static str) {
+    let (k, v) = kv_preset(k).map_or((k, v), |preset| (preset.k, preset.v));
+    let name = |number: u32| kv_type_names().nth(number as usize).unwrap_or("?");
+    (name(k), name(v))
 }
 
 fn intervals(figures: &Figures) -> Json {

@@ -20,7 +20,7 @@ use super::measure::{Bench, Entry, F16, F32, Outcome, Test};
 use super::needles::ASKS;
 use super::plot;
 use super::policy::{self, POLICIES, Policy, Role};
-use super::report::{LEAST_MEAN, LEAST_WORST, Line, needle_text, type_name};
+use super::report::{LEAST_MEAN, LEAST_WORST, Line, needle_text, type_names};
 
 /// What the suite does besides policies and texts.
 pub(crate) struct Suite<'a> {
@@ -93,7 +93,7 @@ impl Suite<'_> {
         let info = bench.model.info();
         let name = if info.name.is_empty() { &info.arch } else { &info.name };
         let texts: Vec<&str> = bench.texts.iter().map(|text| text.name.as_str()).collect();
-        let (k, v) = bench.common.kv_types;
+        let (k, v) = type_names(bench.common.kv_types);
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
@@ -102,8 +102,8 @@ impl Suite<'_> {
              cache in f16. A policy passes with a q_ppl of {LEAST_MEAN:.2} in the mean and \
              {LEAST_WORST:.2} on the worst text.",
             bench.budget * 100.0,
-            type_name(k),
-            type_name(v),
+            k,
+            v,
             bench.n_segments,
             texts.join(", "),
             bench.seed,

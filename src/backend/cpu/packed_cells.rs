@@ -1,0 +1,305 @@
+//! Where codes of 3 to 5 bits and their scales stand in one head's bytes: one cell is set, read or
+//! cleared at a time. The kernels read many at once ([`crate::kernel::Kernels::unpack`]).
+//!
+//! ```text
+//! bytes    [runs of codes][scale of each block and cell]
+//! keys     [block of 16 cells][quad of elements]: a run has a quad of 16 cells
+//! values   [block of 32 elements][quad of cells][16 elements]: a run has 4 cells of 16 elements
+//! scales   [block of 32 elements][cell], half precision
+//! ```
+//! [`codec`] says what codes and scales mean, [`CodeBits`] how a run is packed. Weights of values are
+//! not negative: where their scale was, codes are mirrored, and its sign bit says that their zero is
+//! one less. Padding is never read into a result: it meets zeros of a query, or is no element of an
+//! output.
+//!
+//! Types that are rotated hold what the Hadamard transform makes of a head; so then are queries, and
+//! outputs are turned back.
+
+use std::ops::Range;
+
+use crate::backend::KvType;
+use crate::kernel::{CodeBits, GROUP, HADAMARD_SPANS, KV_BLOCK, KV_QUAD, Kernels};
+
+use super::cache::{Layout, gather_lanes, value_width};
+use super::cache_q8::n_blocks;
+use super::codec;
+
+/// Elements that are transformed and encoded at once: whole spans, and whole blocks.
+pub(super) const PART: usize = 64;
+
+/// What codes are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Keys,
+    Values,
+}
+
+/// How codes stand, and what for.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    pub(super) layout: Layout,
+    pub(super) side: Side,
+    pub(super) bits: CodeBits,
+    is_rotated: bool,
+}
+
+impl Form {
+    /// `None` if the type is not one of packed codes.
+    pub(super) fn new(kv_type: KvType, layout: Layout, side: Side) -> Option<Form> {
+        let (bits, is_rotated) = match kv_type {
+            KvType::F16 | KvType::F32 | KvType::Q8_0 => return None,
+            KvType::Q5_0 => (CodeBits::Five, false),
+            KvType::Q4_0 => (CodeBits::Four, false),
+            KvType::Q5H => (CodeBits::Five, true),
+            KvType::Q4H => (CodeBits::Four, true),
+            KvType::Q3H => (CodeBits::Three, true),
+        };
+        Some(Form { layout, side, bits, is_rotated })
+    }
+
+    /// The span of the transform, if there is one.
+    pub(super) fn span(&self) -> Option<usize> {
+        let head_dim = self.layout.head_dim;
+        HADAMARD_SPANS.into_iter().find(|n| self.is_rotated && head_dim.is_multiple_of(*n))
+    }
+
+    pub(super) fn rotate(&self, kernels: &Kernels, x: &mut [f32]) {
+        if let Some(span) = self.span() {
+            kernels.hadamard(x, span);
+        }
+    }
+
+    /// Runs of a head's codes.
+    fn n_runs(&self) -> usize {
+        let Layout { n_cells, head_dim, .. } = self.layout;
+        match self.side {
+            Side::Keys => n_cells.div_ceil(GROUP) * head_dim.div_ceil(KV_QUAD),
+            Side::Values => n_cells.div_ceil(KV_QUAD) * (value_width(head_dim) / GROUP),
+        }
+    }
+
+    pub(super) fn code_bytes(&self) -> usize {
+        self.n_runs() * self.bits.bytes()
+    }
+
+    /// Scales from one block to the next.
+    fn stride(&self) -> usize {
+        self.layout.n_cells
+    }
+
+    /// Bytes of a head.
+    pub(super) fn head_bytes(&self) -> usize {
+        self.code_bytes() + 2 * n_blocks(self.layout.head_dim) * self.stride()
+    }
+
+    /// Runs of 16 elements in block `b` of the values.
+    pub(super) fn groups(&self, b: usize) -> usize {
+        (value_width(self.layout.head_dim) - b * KV_BLOCK).min(KV_BLOCK) / GROUP
+    }
+
+    /// The first run of quad `quad` of block `b` of the values.
+    pub(super) fn value_run(&self, b: usize, quad: usize) -> usize {
+        let n_quads = self.layout.n_cells.div_ceil(KV_QUAD);
+        b * (KV_BLOCK / GROUP) * n_quads + quad * self.groups(b)
+    }
+
+    /// The first run of a cell's key.
+    pub(super) fn key_run(&self, cell: usize) -> usize {
+        cell / GROUP * self.layout.head_dim.div_ceil(KV_QUAD)
+    }
+
+    pub(super) fn run(&self, n: usize) -> Range<usize> {
+        n * self.bits.bytes()..(n + 1) * self.bits.bytes()
+    }
+
+    pub(super) fn scale_at(&self, b: usize, cell: usize) -> usize {
+        self.code_bytes() + 2 * (b * self.stride() + cell)
+    }
+
+    /// Sets block `b` of a cell in one head.
+    pub(super) fn put(
+        &self,
+        head: &mut [u8],
+        cell: usize,
+        b: usize,
+        (d, mut codes): (u16, codec::Codes),
+    ) {
+        let at = self.scale_at(b, cell);
+        head[at..at + 2].copy_from_slice(&d.to_le_bytes());
+        match self.side {
+            Side::Keys => {
+                let first = self.key_run(cell) + b * (KV_BLOCK / KV_QUAD);
+                let n = self.layout.head_dim.div_ceil(KV_QUAD) - b * (KV_BLOCK / KV_QUAD);
+                for (i, quad) in codes.as_chunks::<KV_QUAD>().0.iter().enumerate().take(n) {
+                    set_quad(self.bits, &mut head[self.run(first + i)], cell % GROUP, *quad);
+                }
+            }
+            Side::Values => {
+                if is_mirrored(d) {
+                    codes.iter_mut().for_each(|code| *code = mirror(self.bits, *code));
+                }
+                let first = self.value_run(b, cell / KV_QUAD);
+                let groups = codes.as_chunks::<GROUP>().0.iter().enumerate();
+                for (i, codes) in groups.take(self.groups(b)) {
+                    set_lane(self.bits, &mut head[self.run(first + i)], cell % KV_QUAD, codes);
+                }
+            }
+        }
+    }
+
+    /// Takes block `b` of a cell from one head.
+    pub(super) fn get(&self, head: &[u8], cell: usize, b: usize) -> (u16, codec::Codes) {
+        let at = self.scale_at(b, cell);
+        let d = u16::from_le_bytes([head[at], head[at + 1]]);
+        let mut codes = [codec::zero(self.bits); KV_BLOCK];
+        match self.side {
+            Side::Keys => {
+                let first = self.key_run(cell) + b * (KV_BLOCK / KV_QUAD);
+                let n = self.layout.head_dim.div_ceil(KV_QUAD) - b * (KV_BLOCK / KV_QUAD);
+                for (i, quad) in codes.as_chunks_mut::<KV_QUAD>().0.iter_mut().enumerate().take(n) {
+                    *quad = get_quad(self.bits, &head[self.run(first + i)], cell % GROUP);
+                }
+            }
+            Side::Values => {
+                let first = self.value_run(b, cell / KV_QUAD);
+                let groups = codes.as_chunks_mut::<GROUP>().0.iter_mut().enumerate();
+                for (i, codes) in groups.take(self.groups(b)) {
+                    get_lane(self.bits, &head[self.run(first + i)], cell % KV_QUAD, codes);
+                }
+                if is_mirrored(d) {
+                    codes.iter_mut().for_each(|code| *code = mirror(self.bits, *code));
+                }
+            }
+        }
+        (d, codes)
+    }
+
+    /// Leaves nothing in a cell of one head.
+    pub(super) fn clear(&self, head: &mut [u8], cell: usize) {
+        for b in 0..n_blocks(self.layout.head_dim) {
+            let at = self.scale_at(b, cell);
+            head[at..at + 2].fill(0);
+        }
+    }
+
+    /// Moves what one head's cells `kept`, which ascend, hold to the first cells, from the
+    /// `n_still`th on.
+    pub(super) fn compact(&self, head: &mut [u8], kept: &[u32], n_still: usize) {
+        let moves = || (n_still..).zip(kept[n_still..].iter().map(|&from| from as usize));
+        match self.side {
+            Side::Keys => {
+                for (to, from) in moves() {
+                    let (first, start) = (self.key_run(to), self.key_run(from));
+                    for i in 0..self.layout.head_dim.div_ceil(KV_QUAD) {
+                        let quad = get_quad(self.bits, &head[self.run(start + i)], from % GROUP);
+                        let run = &mut head[self.run(first + i)];
+                        set_quad(self.bits, run, to % GROUP, quad);
+                    }
+                }
+            }
+            Side::Values => {
+                for b in 0..n_blocks(self.layout.head_dim) {
+                    let codes = &mut head[self.run(self.value_run(b, 0)).start..];
+                    let words = self.groups(b) * self.bits.bytes() / KV_QUAD;
+                    gather_lanes::<_, KV_QUAD>(codes, words, 1, kept, n_still);
+                }
+            }
+        }
+        for b in 0..n_blocks(self.layout.head_dim) {
+            for (to, from) in moves() {
+                let from = self.scale_at(b, from);
+                head.copy_within(from..from + 2, self.scale_at(b, to));
+            }
+        }
+    }
+
+    /// Encodes a row into a cell of one head.
+    pub(super) fn encode(&self, kernels: &Kernels, head: &mut [u8], cell: usize, row: &[f32]) {
+        for (i, part) in row.chunks(PART).enumerate() {
+            let mut turned = [0.0; PART];
+            let turned = &mut turned[..part.len()];
+            turned.copy_from_slice(part);
+            self.rotate(kernels, turned);
+            for (j, block) in turned.chunks(KV_BLOCK).enumerate() {
+                let coded = codec::encode(self.bits, block);
+                self.put(head, cell, i * (PART / KV_BLOCK) + j, coded);
+            }
+        }
+    }
+}
+
+/// Whether the scale of values says that their codes are mirrored.
+fn is_mirrored(d: u16) -> bool {
+    d & 0x8000 != 0
+}
+
+/// The code of the level on the other side, where the zero is one less.
+fn mirror(bits: CodeBits, code: u8) -> u8 {
+    (2 * codec::zero(bits)).wrapping_sub(1).wrapping_sub(code)
+}
+
+/// Calls `f(first byte, bits, bits of lower planes)` for each plane.
+fn each_plane(bits: CodeBits, mut f: impl FnMut(usize, usize, usize)) {
+    let [low, high] = bits.planes();
+    f(0, low, 0);
+    if high != 0 {
+        f(8 * low, high, low);
+    }
+}
+
+/// Where a plane of `n` bits has the quad of one of 16 cells: its bytes, and the first bit in each.
+fn quad_at(n: usize, lane: usize) -> (usize, usize) {
+    (lane % (2 * n) * KV_QUAD, lane / (2 * n) * n)
+}
+
+/// `n` bits in each byte of a quad.
+fn quad_mask(n: usize) -> u32 {
+    0x0101_0101 * ((1 << n) - 1)
+}
+
+fn set_quad(bits: CodeBits, run: &mut [u8], lane: usize, quad: [u8; KV_QUAD]) {
+    each_plane(bits, |plane, n, below| {
+        let (at, shift) = quad_at(n, lane);
+        let bytes = &mut run[plane + at..][..KV_QUAD];
+        let old = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let part = (u32::from_le_bytes(quad) >> below) & quad_mask(n);
+        let new = old & !(quad_mask(n) << shift) | part << shift;
+        bytes.copy_from_slice(&new.to_le_bytes());
+    });
+}
+
+fn get_quad(bits: CodeBits, run: &[u8], lane: usize) -> [u8; KV_QUAD] {
+    let mut quad = 0;
+    each_plane(bits, |plane, n, below| {
+        let (at, shift) = quad_at(n, lane);
+        let bytes = &run[plane + at..][..KV_QUAD];
+        let bytes = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        quad |= (bytes >> shift & quad_mask(n)) << below;
+    });
+    quad.to_le_bytes()
+}
+
+/// Sets 16 elements of one of 4 cells. In each plane its codes have bytes of their own.
+fn set_lane(bits: CodeBits, run: &mut [u8], lane: usize, codes: &[u8; GROUP]) {
+    each_plane(bits, |plane, n, below| {
+        for j in 0..2 * n {
+            let parts = codes.iter().skip(j).step_by(2 * n).enumerate();
+            let byte = parts.fold(0u32, |byte, (k, code)| {
+                byte | (u32::from(*code) >> below & ((1 << n) - 1)) << (k * n)
+            });
+            run[plane + j * KV_QUAD + lane] = byte as u8;
+        }
+    });
+}
+
+fn get_lane(bits: CodeBits, run: &[u8], lane: usize, codes: &mut [u8; GROUP]) {
+    codes.fill(0);
+    each_plane(bits, |plane, n, below| {
+        for j in 0..2 * n {
+            let byte = u32::from(run[plane + j * KV_QUAD + lane]);
+            for (k, code) in codes.iter_mut().skip(j).step_by(2 * n).enumerate() {
+                *code |= ((byte >> (k * n) & ((1 << n) - 1)) << below) as u8;
+            }
+        }
+    });
+}
