@@ -591,44 +591,6 @@ typedef struct {
 /// The CPU, with the fastest kernels it supports.
 #define TERN_DEVICE_CPU 0
 
-/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
-/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
-#define TERN_LOAD_DEFAULT 0
-
-/// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
-/// evaluate. What happens to the file afterwards does not matter.
-#define TERN_LOAD_COPY 1
-
-/// Maps the file, reads all of it once, and notices before each eval if it has changed since
-/// (TERN_ERROR_MODEL_CHANGED). A file that is cut short *during* an eval ends the process with
-/// SIGBUS: replace model files by rename, never in place.
-#define TERN_LOAD_MAP_GUARDED 2
-
-/// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
-#define TERN_LOAD_MAP_FAST 3
-
-/// The system may take pages away when memory is short.
-#define TERN_LOCK_NO 0
-
-/// The memory is locked if the system allows it; if not, a warning is logged and work goes on.
-/// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
-#define TERN_LOCK_TRY 1
-
-/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
-/// the way is mostly RLIMIT_MEMLOCK.
-#define TERN_LOCK_MUST 2
-
-/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
-/// otherwise what the system does by itself.
-#define TERN_HUGE_PAGES_DEFAULT 0
-
-/// Never, not even where the system would by itself.
-#define TERN_HUGE_PAGES_NEVER 1
-
-/// Asked for, as transparent huge pages (madvise).
-#define TERN_HUGE_PAGES_TRANSPARENT 2
-
 /// Half precision: 2 bytes.
 #define TERN_KV_F16 0
 
@@ -667,6 +629,44 @@ typedef struct {
 
 /// For `kv_dtype` alone: keys TERN_KV_Q8_0, values TERN_KV_Q3_H; 2.7 times smaller than TERN_KV_F16.
 #define TERN_KV_TINY 66
+
+/// TERN_LOAD_COPY if the file is at most half of the memory that is available and is not packed
+/// (tern_model_pack()), else TERN_LOAD_MAP_GUARDED.
+#define TERN_LOAD_DEFAULT 0
+
+/// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
+/// evaluate. What happens to the file afterwards does not matter.
+#define TERN_LOAD_COPY 1
+
+/// Maps the file, reads all of it once, and notices before each eval if it has changed since
+/// (TERN_ERROR_MODEL_CHANGED). A file that is cut short *during* an eval ends the process with
+/// SIGBUS: replace model files by rename, never in place.
+#define TERN_LOAD_MAP_GUARDED 2
+
+/// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
+/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
+#define TERN_LOAD_MAP_FAST 3
+
+/// The system may take pages away when memory is short.
+#define TERN_LOCK_NO 0
+
+/// The memory is locked if the system allows it; if not, a warning is logged and work goes on.
+/// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
+#define TERN_LOCK_TRY 1
+
+/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
+/// the way is mostly RLIMIT_MEMLOCK.
+#define TERN_LOCK_MUST 2
+
+/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
+/// otherwise what the system does by itself.
+#define TERN_HUGE_PAGES_DEFAULT 0
+
+/// Never, not even where the system would by itself.
+#define TERN_HUGE_PAGES_NEVER 1
+
+/// Asked for, as transparent huge pages (madvise).
+#define TERN_HUGE_PAGES_TRANSPARENT 2
 
 /// It fails with TERN_ERROR_KV_FULL, and the caller evicts, or gives up.
 #define TERN_WHEN_FULL_FAIL 0

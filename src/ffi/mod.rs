@@ -40,6 +40,8 @@ mod log;
 
 mod device;
 
+mod kv_dtype;
+
 mod params;
 
 mod model;
@@ -64,6 +66,7 @@ pub use handle::{tern_decoder, tern_model, tern_sampler, tern_session};
 #[cfg(feature = "test-hooks")]
 pub use hooks::*;
 pub use kv::*;
+pub use kv_dtype::*;
 pub use log::*;
 pub use model::*;
 pub use params::*;
