@@ -53,8 +53,15 @@ fn count(work: impl FnOnce()) -> usize {
 #[test]
 fn eval_sample_generate_and_evict_allocate_nothing() {
     assert!(count(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
-    let exact = ["llama", "gemma2", "gemma3", "phi3"].map(|arch| (arch, Numerics::Exact));
-    for (arch, numerics) in exact.into_iter().chain([("llama", Numerics::Fast)]) {
+    let (exact, fast) = (Numerics::Exact, Numerics::Fast);
+    let cases = [
+        ("llama", exact, [0, 0]),
+        ("gemma2", exact, [2, 5]),
+        ("gemma3", exact, [5, 6]),
+        ("phi3", exact, [7, 3]),
+        ("llama", fast, [0, 0]),
+    ];
+    for (arch, numerics, [k_dtype, v_dtype]) in cases {
         let mut tiny = Tiny::new(arch);
         (tiny.dtype, tiny.n_ctx_train, tiny.window) = (DType::Q4_0, 64, 9);
         let file = tiny.gguf();
@@ -67,6 +74,8 @@ fn eval_sample_generate_and_evict_allocate_nothing() {
             n_logits: 4,
             auto_evict: true,
             numerics,
+            k_dtype,
+            v_dtype,
             ..SessionParams::default()
         };
         let mut session = Session::new(Arc::new(model), &params).expect("a session");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::engine::{
-    Control, Error, Input, Isa, Logits, Model, ModelParams, Session, SessionParams,
+    Control, Error, Input, Isa, KvPolicy, Logits, Model, ModelParams, Session, SessionParams,
 };
 
 const F16: u32 = 0;
@@ -113,6 +113,41 @@ fn neither_threads_nor_splits_change_a_bit() {
     }
 }
 
+/// Each KV head keeps tokens of its own choice, by what slots draw and by how far keys and values are
+/// from others: both are computed from what is stored.
+#[test]
+fn what_a_budget_keeps_does_not_depend_on_threads() {
+    let mut tiny = Tiny::new("llama");
+    (tiny.n_layer, tiny.n_head, tiny.n_head_kv, tiny.head_dim) = (2, 4, 2, 48);
+    let model = model_of(&tiny, None);
+    let tokens = text(300);
+    for (k, v) in MIXED {
+        let mut expected = None;
+        for (n_threads, n_batch) in [(1, 64), (4, 64), (3, 17)] {
+            let params = SessionParams {
+                n_ctx: 200,
+                n_batch,
+                n_threads,
+                kv_policy: Some(KvPolicy::Hybrid),
+                kv_budget: 100,
+                ..Default::default()
+            };
+            let mut s = session(&model, of(k, v, params));
+            tokens.chunks(30).for_each(|part| eval(&mut s, part));
+            let mut fork = s.fork().unwrap();
+            for next in [&tokens[..5], &[7]] {
+                eval(&mut s, next);
+                eval(&mut fork, next);
+            }
+            let found = bits(&s);
+            assert!(found == bits(&fork), "types {k} {v}: a fork");
+            assert!(s.info().n_kv <= 172, "types {k} {v}: {} tokens are kept", s.info().n_kv);
+            let expected = expected.get_or_insert_with(|| found.clone());
+            assert!(found == *expected, "types {k} {v}, threads {n_threads}, batch {n_batch}");
+        }
+    }
+}
+
 /// The cell that a token happens to stand in does not matter, nor do runs of cells that begin
 /// anywhere in a quad.
 #[test]
@@ -199,8 +234,8 @@ fn heads_of_any_length_are_close_to_those_in_floats() {
                 let what = format!("{}: heads of {head_dim}, types {k} {v}", isa.name());
                 println!("{what}: {found:.1e}");
                 let bits = [k, v].map(|t| ALL[t as usize].1).into_iter().filter(|bits| *bits > 0);
-                // A step more for each bit less, twice as large.
-                let bound = 0.02 * 2f64.powi(8 - bits.min().unwrap_or(8) as i32);
+                // Steps are twice as large for each bit less.
+                let bound = 0.001 * 2f64.powi(8 - bits.min().unwrap_or(8) as i32);
                 assert!(found <= bound, "{what}: {found:.1e}");
                 assert!(found >= 1e-6, "{what}: {found:.1e}, as if it were in floats");
             }
@@ -284,7 +319,7 @@ fn keys_turned_back_many_times_stay_close() {
     for (kv_type, bits) in ALL {
         let found = error(kv_type);
         println!("type {kv_type}: turned back 17 times: {found:.1e}");
-        let bound = 0.02 * 2f64.powi(8 - if bits == 0 { 8 } else { bits as i32 });
+        let bound = 0.001 * 2f64.powi(8 - if bits == 0 { 8 } else { bits as i32 });
         assert!(found <= bound, "type {kv_type}: {found:.1e}");
     }
 }
@@ -305,6 +340,27 @@ fn bad_types_are_named() {
         assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
         assert!(error.message().contains(name), "{error}");
     }
+}
+
+#[test]
+fn small_is_refused_for_a_model_that_normalises_its_keys() {
+    let model = model_of(&Tiny::new("gemma3"), None);
+    assert!(model.info().has_qk_norm);
+    let params = |kv_dtype, k_dtype| SessionParams {
+        n_ctx: 64,
+        kv_dtype,
+        k_dtype,
+        ..SessionParams::default()
+    };
+    let error = Session::new(Arc::clone(&model), &params(65, 0)).err().expect("refused");
+    assert!(matches!(error, Error::Unsupported(_)), "{error}");
+    assert!(error.message().contains("QK-norm") && error.message().contains("k_dtype"), "{error}");
+    for (kv_dtype, k_dtype) in [(65, Q8_0), (64, 0), (66, 0), (Q4_H, 0)] {
+        let mut s = session(&model, params(kv_dtype, k_dtype));
+        eval(&mut s, &text(9));
+    }
+    let llama = model_of(&Tiny::new("llama"), None);
+    eval(&mut session(&llama, params(65, 0)), &text(9));
 }
 
 /// How far the distribution of some logits is from that of others, in nats.
@@ -374,12 +430,12 @@ fn smollm2_reads_as_well_in_codes() {
     let bounds = [
         ((F16, F16), 2e-4, 1e-5),
         ((Q8_0, Q8_0), 3e-3, 1e-3),
-        ((Q8_0, Q4_H), 6e-3, 7e-3),
-        ((Q8_0, Q3_H), 0.035, 0.025),
-        ((Q5_H, Q4_H), 0.01, 0.018),
-        ((Q5_0, Q5_0), 0.06, 0.04),
-        ((Q4_H, Q4_H), 0.04, 0.06),
-        ((Q4_0, Q4_0), 0.2, 0.15),
+        ((Q8_0, Q4_H), 6e-3, 5e-3),
+        ((Q8_0, Q3_H), 0.035, 0.018),
+        ((Q5_H, Q4_H), 0.01, 0.014),
+        ((Q5_0, Q5_0), 0.06, 0.03),
+        ((Q4_H, Q4_H), 0.05, 0.04),
+        ((Q4_0, Q4_0), 0.2, 0.13),
     ];
     for (types, ppl_bound, kld_bound) in bounds {
         let (nll, found) = read(&model, types, &tokens, n_ctx);

@@ -94,7 +94,7 @@ fn round(bits: CodeBits, x: &[f32; KV_BLOCK], inverse: f32) -> [f32; KV_BLOCK] {
             (a + above(a, b) + above(b, c) + above(c, d)).copysign(x)
         }),
         _ => x.map(|x| {
-            let inside = (x * inverse).max(-last).min(last - 1.0);
+            let inside = (x * inverse).clamp(-last, last - 1.0);
             inside + TO_INTEGER - TO_INTEGER
         }),
     }
