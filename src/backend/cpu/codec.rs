@@ -83,7 +83,8 @@ pub(super) fn encode(bits: CodeBits, x: &[f32]) -> (u16, Codes) {
     (f16::from_f32(d).to_bits(), codes(bits, &levels))
 }
 
-/// The levels nearest to a block times `inverse`.
+/// The levels nearest to a block times `inverse`. One copy will do: it is long, and a call is not.
+#[inline(never)]
 fn round(bits: CodeBits, x: &[f32; KV_BLOCK], inverse: f32) -> [f32; KV_BLOCK] {
     let last = f32::from(zero(bits));
     match bits {
@@ -112,6 +113,7 @@ fn codes(bits: CodeBits, levels: &[f32; KV_BLOCK]) -> Codes {
     }
 }
 
+#[inline(never)]
 fn dot(a: &[f32; KV_BLOCK], b: &[f32; KV_BLOCK]) -> f32 {
     let mut sums = [0.0; LANES];
     for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {

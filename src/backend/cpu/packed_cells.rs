@@ -238,13 +238,10 @@ fn mirror(bits: CodeBits, code: u8) -> u8 {
     (2 * codec::zero(bits)).wrapping_sub(1).wrapping_sub(code)
 }
 
-/// Calls `f(first byte, bits, bits of lower planes)` for each plane.
-fn each_plane(bits: CodeBits, mut f: impl FnMut(usize, usize, usize)) {
+/// Of each plane: its first byte, its bits, and the bits of lower planes.
+fn planes(bits: CodeBits) -> impl Iterator<Item = (usize, usize, usize)> {
     let [low, high] = bits.planes();
-    f(0, low, 0);
-    if high != 0 {
-        f(8 * low, high, low);
-    }
+    [(0, low, 0), (8 * low, high, low)].into_iter().filter(|plane| plane.1 != 0)
 }
 
 /// Where a plane of `n` bits has the quad of one of 16 cells: its bytes, and the first bit in each.
@@ -258,30 +255,30 @@ fn quad_mask(n: usize) -> u32 {
 }
 
 fn set_quad(bits: CodeBits, run: &mut [u8], lane: usize, quad: [u8; KV_QUAD]) {
-    each_plane(bits, |plane, n, below| {
+    for (plane, n, below) in planes(bits) {
         let (at, shift) = quad_at(n, lane);
         let bytes = &mut run[plane + at..][..KV_QUAD];
         let old = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let part = (u32::from_le_bytes(quad) >> below) & quad_mask(n);
         let new = old & !(quad_mask(n) << shift) | part << shift;
         bytes.copy_from_slice(&new.to_le_bytes());
-    });
+    }
 }
 
 fn get_quad(bits: CodeBits, run: &[u8], lane: usize) -> [u8; KV_QUAD] {
     let mut quad = 0;
-    each_plane(bits, |plane, n, below| {
+    for (plane, n, below) in planes(bits) {
         let (at, shift) = quad_at(n, lane);
         let bytes = &run[plane + at..][..KV_QUAD];
         let bytes = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         quad |= (bytes >> shift & quad_mask(n)) << below;
-    });
+    }
     quad.to_le_bytes()
 }
 
 /// Sets 16 elements of one of 4 cells. In each plane its codes have bytes of their own.
 fn set_lane(bits: CodeBits, run: &mut [u8], lane: usize, codes: &[u8; GROUP]) {
-    each_plane(bits, |plane, n, below| {
+    for (plane, n, below) in planes(bits) {
         for j in 0..2 * n {
             let parts = codes.iter().skip(j).step_by(2 * n).enumerate();
             let byte = parts.fold(0u32, |byte, (k, code)| {
@@ -289,17 +286,17 @@ fn set_lane(bits: CodeBits, run: &mut [u8], lane: usize, codes: &[u8; GROUP]) {
             });
             run[plane + j * KV_QUAD + lane] = byte as u8;
         }
-    });
+    }
 }
 
 fn get_lane(bits: CodeBits, run: &[u8], lane: usize, codes: &mut [u8; GROUP]) {
     codes.fill(0);
-    each_plane(bits, |plane, n, below| {
+    for (plane, n, below) in planes(bits) {
         for j in 0..2 * n {
             let byte = u32::from(run[plane + j * KV_QUAD + lane]);
             for (k, code) in codes.iter_mut().skip(j).step_by(2 * n).enumerate() {
                 *code |= ((byte >> (k * n) & ((1 << n) - 1)) << below) as u8;
             }
         }
-    });
+    }
 }
