@@ -172,7 +172,7 @@ fn with_every_policy_it_goes_on_as_it_would_have() {
 fn with_every_type_of_keys_and_values_it_goes_on_as_it_would_have() {
     for tiny in [full(), sliding()] {
         let model = model_of(&tiny);
-        for (k_dtype, v_dtype) in [(1, 1), (2, 2), (2, 1), (1, 2)] {
+        for (k_dtype, v_dtype) in [(1, 1), (2, 2), (2, 1), (1, 2), (3, 4), (5, 6), (7, 2)] {
             // Without a policy; the cache fills up, and keys are turned back.
             let params = SessionParams { k_dtype, v_dtype, auto_evict: true, ..params() };
             let params = SessionParams { kv_policy: Some(KvPolicy::Streaming), ..params };

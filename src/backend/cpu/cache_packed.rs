@@ -33,6 +33,11 @@ const NONE: u32 = u32::MAX;
 const MOST_QUADS: usize = TILE / KV_QUAD + 1;
 
 impl Form {
+    /// Bytes of a block in a snapshot.
+    fn block_bytes(&self) -> usize {
+        2 + self.bits.count() * KV_BLOCK / 8
+    }
+
     /// Halves of a head's sinks.
     fn sink_len(&self) -> usize {
         match self.side {
@@ -194,7 +199,70 @@ impl Packed {
     }
 }
 
+/// What snapshots hold of a cell: block by block its scale, and its codes, the lowest bits first; of a
+/// sink its elements.
+impl Packed {
+    /// Bytes of the row of the token at a position.
+    pub(super) fn row_bytes(&self, pos: u32) -> usize {
+        match (pos as usize) < N_SINKS {
+            true => 2 * self.form.layout.head_dim,
+            false => n_blocks(self.form.layout.head_dim) * self.form.block_bytes(),
+        }
+    }
+
+    /// Overwrites a head's cell, whose token stands at `pos`.
+    pub(super) fn import(&mut self, head: usize, (cell, pos): (u32, u32), row: &[u8]) {
+        let form = self.form;
+        self.free(head, cell);
+        let bytes = &mut self.bytes[head * form.head_bytes()..][..form.head_bytes()];
+        let sink = pos as usize;
+        if sink < N_SINKS {
+            form.clear(bytes, cell as usize);
+            self.cells[head * N_SINKS + sink] = cell;
+            let halves = &mut self.sinks[head * form.sink_len()..][..form.sink_len()];
+            for (i, half) in row.as_chunks().0.iter().enumerate() {
+                halves[form.sink_at(sink, i)] = u16::from_le_bytes(*half);
+            }
+            return;
+        }
+        for (b, block) in row.chunks_exact(form.block_bytes()).enumerate() {
+            let mut codes = [0; KV_BLOCK];
+            let bits = form.bits.count();
+            for (i, code) in codes.iter_mut().enumerate() {
+                for bit in 0..bits {
+                    let at = i * bits + bit;
+                    *code |= (block[2 + at / 8] >> (at % 8) & 1) << bit;
+                }
+            }
+            form.put(bytes, cell as usize, b, (u16::from_le_bytes([block[0], block[1]]), codes));
+        }
+    }
+}
+
 impl<'a> HeadPacked<'a> {
+    /// Writes what a cell holds.
+    pub(super) fn export(&self, cell: u32, out: &mut [u8]) {
+        let form = &self.form;
+        if let Some(sink) = self.sink(cell) {
+            for (i, half) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                *half = self.sinks[form.sink_at(sink, i)].to_le_bytes();
+            }
+            return;
+        }
+        let bits = form.bits.count();
+        for (b, block) in out.chunks_exact_mut(form.block_bytes()).enumerate() {
+            let (d, codes) = form.get(self.bytes, cell as usize, b);
+            block.fill(0);
+            block[..2].copy_from_slice(&d.to_le_bytes());
+            for (i, code) in codes.iter().enumerate() {
+                for bit in 0..bits {
+                    let at = i * bits + bit;
+                    block[2 + at / 8] |= (code >> bit & 1) << (at % 8);
+                }
+            }
+        }
+    }
+
     /// The span of the transform, if there is one.
     pub(super) fn span(&self) -> Option<usize> {
         self.form.span()

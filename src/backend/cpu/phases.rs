@@ -252,16 +252,16 @@ impl Backend for Cpu {
         to.copy(from, head, cells);
     }
 
-    fn row_bytes(&self, kv: &Kv, of: Row) -> usize {
-        kv.row_bytes(of)
+    fn row_bytes(&self, kv: &Kv, of: Row, pos: u32) -> usize {
+        kv.row_bytes(of, pos)
     }
 
     fn export(&self, kv: &Kv, of: Row, head: usize, cell: u32, out: &mut [u8]) {
         kv.export(of, head, cell, out);
     }
 
-    fn import(&self, kv: &mut Kv, of: Row, head: usize, cell: u32, row: &[u8]) {
-        kv.import(of, head, cell, row);
+    fn import(&self, kv: &mut Kv, of: Row, head: usize, place: (u32, u32), row: &[u8]) {
+        kv.import(of, head, place, row);
     }
 
     fn knowledge<'k>(&self, kv: &'k Kv, head: usize, n: usize) -> [&'k [f32]; 3] {

@@ -1,7 +1,8 @@
 //! Keys and values as bytes, row by row, and back: what a snapshot holds of them.
 //!
 //! A row is one cell's key or value as it is stored, but for what fills values up to whole vectors:
-//! elements in their order; of codes first those, then the scales of their blocks. Where a row
+//! elements in their order; of codes first those, then the scales of their blocks; of codes of fewer
+//! than 8 bits block by block the scale and the codes, and sinks in half precision. Where a row
 //! stands in a cache is not part of it, so that it can come back to a larger one.
 
 use crate::backend::{Decoder, Row};
@@ -125,8 +126,8 @@ impl Codes {
 }
 
 impl Kv {
-    /// Bytes of a key or a value.
-    pub(super) fn row_bytes(&self, of: Row) -> usize {
+    /// Bytes of the key or the value of the token at a position.
+    pub(super) fn row_bytes(&self, of: Row, pos: u32) -> usize {
         let d = self.layout.head_dim;
         let scales = 2 * n_blocks(d);
         match (of, &self.k, &self.v) {
@@ -134,6 +135,7 @@ impl Kv {
             (Row::Key, Keys::F32(_), _) | (Row::Value, _, Values::F32(_)) => 4 * d,
             (Row::Key, Keys::Q8(_), _) => d.next_multiple_of(KV_QUAD) + scales,
             (Row::Value, _, Values::Q8(_)) => d + scales,
+            (Row::Key, Keys::Packed(x), _) | (Row::Value, _, Values::Packed(x)) => x.row_bytes(pos),
         }
     }
 
@@ -151,11 +153,14 @@ impl Kv {
             (Row::Value, _, Values::Q8(x)) => {
                 x.0.export(x.0.value_pieces(head, cell), (head, cell), out);
             }
+            (Row::Key, Keys::Packed(x), _) | (Row::Value, _, Values::Packed(x)) => {
+                x.head(head).export(cell, out);
+            }
         }
     }
 
     /// Overwrites a key or a value of a head.
-    pub(super) fn import(&mut self, of: Row, head: usize, cell: u32, mut row: &[u8]) {
+    pub(super) fn import(&mut self, of: Row, head: usize, (cell, pos): (u32, u32), mut row: &[u8]) {
         let (layout, row) = (&self.layout, &mut row);
         match (of, &mut self.k, &mut self.v) {
             (Row::Key, Keys::F16(x), _) => import(x, layout.key_pieces(head, cell), row),
@@ -167,6 +172,9 @@ impl Kv {
             (Row::Value, _, Values::F32(x)) => import(x, layout.value_pieces(head, cell), row),
             (Row::Value, _, Values::Q8(x)) => {
                 x.0.import(x.0.value_pieces(head, cell), (head, cell), row);
+            }
+            (Row::Key, Keys::Packed(x), _) | (Row::Value, _, Values::Packed(x)) => {
+                x.import(head, (cell, pos), row);
             }
         }
     }

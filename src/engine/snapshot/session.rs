@@ -176,7 +176,7 @@ impl Session {
         let (decoder, params) = (self.runner.weights.backend.decoder(), &self.params);
         let bytes = |of: Row| {
             let kv = self.runner.cache.layers.first();
-            kv.map_or(0, |kv| self.runner.weights.backend.row_bytes(kv, of) as u64)
+            kv.map_or(0, |kv| self.runner.weights.backend.row_bytes(kv, of, u32::MAX) as u64)
         };
         let layout = [
             ("k_dtype", params.k_type as u64),

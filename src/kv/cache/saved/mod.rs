@@ -164,11 +164,17 @@ impl<B: Backend> Cache<B> {
             }
             Part::Slots => 8 * u64::from(self.slots.held()[index]),
             Part::Keys | Part::Values => {
-                let layer = index / self.n_head;
-                let n = self.places(&self.slots, self.cells.as_ref(), index).len() as u64;
-                n * backend.row_bytes(&self.layers[layer], row_of(part)) as u64
+                let places = self.places(&self.slots, self.cells.as_ref(), index);
+                self.rows_len(backend, part, index, &places).0
             }
         })
+    }
+
+    /// Bytes of all keys or values of a head, and of the longest.
+    fn rows_len(&self, backend: &B, part: Part, index: usize, places: &Places<'_>) -> (u64, usize) {
+        let kv = &self.layers[index / self.n_head];
+        let rows = places.pos.iter().map(|&pos| backend.row_bytes(kv, row_of(part), pos));
+        rows.fold((0, 0), |(all, longest), row| (all + row as u64, longest.max(row)))
     }
 
     /// Bytes of what is known of a head that holds so much.
@@ -222,31 +228,36 @@ impl<B: Backend> Cache<B> {
                 })
             }
             Part::Slots => self.slots.write(index, put),
-            Part::Keys | Part::Values => self.write_rows(backend, row_of(part), index, put),
+            Part::Keys | Part::Values => self.write_rows(backend, part, index, put),
         }
     }
 
-    fn write_rows(&self, backend: &B, of: Row, index: usize, put: &mut Put<'_>) -> Result<()> {
-        let (kv, head) = (&self.layers[index / self.n_head], index % self.n_head);
+    fn write_rows(&self, backend: &B, part: Part, index: usize, put: &mut Put<'_>) -> Result<()> {
+        let (kv, head, of) = (&self.layers[index / self.n_head], index % self.n_head, row_of(part));
         let places = self.places(&self.slots, self.cells.as_ref(), index);
-        let len = backend.row_bytes(kv, of);
-        let mut bytes = buffer(len * (BUFFER / len).min(places.len()).max(1))?;
-        let n_each = bytes.len() / len;
-        for first in (0..places.len()).step_by(n_each) {
-            let n = n_each.min(places.len() - first);
-            for (i, row) in bytes.chunks_exact_mut(len).enumerate().take(n) {
-                backend.export(kv, of, head, places.cell(first + i), row);
+        let (all, longest) = self.rows_len(backend, part, index, &places);
+        let mut bytes = buffer(all.min(BUFFER as u64).max(longest as u64) as usize)?;
+        let mut n = 0;
+        for (i, &pos) in places.pos.iter().enumerate() {
+            let len = backend.row_bytes(kv, of, pos);
+            if n + len > bytes.len() {
+                put(&bytes[..n])?;
+                n = 0;
             }
-            put(&bytes[..n * len])?;
+            backend.export(kv, of, head, places.cell(i), &mut bytes[n..n + len]);
+            n += len;
         }
-        Ok(())
+        put(&bytes[..n])
     }
 
     /// Where a layer's head has its tokens, by the bookkeeping of this cache or of one to be.
-    fn places<'c>(&self, slots: &Slots, cells: Option<&'c Cells>, index: usize) -> Places<'c> {
+    fn places<'c>(&self, slots: &'c Slots, cells: Option<&'c Cells>, index: usize) -> Places<'c> {
         match (self.own[index / self.n_head], cells) {
-            (Some(first), _) => Places::First(slots.held()[first + index % self.n_head]),
-            (None, cells) => Places::Listed(cells.map_or(&[], Cells::order)),
+            (Some(first), _) => Places { pos: slots.pos(first + index % self.n_head), cells: None },
+            (None, cells) => {
+                let pos = cells.map_or(&[][..], Cells::order_pos);
+                Places { pos, cells: Some(cells.map_or(&[], Cells::order)) }
+            }
         }
     }
 
@@ -321,10 +332,10 @@ impl<B: Backend> Cache<B> {
         let mut longest = 0;
         for part in [Part::Keys, Part::Values] {
             for index in 0..n_layer * self.n_head {
-                let row = backend.row_bytes(&self.layers[index / self.n_head], row_of(part));
-                let n = self.places(&slots, cells.as_ref(), index).len();
+                let places = self.places(&slots, cells.as_ref(), index);
+                let (all, row) = self.rows_len(backend, part, index, &places);
                 longest = row.max(longest);
-                check_len(from, part, index as u32, n as u64 * row as u64)?;
+                check_len(from, part, index as u32, all)?;
             }
         }
         Ok(State {
@@ -389,14 +400,23 @@ impl<B: Backend> Cache<B> {
             for index in 0..self.layers.len() * self.n_head {
                 let places = self.places(&state.slots, state.cells.as_ref(), index);
                 let (kv, head) = (&mut self.layers[index / self.n_head], index % self.n_head);
-                let len = backend.row_bytes(kv, row_of(part));
-                let n_each = state.rows.len() / len;
-                for first in (0..places.len()).step_by(n_each) {
-                    let bytes = &mut state.rows[..len * n_each.min(places.len() - first)];
-                    from.read(part, index as u32, (first * len) as u64, bytes)?;
-                    for (i, row) in bytes.chunks_exact(len).enumerate() {
-                        backend.import(kv, row_of(part), head, places.cell(first + i), row);
+                let (mut i, mut at) = (0, 0);
+                while i < places.pos.len() {
+                    let row = |i: usize| backend.row_bytes(kv, row_of(part), places.pos[i]);
+                    let (mut end, mut n) = (i, 0);
+                    while end < places.pos.len() && n + row(end) <= state.rows.len() {
+                        (end, n) = (end + 1, n + row(end));
                     }
+                    let mut bytes = &mut state.rows[..n];
+                    from.read(part, index as u32, at, bytes)?;
+                    at += n as u64;
+                    for i in i..end {
+                        let pos = places.pos[i];
+                        let len = backend.row_bytes(kv, row_of(part), pos);
+                        let Some(row) = bytes.split_off_mut(..len) else { break };
+                        backend.import(kv, row_of(part), head, (places.cell(i), pos), row);
+                    }
+                    i = end;
                 }
             }
         }
@@ -404,26 +424,16 @@ impl<B: Backend> Cache<B> {
     }
 }
 
-/// The cells that a head has its tokens in, by ascending position.
-enum Places<'c> {
-    /// So many from the first on.
-    First(u32),
-    Listed(&'c [u32]),
+/// The positions of a head's tokens, ascending, and the cells that they are in.
+struct Places<'c> {
+    pos: &'c [u32],
+    /// `None` = the first ones.
+    cells: Option<&'c [u32]>,
 }
 
 impl Places<'_> {
-    fn len(&self) -> usize {
-        match *self {
-            Places::First(n) => n as usize,
-            Places::Listed(cells) => cells.len(),
-        }
-    }
-
     fn cell(&self, i: usize) -> u32 {
-        match *self {
-            Places::First(_) => i as u32,
-            Places::Listed(cells) => cells[i],
-        }
+        self.cells.map_or(i as u32, |cells| cells[i])
     }
 }
 
