@@ -375,23 +375,23 @@ fn without_its_third_quota_the_hybrid_is_attn() {
 
 #[test]
 fn each_quota_gets_its_share() {
-    // 4 sinks and 40 others: 20 newest, 14 by attention, 6 by leverage. Attention is high in the
-    // cells 100..114 and leverage in 200..206, so far apart that pools do not mix them.
+    // 4 sinks and 40 others: 16 newest, 16 by attention, 8 by leverage. Attention is high in the
+    // cells 100..116 and leverage in 200..208, so far apart that pools do not mix them.
     let mut made = Made::new(400, &mut Rng::new(6), |_| 0.0);
     made.pos = (0..400).collect();
     made.n_past = 400;
-    for i in 100..114 {
+    for i in 100..116 {
         made.scores[8][i] = 0.01;
         made.scores[1][i] = 0.01;
     }
-    made.scores[3][200..206].fill(1.0);
+    made.scores[3][200..208].fill(1.0);
     let got = kept(Policy::Hybrid, &default(Policy::Hybrid), &made.head(), 44).unwrap();
-    let expected: Vec<u32> = (0..4).chain(100..114).chain(200..206).chain(380..400).collect();
+    let expected: Vec<u32> = (0..4).chain(100..116).chain(200..208).chain(384..400).collect();
     assert_eq!(got, expected);
     // A long prompt that is pinned leaves the shares as they are.
     made.pin(0..64);
     let got = kept(Policy::Hybrid, &default(Policy::Hybrid), &made.head(), 104).unwrap();
-    let expected: Vec<u32> = (0..64).chain(100..114).chain(200..206).chain(380..400).collect();
+    let expected: Vec<u32> = (0..64).chain(100..116).chain(200..208).chain(384..400).collect();
     assert_eq!(got, expected);
 }
 
@@ -415,6 +415,8 @@ fn equal_scores_are_told_apart_by_position() {
             Policy::Streaming => assert_eq!(n_low, n_sink),
             Policy::Ring => assert_eq!(n_low, 0),
             Policy::Tova => assert_eq!(n_new, 1),
+            Policy::Hybrid => assert_eq!(n_new, (40 - n_sink) * 2 / 5),
+            Policy::Attn => assert_eq!(n_new, (40 - n_sink) * 35 / 100),
             _ => assert_eq!(n_new, (40 - n_sink) / 2, "{policy:?}"),
         }
     }

@@ -421,9 +421,9 @@ pub trait Backend: Send + Sync {
     fn row_bytes(&self, kv: &Self::Kv, of: Row, pos: u32) -> usize;
     /// Writes the key or the value of a KV head's cell, as it is stored, to [`Backend::row_bytes`]
     /// bytes: the same on every machine, wherever the cell lies.
+    fn export(&self, kv: &Self::Kv, of: Row, head: usize, cell: u32, out: &mut [u8]);
     /// Overwrites the key or the value of a KV head at `place`, a cell and the position of its token,
     /// with what [`Backend::export`] gave, of a cache that stores rows of the same type.
-    /// [`Backend::export`] gave, of a cache that stores rows of the same type.
     fn import(&self, kv: &mut Self::Kv, of: Row, head: usize, place: (u32, u32), row: &[u8]);
     /// What is known of a KV head and its first `n` slots, keys and values left out: as many numbers
     /// for every session that is made to know the same. The last of them are [`Backend::leverage`].

@@ -17,9 +17,11 @@ pub struct Quotas {
 
 impl Quotas {
     /// For the hybrid, in models whose every layer attends to all tokens.
-    pub const FULL: Quotas = Quotas { recent: 0.50, attn: 0.35, leverage: 0.15 };
+    pub const FULL: Quotas = Quotas { recent: 0.40, attn: 0.40, leverage: 0.20 };
+    /// For the policies that follow a paper.
+    pub const HALF: Quotas = Quotas { recent: 0.50, attn: 0.50, leverage: 0.0 };
     /// Without leverage.
-    pub const ATTN: Quotas = Quotas { recent: 0.50, attn: 0.50, leverage: 0.0 };
+    pub const ATTN: Quotas = Quotas { recent: 0.35, attn: 0.65, leverage: 0.0 };
     /// For models with sliding windows, whose windows hold what is recent; the layers that attend
     /// to all tokens need not.
     pub const SLIDING: Quotas = Quotas { recent: 0.05, attn: 0.95, leverage: 0.0 };
@@ -59,7 +61,8 @@ impl Params {
         let quotas = match policy {
             _ if is_sliding => Quotas::SLIDING,
             Policy::Hybrid => Quotas::FULL,
-            _ => Quotas::ATTN,
+            Policy::Attn => Quotas::ATTN,
+            _ => Quotas::HALF,
         };
         Params {
             n_sink: DEFAULT_SINKS,
