@@ -19,7 +19,7 @@ impl<'a> Oracle<'a> {
     pub fn new(tiny: &'a Tiny) -> Oracle<'a> {
         let tensors = tiny.tensors().into_iter().map(|(name, dtype, cols, rows, bytes)| {
             let mut out = vec![0f32; cols * rows];
-            let row_bytes = dtype.row_bytes(cols).unwrap();
+            let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
             for (row, out) in bytes.chunks_exact(row_bytes).zip(out.chunks_exact_mut(cols)) {
                 quant::decode_row(dtype, row, out);
             }
@@ -129,7 +129,7 @@ impl<'a> Oracle<'a> {
                 _ => usize::MAX,
             };
             let seen = Attention { window, qs, ks, vs, raw };
-            for pos in 0..tokens.len() {
+            for (pos, residual) in xs.iter_mut().enumerate() {
                 let mut mixed = vec![0.0; q_rows];
                 let first = (pos + 1).saturating_sub(window);
                 let visible: Vec<usize> = (first..=pos).collect();
@@ -144,8 +144,8 @@ impl<'a> Oracle<'a> {
                 if t.post_norm() {
                     out = self.norm(&b("post_attention_norm"), &out);
                 }
-                xs[pos].iter_mut().zip(out).for_each(|(x, y)| *x += y);
-                let x = self.norm(&b("ffn_norm"), &xs[pos]);
+                residual.iter_mut().zip(out).for_each(|(x, y)| *x += y);
+                let x = self.norm(&b("ffn_norm"), residual);
                 let (gate, up) = if t.fused() {
                     let gate = self.rows(&b("ffn_up"), &x, 0, t.n_ff);
                     (gate, self.rows(&b("ffn_up"), &x, t.n_ff, t.n_ff))
@@ -166,7 +166,7 @@ impl<'a> Oracle<'a> {
                 if t.post_norm() {
                     out = self.norm(&b("post_ffw_norm"), &out);
                 }
-                xs[pos].iter_mut().zip(out).for_each(|(x, y)| *x += y);
+                residual.iter_mut().zip(out).for_each(|(x, y)| *x += y);
             }
             attention.push(seen);
         }

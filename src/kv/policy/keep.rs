@@ -291,7 +291,7 @@ impl Choice<'_> {
             return;
         }
         // No two keys are equal, so there is but one set of `n` largest, however it is found.
-        highest_first(&mut self.keys, n);
+        highest_first(self.keys, n);
         for key in &self.keys[..n] {
             self.fates[(u32::MAX - *key as u32) as usize] = Fate::Stays;
         }
