@@ -329,7 +329,7 @@ fn a_header_cannot_ask_for_more_than_there_is() {
         let crc = crc32c(&lying[..HEADER - 4]);
         lying[HEADER - 4..HEADER].copy_from_slice(&crc.to_le_bytes());
         let (corrupt, peak) = peak_bytes(|| is_corrupt(&lying));
-        assert!(corrupt && peak == 0, "{body}: {peak} bytes");
+        assert!(corrupt && peak < 256, "{body}: {peak} bytes, more than a sentence");
     }
 }
 

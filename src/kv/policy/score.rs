@@ -10,8 +10,8 @@ use crate::base::rng::Rng;
 /// work in.
 ///
 /// The quadratic mean sets a cell that a few queries need apart from one that all glance at; and what
-/// was needed long ago is often done with. Of 20 % of 1024 tokens of SmolLM2 either takes a tenth off
-/// the divergence, and both a quarter (docs/kv-quality.md).
+/// was needed long ago is often done with. Where 20 % of 1024 tokens of SmolLM2 stay, both take a sixth
+/// off the divergence (docs/kv-quality.md).
 pub fn attention(params: &Params, head: &Head<'_>, score: &mut [f32], part: &mut [f32]) {
     quadratic_mean(params, head, part);
     normalise(part);
