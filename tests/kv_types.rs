@@ -93,7 +93,7 @@ fn neither_threads_nor_splits_change_a_bit() {
             (tiny.n_head, tiny.n_head_kv) = (4, *n_head_kv);
             let model = model_of(&tiny, Some(isa));
             let tokens = text(260);
-            for (k, v) in [MIXED[0], MIXED[1 + i], MIXED[5 + i], MIXED[9 + i]] {
+            for (k, v) in [MIXED[i], MIXED[5 + i], MIXED[9 + i]] {
                 let mut expected = None;
                 for (n_threads, n_batch, call) in
                     [(1, 512, 420), (2, 64, 420), (3, 5, 420), (8, 9, 420), (4, 200, 131)]
