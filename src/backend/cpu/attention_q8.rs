@@ -256,7 +256,7 @@ impl Cpu {
         let width = Sizes::new(&self.decoder).width;
         let mut done = 0;
         while let Some(first) = (done..N_SINKS).find(|&place| places[place].is_some()) {
-            // Neighbours as a rule: as many as are are mixed at once.
+            // Neighbours as a rule, and then mixed at once.
             let sink = places[first].unwrap_or(0);
             let is_next = |i: &usize| places.get(first + i) == Some(&Some(sink + i));
             let len = (1..N_SINKS).take_while(is_next).count() + 1;

@@ -178,6 +178,7 @@ impl Kv {
             }
         }
     }
+
     /// What is known of a head and its first `n` slots: what these draw, all of it and lately, and
     /// what leverages are computed from, with these.
     pub(super) fn knowledge(&self, d: &Decoder, head: usize, n: usize) -> [&[f32]; 3] {

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! counters  slots freed u64, evictions u64, tokens drafted u64, accepted u64; a token that was
-//! chosen
-//!           and not yet evaluated i32 (-1 = none), its position u32
+//!           chosen and not yet evaluated i32 (-1 = none), its position u32
 //! parts     of the cache: see `kv::cache`
 //! sampler   see `sampler`, if there is one
 //! ```

@@ -16,7 +16,7 @@ pub struct HeadSlots<'s> {
     pub mass: &'s [f32],
     /// The same of their squares, of which older ones fade.
     pub squares: &'s [f32],
-    /// Their mean over the last queries, of which older ones fade.
+    /// The mean probability over the last queries, of which older ones fade.
     pub recent: &'s [f32],
     /// How much key and value differ from all that were seen ([`crate::kv::policy::leverage`]).
     pub leverage: &'s [f32],
