@@ -178,6 +178,7 @@ fn populate(start: *mut u8, len: usize) -> bool {
 }
 
 impl<T: Element> Drop for Buffer<T> {
+    #[inline(never)] // there are structures of dozens of them
     fn drop(&mut self) {
         match Self::layout(self.len) {
             _ if self.region.is_some() => {} // goes with its region

@@ -18,13 +18,18 @@ pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> tern_status {
     let status = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => tern_status::TERN_OK,
         Ok(Err(error)) => record(&error),
-        Err(payload) => {
-            let status = record(&err!(Internal, "panic: {}", sentence(&*payload)));
-            discard(payload);
-            status
-        }
+        Err(payload) => caught(payload),
     };
     errno.restore();
+    status
+}
+
+/// Makes a panic the thread's last error.
+#[cold]
+#[inline(never)] // 60 functions have it, one copy
+fn caught(payload: Box<dyn Any + Send>) -> tern_status {
+    let status = record(&err!(Internal, "panic: {}", sentence(&*payload)));
+    discard(payload);
     status
 }
 

@@ -163,6 +163,8 @@ thread_local! {
 }
 
 /// Makes an error the thread's last one.
+#[cold]
+#[inline(never)] // 60 functions have it, one copy
 pub(super) fn record(error: &Error) -> tern_status {
     let message = error.message();
     LAST.with(|last| {

@@ -213,7 +213,13 @@ pub fn encode_row(dtype: DType, x: &[f32], out: &mut [u8]) -> bool {
 /// The half-precision number at `bytes[at]`, as `f32`.
 #[inline]
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    half::f16::from_bits(u16_at(bytes, at)).to_f32()
+    f32_of_half(u16_at(bytes, at))
+}
+
+/// The number that these bits are in half precision.
+#[inline(never)] // Where there is no instruction for it, `half` takes 200 bytes.
+pub fn f32_of_half(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
 }
 
 /// Whether the half-precision number at `bytes[at]` is finite. By its bits: to check all blocks of a

@@ -56,11 +56,15 @@ pub(super) fn kind_at(text: &str, at: usize) -> (u8, usize) {
         None => (0, at),
         Some(&byte) => match ASCII.get(usize::from(byte)) {
             Some(&kind) => (kind, at + 1),
-            None => {
-                char_at(text, at).map_or((0, at), |c| (kind_beyond_ascii(c), at + c.len_utf8()))
-            }
+            None => kind_of_char_at(text, at),
         },
     }
+}
+
+/// The same of any character. In one copy: where `kind_at` is, there are many, mostly for ASCII.
+#[inline(never)]
+fn kind_of_char_at(text: &str, at: usize) -> (u8, usize) {
+    char_at(text, at).map_or((0, at), |c| (kind_beyond_ascii(c), at + c.len_utf8()))
 }
 
 /// The end of the run of characters from `at` on that satisfy `test`.

@@ -11,13 +11,12 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{CodeBits, GROUP, KV_BLOCK, KV_QUAD, Kernels, Keys8, PACKED, Panel, Values8};
+use crate::quant::f32_of_half;
 
 use super::cache::{Targets, each_head, value_width};
 use super::cache_q8::n_blocks;
@@ -292,13 +291,13 @@ impl<'a> HeadPacked<'a> {
         match self.sink(cell) {
             Some(sink) => {
                 for (i, x) in out.iter_mut().enumerate() {
-                    *x = f16::from_bits(self.sinks[form.sink_at(sink, i)]).to_f32();
+                    *x = f32_of_half(self.sinks[form.sink_at(sink, i)]);
                 }
             }
             None => {
                 for (b, out) in out.chunks_mut(KV_BLOCK).enumerate() {
                     let (d, codes) = form.get(self.bytes, cell as usize, b);
-                    let d = f16::from_bits(d).to_f32();
+                    let d = f32_of_half(d);
                     for (x, code) in out.iter_mut().zip(codes) {
                         *x = d * codec::level(form.bits, code);
                     }

@@ -20,6 +20,7 @@ use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Keys8 as KeyCodes, Values8 as ValueCodes};
+use crate::quant::f32_of_half;
 
 use super::cache::{Layout, Targets, each_head, gather_lanes, value_width};
 
@@ -302,7 +303,7 @@ impl<'a> HeadCodes<'a> {
         for (i, x) in out.iter_mut().enumerate() {
             let d = self.scales[i / KV_BLOCK * self.layout.scale_stride() + cell as usize];
             let code = self.codes[at + i / KV_QUAD * stride + i % KV_QUAD];
-            *x = f16::from_bits(d).to_f32() * f32::from(code);
+            *x = f32_of_half(d) * f32::from(code);
         }
     }
 
@@ -314,7 +315,7 @@ impl<'a> HeadCodes<'a> {
             let d = self.scales[b * self.layout.scale_stride() + cell as usize];
             for (i, x) in out.iter_mut().enumerate() {
                 let code = self.codes[at + i * KV_QUAD + lane];
-                *x = f16::from_bits(d).to_f32() * f32::from(code);
+                *x = f32_of_half(d) * f32::from(code);
             }
         }
     }
@@ -358,7 +359,7 @@ fn scale(x: &[f32]) -> u16 {
 }
 
 fn encode(x: &[f32], d: u16, codes: &mut [i8]) {
-    let d = f16::from_bits(d).to_f32();
+    let d = f32_of_half(d);
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     for (code, x) in codes.iter_mut().zip(x) {
         let rounded = (x * inverse + TO_INTEGER).to_bits() as i8;
@@ -375,7 +376,7 @@ mod tests {
         let d = scale(x);
         let mut codes = vec![0; x.len()];
         encode(x, d, &mut codes);
-        (f16::from_bits(d).to_f32(), codes)
+        (f32_of_half(d), codes)
     }
 
     #[test]

@@ -12,9 +12,8 @@
 //! The weights of values are of 14 bits, in two planes of 7: bytes that count as signed and as
 //! unsigned alike, and of which two products fit into 16 bits.
 
-use half::f16;
-
 use super::GROUP;
+use crate::quant::f32_of_half;
 
 /// Elements that share a scale.
 pub const KV_BLOCK: usize = 32;
@@ -104,7 +103,7 @@ fn scores(q: &Queries8<'_>, k: &Keys8<'_>, (out, out_stride): (&mut [f32], usize
                 }
                 let scales = &k.scales[b * k.scale_stride + group * GROUP..][..GROUP];
                 for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(scales) {
-                    let scaled = dot as f32 * f16::from_bits(*scale).to_f32();
+                    let scaled = dot as f32 * f32_of_half(*scale);
                     *sum = scaled.mul_add(q.scales[r * q.n_blocks + b], *sum);
                 }
             }
@@ -122,14 +121,14 @@ pub(super) fn scale_of(max: f32) -> (f32, f32) {
 
 /// The bits of the largest magnitude among products of `p` and `d`. A NaN is the largest of all.
 pub(super) fn largest(p: &[f32], d: &[u16]) -> u32 {
-    let products = p.iter().zip(d).map(|(p, d)| p * f16::from_bits(*d).to_f32());
+    let products = p.iter().zip(d).map(|(p, d)| p * f32_of_half(*d));
     products.map(|x| x.abs().to_bits()).max().unwrap_or(0)
 }
 
 /// Rounds products, `inverse` times as large, to the two planes.
 pub(super) fn to_planes(p: &[f32], d: &[u16], inverse: f32, high: &mut [u8], low: &mut [u8]) {
     for (((p, d), high), low) in p.iter().zip(d).zip(high).zip(low) {
-        let code = (p * f16::from_bits(*d).to_f32() * inverse + TO_INTEGER).to_bits();
+        let code = (p * f32_of_half(*d) * inverse + TO_INTEGER).to_bits();
         *high = (code >> PLANE_BITS & 127) as u8;
         *low = (code & 127) as u8;
     }
