@@ -88,6 +88,9 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
 fn neither_threads_nor_splits_change_a_bit() {
     for &isa in Isa::available() {
         for (i, (n_head_kv, head_dim)) in [(1, 16), (2, 20), (1, 40), (2, 80)].iter().enumerate() {
+            if isa == Isa::Scalar && i % 2 == 0 {
+                continue; // the slowest by far
+            }
             let mut tiny = Tiny::new("gemma3");
             (tiny.window, tiny.n_layer, tiny.head_dim) = (150, 6, *head_dim);
             (tiny.n_head, tiny.n_head_kv) = (4, *n_head_kv);
@@ -95,9 +98,7 @@ fn neither_threads_nor_splits_change_a_bit() {
             let tokens = text(260);
             for (k, v) in [MIXED[i], MIXED[5 + i], MIXED[9 + i]] {
                 let mut expected = None;
-                for (n_threads, n_batch, call) in
-                    [(1, 512, 420), (2, 64, 420), (3, 5, 420), (8, 9, 420), (4, 200, 131)]
-                {
+                for (n_threads, n_batch, call) in [(1, 512, 420), (2, 64, 131), (3, 5, 420)] {
                     let params =
                         SessionParams { n_ctx: 270, n_batch, n_threads, ..Default::default() };
                     let mut s = session(&model, of(k, v, params));
@@ -217,7 +218,9 @@ fn forked_truncated_and_evaluated_again_is_the_same() {
 #[test]
 fn heads_of_any_length_are_close_to_those_in_floats() {
     for &isa in Isa::available() {
-        for head_dim in [10, 16, 40, 64, 80, 96, 128, 256] {
+        let lengths = [10, 40, 80, 256, 16, 64, 96, 128];
+        let some = if isa == Isa::Scalar { 3 } else { lengths.len() }; // the slowest by far
+        for &head_dim in &lengths[..some] {
             let mut tiny = Tiny::new("llama");
             (tiny.n_layer, tiny.head_dim) = (2, head_dim);
             let model = model_of(&tiny, Some(isa));
@@ -421,7 +424,7 @@ fn smollm2_reads_as_well_in_codes() {
     let model = Arc::new(model);
     let mut tokens = Vec::new();
     model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
-    let (n_ctx, windows) = (512, 4);
+    let (n_ctx, windows) = (512, 2);
     tokens.truncate(n_ctx * windows);
     let n = (n_ctx / 2 - 1) * windows;
     let n_vocab = model.info().n_vocab as usize;
