@@ -374,14 +374,14 @@ pub trait Backend: Send + Sync {
     /// mean over the query heads that share the KV head.
     fn attention<'k>(&self, kv: &'k Self::Kv, head: usize) -> Option<(&'k [f32], &'k [f32])>;
     /// Counts the keys before rotation and the values of the last `n_new` slots of each KV head of a
-    /// layer, and computes the leverage of these and of those that are stale, with a ridge of `eps`
-    /// (`kv::policy::leverage`).
+    /// layer, and with a ridge of `eps` computes the leverage of these and of those that are stale
+    /// (`kv::policy::leverage`); without, of none. That of slots after them is zero then.
     fn learn<'h>(
         &self,
         s: &mut Self::Scratch,
         layer: &Self::Layer,
         kv: &mut Self::Kv,
-        new: (usize, f32),
+        new: (usize, Option<f32>),
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()>;
     /// The leverage of the slots of a KV head, of the key and of the value added up, as it was when

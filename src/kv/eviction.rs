@@ -2,7 +2,8 @@
 //!
 //! A cache with a budget grows past it by at most [`SLACK`] tokens. Layers are cut back to it in
 //! [`GROUPS`] groups that take turns, one every [`EVERY`] tokens, so that no token has to wait for the
-//! choice of all layers. A prompt is cut at its end, once: what it says is known by then.
+//! choice of all layers. What the choice needs to know is found before: one layer of the group a
+//! token. A prompt is cut at its end, once: what it says is known by then.
 
 use std::ops::Range;
 
@@ -17,6 +18,9 @@ use super::segments::{Marks, Segments};
 pub const EVERY: u32 = 8;
 /// Groups of layers.
 const GROUPS: u32 = 8;
+/// Parts of a layer's slots that are looked at anew in turns: what they are worth has changed with
+/// what came since.
+pub const PARTS: usize = 8;
 /// Tokens that a cache may hold beyond its budget while one token after the other comes.
 pub const SLACK: usize = (EVERY * GROUPS) as usize + EVERY as usize;
 
@@ -59,6 +63,22 @@ impl Rule {
     /// Whether a layer is cut back to the budget after the token before position `pos`.
     pub fn is_turn(&self, layer: usize, pos: u32) -> bool {
         pos.is_multiple_of(EVERY) && (pos / EVERY) % GROUPS == layer as u32 % GROUPS
+    }
+
+    /// Whether it is after the token before position `pos` that a layer is looked at, for the turn
+    /// that comes next: then, by the tokens before which position. It is the same tokens however many
+    /// come at once, and the token that waits for the cut waits for no look.
+    pub fn looks_at(&self, layer: usize, pos: u32) -> Option<u32> {
+        let (interval, n_come) = (pos.checked_sub(1)? / EVERY, (pos - 1) % EVERY);
+        let (group, place) = (layer as u32 % GROUPS, layer as u32 / GROUPS);
+        let is_next = (interval + 1) % GROUPS == group && n_come == place % (EVERY - 1);
+        is_next.then_some(interval * EVERY)
+    }
+
+    /// Whether slots of a layer that has so many will soon be compared: within as many turns as it
+    /// takes to look at all of them.
+    pub fn is_close(&self, held: usize, budget: usize) -> bool {
+        budget.saturating_sub(held) <= PARTS * (EVERY * GROUPS) as usize
     }
 
     /// Tokens that can come before the next group of layers is cut back.

@@ -265,14 +265,14 @@ enum Of {
 }
 
 impl Cpu {
-    /// Counts the keys and values of the last `n_new` slots of each head of a layer, and computes the
-    /// leverage of these and of those that are stale.
+    /// Counts the keys and values of the last `n_new` slots of each head of a layer, and with a ridge
+    /// of `eps` computes the leverage of these and of those that are stale.
     pub(super) fn learn_layer<'h>(
         &self,
         s: &Scratch,
         l: &CpuLayer,
         kv: &mut Kv,
-        (n_new, eps): (usize, f32),
+        (n_new, eps): (usize, Option<f32>),
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()> {
         let Some(mut leverage) = kv.leverage.take() else { return Ok(()) };
@@ -291,12 +291,13 @@ impl Cpu {
                 let stale = stale.start.min(new.start)..stale.end.min(new.start); // once is enough
                 let HeadStats { spreads: [mut keys, mut values], leverage } =
                     HeadStats::new(stats, sizes);
-                for slots in [&stale, &new] {
-                    leverage[slots.clone()].fill(0.0);
+                leverage[new.start..].fill(0.0); // there may be later ones
+                if eps.is_some() {
+                    leverage[stale.clone()].fill(0.0);
                 }
                 for (of, spread) in [(Of::Keys, &mut keys), (Of::Values, &mut values)] {
                     learner.count((of, n_before), spread, new.clone(), turning, work);
-                    if learner.factor(spread, eps, work) {
+                    if eps.is_some_and(|eps| learner.factor(spread, eps, work)) {
                         for slots in [&stale, &new] {
                             let slots = slots.clone();
                             learner.score(of, spread, slots, leverage, turning, work);

@@ -184,7 +184,7 @@ impl Backend for Cpu {
         s: &mut Scratch,
         l: &CpuLayer,
         kv: &mut Kv,
-        new: (usize, f32),
+        new: (usize, Option<f32>),
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()> {
         self.learn_layer(s, l, kv, new, of_head)

@@ -4,14 +4,21 @@ use std::ops::Range;
 
 use crate::backend::{Backend, Observe, SlotsOfHead};
 use crate::base::error::{Result, err};
-use crate::kv::eviction::{EVERY, Rule, SLACK};
+use crate::kv::eviction::{EVERY, PARTS, Rule, SLACK};
 use crate::kv::filled;
 use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 
 use super::{Cache, HeadSlots};
 
-/// Parts of a layer's slots whose leverage is computed anew in turns.
-pub(super) const PARTS: usize = 8;
+/// Which slots' leverage is computed, besides that of new ones.
+#[derive(Clone, Copy, PartialEq)]
+enum Look {
+    /// None, not even of new ones: these are counted.
+    Count,
+    /// Of those whose turn it is.
+    Part,
+    All,
+}
 
 /// A device at work: its weights and buffers.
 pub struct Device<'d, B: Backend> {
@@ -60,16 +67,41 @@ impl<B: Backend> Cache<B> {
             if self.slots.most_held() > budget + SLACK {
                 n_freed += self.cut_all(device, &rule, budget)?;
             }
+            // A token after a prompt shall not have to wait until all of it has been counted.
+            for layer in 0..self.own.len() {
+                if next - self.learnt[layer] > SLACK as u32 && self.own[layer].is_some() {
+                    let is_close = rule.is_close(self.slots.most_held(), budget);
+                    let look = if is_close { Look::All } else { Look::Count };
+                    self.learn(device, &rule, layer, (look, next))?;
+                }
+            }
             return Ok(n_freed);
         }
         for pos in next - n_kept as u32 + 1..=next {
             for layer in 0..self.own.len() {
-                if rule.is_turn(layer, pos) {
-                    n_freed += self.cut(device, &rule, layer, budget, false)?;
+                if let Some(before) = rule.looks_at(layer, pos) {
+                    let is_close = rule.is_close(self.n_held_before(layer, before), budget);
+                    let look = if is_close { Look::Part } else { Look::Count };
+                    self.learn(device, &rule, layer, (look, before))?;
+                }
+                if rule.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
+                    // The look may have fallen into a longer span. If not, what is done here is that
+                    // newer slots have no leverage, whatever they had before tokens were taken back.
+                    let (before, learnt) = (pos - EVERY, self.learnt[layer]);
+                    let look = if learnt < before { Look::Part } else { Look::Count };
+                    self.learn(device, &rule, layer, (look, before.max(learnt)))?;
+                    n_freed += self.cut(device, &rule, layer, budget)?;
                 }
             }
         }
         Ok(n_freed)
+    }
+
+    /// How many tokens before a position a layer holds: its fullest head.
+    fn n_held_before(&self, layer: usize, before: u32) -> usize {
+        let Some(first) = self.own[layer] else { return 0 };
+        let held = |head| self.slots.pos(head).partition_point(|&pos| pos < before);
+        (first..first + self.n_head).map(held).max().unwrap_or(0)
     }
 
     /// Cuts every head back to `budget` slots, as a rule says. Layers with a window keep what they
@@ -93,8 +125,12 @@ impl<B: Backend> Cache<B> {
         }
         self.check_pinned(budget)?;
         let mut n_freed = 0;
+        let next = self.next_pos();
         for layer in 0..self.own.len() {
-            n_freed += self.cut(device, rule, layer, budget, true)?;
+            if self.is_over(rule, layer, budget) {
+                self.learn(device, rule, layer, (Look::All, next))?;
+                n_freed += self.cut(device, rule, layer, budget)?;
+            }
         }
         Ok(n_freed)
     }
@@ -147,7 +183,8 @@ impl<B: Backend> Cache<B> {
             }
             let is_over = self.is_over(rule, layer, budget);
             if is_over {
-                self.prepare(device, rule, layer, true)?;
+                self.learn(device, rule, layer, (Look::All, self.next_pos()))?;
+                self.prepare(device.backend, rule, layer);
             }
             for head in 0..self.n_head {
                 let held = self.slots.held()[first + head] as usize;
@@ -174,22 +211,17 @@ impl<B: Backend> Cache<B> {
         Ok(plan)
     }
 
-    /// Cuts the heads of one layer back. `whole`: what all slots are worth is found anew, and not of
-    /// the new ones and some others.
+    /// Cuts the heads of one layer back.
     fn cut(
         &mut self,
         device: &mut Device<'_, B>,
         rule: &Rule,
         layer: usize,
         budget: usize,
-        whole: bool,
     ) -> Result<u64> {
         let Some(first) = self.own[layer] else { return Ok(0) };
         let mut n_freed = 0;
-        if !self.is_over(rule, layer, budget) {
-            return Ok(0);
-        }
-        self.prepare(device, rule, layer, whole)?;
+        self.prepare(device.backend, rule, layer);
         for head in 0..self.n_head {
             let held = self.slots.held()[first + head] as usize;
             if held > budget {
@@ -210,20 +242,10 @@ impl<B: Backend> Cache<B> {
         is_over && layer >= rule.policy.n_layer_spared()
     }
 
-    /// Brings what is known of a layer's slots up to date.
-    fn prepare(
-        &mut self,
-        device: &mut Device<'_, B>,
-        rule: &Rule,
-        layer: usize,
-        whole: bool,
-    ) -> Result<()> {
+    /// Makes what all heads of a layer are chosen by.
+    fn prepare(&mut self, backend: &B, rule: &Rule, layer: usize) {
         if rule.needs().last {
-            self.average_last(device.backend, layer);
-        }
-        match rule.needs().leverage {
-            true => self.learn(device, rule, layer, whole),
-            false => Ok(()),
+            self.average_last(backend, layer);
         }
     }
 
@@ -270,36 +292,38 @@ impl<B: Backend> Cache<B> {
         Ok(())
     }
 
-    /// Counts what has come to a layer since it was last cut, and computes leverages.
+    /// Counts the tokens before a position that have come to a layer since it was last looked at, and
+    /// computes leverages, if the policy asks.
     fn learn(
         &mut self,
         device: &mut Device<'_, B>,
         rule: &Rule,
         layer: usize,
-        whole: bool,
+        (look, before): (Look, u32),
     ) -> Result<()> {
-        let Some(first) = self.own[layer] else { return Ok(()) };
+        let Some(first) = self.own[layer].filter(|_| rule.needs().leverage) else { return Ok(()) };
         let (slots, since) = (&self.slots, self.learnt[layer]);
-        let n_new = |head: usize| {
-            let pos = slots.pos(first + head);
-            pos.len() - pos.partition_point(|&pos| pos < since)
-        };
+        let n_before = |head: usize, at: u32| slots.pos(first + head).partition_point(|&p| p < at);
+        let n_new = |head: usize| n_before(head, before) - n_before(head, since.min(before));
         let n_new = (0..self.n_head).map(n_new).min().unwrap_or(0);
         let part = self.next_part[layer];
         let of_head = |head: usize| {
-            let turns = slots.turn(first + head);
+            let turns = &slots.turn(first + head)[..n_before(head, before)];
             let len = turns.len().div_ceil(PARTS);
-            let stale = match whole {
-                true => 0..turns.len(),
-                false => (part * len).min(turns.len())..((part + 1) * len).min(turns.len()),
+            let stale = match look {
+                Look::All => 0..turns.len(),
+                Look::Part => (part * len).min(turns.len())..((part + 1) * len).min(turns.len()),
+                Look::Count => 0..0,
             };
             SlotsOfHead { turns, stale }
         };
         let (weights, kv) = (&device.weights[layer], &mut self.layers[layer]);
-        let new = (n_new, rule.params.eps);
-        device.backend.learn(device.scratch, weights, kv, new, of_head)?;
-        self.learnt[layer] = self.history.next_pos();
-        self.next_part[layer] = (part + 1) % PARTS;
+        let eps = (look != Look::Count).then_some(rule.params.eps);
+        device.backend.learn(device.scratch, weights, kv, (n_new, eps), of_head)?;
+        self.learnt[layer] = since.max(before);
+        if look == Look::Part {
+            self.next_part[layer] = (part + 1) % PARTS;
+        }
         Ok(())
     }
 

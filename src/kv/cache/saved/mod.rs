@@ -27,14 +27,13 @@ use crate::backend::{Backend, Row};
 use crate::base::error::{Result, err};
 use crate::base::le::{Fields, Put, put_words};
 use crate::kv::cells::Cells;
-use crate::kv::eviction::Rule;
+use crate::kv::eviction::{PARTS, Rule};
 use crate::kv::filled;
 use crate::kv::history::History;
 use crate::kv::policy::mean::Mean;
 use crate::kv::segments::Segments;
 use crate::kv::slots::Slots;
 
-use super::evict::PARTS;
 use super::{Cache, Capacity};
 
 /// What of a cache is saved.
