@@ -18,11 +18,13 @@ use super::segments::{Marks, Segments};
 pub const EVERY: u32 = 8;
 /// Groups of layers.
 const GROUPS: u32 = 8;
+/// Tokens after which every layer has had its turn.
+pub const PERIOD: u32 = EVERY * GROUPS;
 /// Parts of a layer's slots that are looked at anew in turns: what they are worth has changed with
 /// what came since.
 pub const PARTS: usize = 8;
 /// Tokens that a cache may hold beyond its budget while one token after the other comes.
-pub const SLACK: usize = (EVERY * GROUPS) as usize + EVERY as usize;
+pub const SLACK: usize = (PERIOD + EVERY) as usize;
 
 /// How a session evicts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,7 +80,7 @@ impl Rule {
     /// Whether slots of a layer that has so many will soon be compared: within as many turns as it
     /// takes to look at all of them.
     pub fn is_close(&self, held: usize, budget: usize) -> bool {
-        budget.saturating_sub(held) <= PARTS * (EVERY * GROUPS) as usize
+        budget.saturating_sub(held) <= PARTS * PERIOD as usize
     }
 
     /// Tokens that can come before the next group of layers is cut back.

@@ -181,7 +181,8 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
       --json            print an array: one object for each test,
                         {\"test\", \"threads\", \"tok_s\": {\"min\", \"median\", \"max\"}, \"gb_s\",
                         \"gmac_s\", \"roof_gb_s\", \"roof_gmac_s\", \"share\", \"kept\", \"p50_us\",
-                        \"p99_us\", \"max_us\"}, and as its last element
+                        \"p99_us\", \"max_us\"}, with --kv-budget also
+                        \"eviction_stall\", and as its last element
                         {\"load_ms\", \"ttft_ms\", \"peak_rss_bytes\", \"isa\"}
                         test: \"prefill-N\", \"decode-N\", \"decode-N@DEPTH\", with \"+Nbusy\" after
                         it, \"repeat-N\" and \"repeat-N+draftN\" (with \"n_drafted\",
@@ -193,7 +194,11 @@ tern bench -m MODEL [OPTIONS]: measures speed and memory
                         multiplications by weights per second; share: of decoding
                         gb_s / roof_gb_s, of a prefill gmac_s / roof_gmac_s; kept: the part of
                         the speed that is left beside busy processes; p50_us, p99_us and max_us:
-                        of one eval; null: not measured; with --phases also \"phases\": {\"embed\",
+                        of one eval; eviction_stall: how much longer than the
+                        median the token takes that waits longest for evictions, as a part of
+                        it: of each place in their timetable the median, so that what else the
+                        machine does counts for little; null: not measured; with --phases also
+                        \"phases\": {\"embed\",
                         \"qkv\", \"attend\", \"attn_out\", \"ffn_up\", \"ffn_down\", \"head\"},
                         parts of 1
 

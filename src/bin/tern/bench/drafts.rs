@@ -133,6 +133,6 @@ impl Repeat<'_> {
         // Each step reads all weights once.
         let reads = call_ns.len() as f64 / (self.n * runs.len()) as f64;
         let bytes = self.model.info().weight_bytes as f64 * reads;
-        Runs { tok_s, call_ns }.measured(test, n_threads, bytes)
+        Runs { tok_s, call_ns, places: Vec::new() }.measured(test, n_threads, bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! What was measured, as a table for people and as JSON for scripts.
 
 use serde_json::{Map, Value as Json, json};
-use tern::engine::{Phase, PhaseTimes};
+use tern::engine::{KV_PERIOD, Phase, PhaseTimes};
 
 /// One line of the result.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,9 @@ pub(crate) struct Measured {
     pub(crate) kept: Option<f64>,
     /// Nanoseconds of each call of eval or generate, in ascending order.
     pub(crate) call_ns: Vec<u64>,
+    /// How much longer than the median token the one takes that waits longest for evictions: of each
+    /// place in their timetable the median counts.
+    pub(crate) eviction_stall: Option<f64>,
     /// How long each phase took, in all runs.
     pub(crate) phases: Option<PhaseTimes>,
     /// What came of drafts, where there were any.
@@ -61,9 +64,23 @@ pub(crate) struct Runs {
     pub(crate) tok_s: Vec<f64>,
     /// Nanoseconds of each call, of all of them.
     pub(crate) call_ns: Vec<u64>,
+    /// The place of each in the timetable of evictions, if there is one.
+    pub(crate) places: Vec<u32>,
 }
 
 impl Runs {
+    /// [`Measured::eviction_stall`].
+    fn eviction_stall(&self) -> Option<f64> {
+        let mut by_place = vec![Vec::new(); KV_PERIOD as usize];
+        for (&place, &ns) in self.places.iter().zip(&self.call_ns) {
+            by_place[place as usize].push(ns as f64);
+        }
+        by_place.retain(|calls| calls.len() >= 5); // or one neighbour of this machine decides
+        let mut medians: Vec<f64> = by_place.iter_mut().map(|calls| spread(calls).1).collect();
+        let (_, median, max) = spread(&mut medians);
+        (!medians.is_empty()).then(|| max / median - 1.0)
+    }
+
     /// Tokens per second of the median run.
     pub(crate) fn median(&self) -> f64 {
         spread(&mut self.tok_s.clone()).1
@@ -71,10 +88,11 @@ impl Runs {
 
     /// What they come to, where each token reads so many bytes of weights; 0: nobody knows.
     pub(crate) fn measured(mut self, test: String, n_threads: u32, bytes: f64) -> Measured {
+        let eviction_stall = self.eviction_stall();
         self.call_ns.sort_unstable();
         let gb_s = self.median() * bytes / 1e9;
-        let Runs { tok_s, call_ns } = self;
-        Measured { tok_s, gb_s, call_ns, ..Measured::new(test, n_threads) }
+        let Runs { tok_s, call_ns, .. } = self;
+        Measured { tok_s, gb_s, call_ns, eviction_stall, ..Measured::new(test, n_threads) }
     }
 }
 
@@ -125,6 +143,9 @@ impl Measured {
         if let Some(median) = self.median_gb_s {
             object["median_gb_s"] = median.into();
         }
+        if let Some(stall) = self.eviction_stall {
+            object["eviction_stall"] = stall.into();
+        }
         if let Some(phases) = self.phases {
             let shares = shares(&phases).map(|(name, share)| (name.to_string(), share.into()));
             object["phases"] = shares.collect::<Map<_, _>>().into();
@@ -156,6 +177,9 @@ impl Measured {
             true => self.median_gb_s.map_or_else(String::new, |gb_s| format!("median {gb_s:.1}")),
             false => format!("{:.2} / {:.2} / {:.2}", ms(50), ms(99), ms(100)),
         };
+        if let Some(stall) = self.eviction_stall {
+            calls += &format!("; evictions: {:.0} % of a token at most", 100.0 * stall);
+        }
         if let Some(Drafts { n_drafted, n_accepted, speedup }) = self.drafts {
             calls += &format!("; {speedup:.2} x, {n_accepted} of {n_drafted} drafted accepted");
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tern::base::rng::Rng;
-use tern::engine::{Control, Logits, Model, Sampler, SamplerParams, Session};
+use tern::engine::{Control, KV_PERIOD, Logits, Model, Sampler, SamplerParams, Session};
 
 use super::super::args::Result;
 use super::busy::Busy;
@@ -109,6 +109,10 @@ impl Bench<'_> {
             self.session.truncate(depth as u32)?;
         }
         let tokens = self.tokens(n);
+        if self.goes_on {
+            let pos = self.session.info().pos;
+            runs.places.extend((pos..).take(n).map(|pos| pos % KV_PERIOD));
+        }
         let start = Instant::now();
         for &token in &tokens {
             let call = Instant::now();
