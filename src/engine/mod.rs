@@ -22,7 +22,7 @@ pub use crate::base::memory::{HugePages, Lock};
 pub use crate::chat::Message;
 pub use crate::gguf::{Gguf, Value};
 pub use crate::kv::cache::{HeadSlots as KvHeadSlots, Plan as EvictPlan};
-pub use crate::kv::eviction::PERIOD as KV_PERIOD;
+pub use crate::kv::eviction::EVERY as KV_EVICTS_EVERY;
 pub use crate::kv::policy::{Params as KvParams, Policy as KvPolicy, Quotas as KvQuotas};
 pub use crate::kv::segments::Segment as KvSegment;
 pub use crate::model::forward::{Phase, PhaseTimes};

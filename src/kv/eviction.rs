@@ -1,9 +1,9 @@
 //! When tokens leave a session, and which: a policy, its statistics, and a timetable.
 //!
-//! A cache with a budget grows past it by at most [`SLACK`] tokens. Layers are cut back to it in
-//! [`GROUPS`] groups that take turns, one every [`EVERY`] tokens, so that no token has to wait for the
-//! choice of all layers. What the choice needs to know is found before: one layer of the group a
-//! token. A prompt is cut at its end, once: what it says is known by then.
+//! A cache with a budget grows past it by as many tokens as a [`Timetable`] takes to come round.
+//! Layers are cut back in groups that take turns, one every [`EVERY`] tokens, so that no token has to
+//! wait for the choice of all layers. What the choice needs to know is found before: one layer of the
+//! group a token. A prompt is cut at its end, once: what it says is known by then.
 
 use std::ops::Range;
 
@@ -16,15 +16,14 @@ use super::segments::{Marks, Segments};
 
 /// Tokens from one group of layers to the next.
 pub const EVERY: u32 = 8;
-/// Groups of layers.
-const GROUPS: u32 = 8;
-/// Tokens after which every layer has had its turn.
-pub const PERIOD: u32 = EVERY * GROUPS;
+/// Groups of layers, at least and at most.
+const LEAST_GROUPS: u32 = 8;
+const MOST_GROUPS: u32 = 32;
+/// Tokens that a cache has to have room for beyond its budget.
+pub const SLACK: usize = (EVERY * LEAST_GROUPS + EVERY) as usize;
 /// Parts of a layer's slots that are looked at anew in turns: what they are worth has changed with
 /// what came since.
 pub const PARTS: usize = 8;
-/// Tokens that a cache may hold beyond its budget while one token after the other comes.
-pub const SLACK: usize = (PERIOD + EVERY) as usize;
 
 /// How a session evicts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,33 +61,64 @@ impl Rule {
         needs.probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent, sum })
     }
 
-    /// Whether a layer is cut back to the budget after the token before position `pos`.
-    pub fn is_turn(&self, layer: usize, pos: u32) -> bool {
-        pos.is_multiple_of(EVERY) && (pos / EVERY) % GROUPS == layer as u32 % GROUPS
-    }
-
-    /// Whether it is after the token before position `pos` that a layer is looked at, for the turn
-    /// that comes next: then, by the tokens before which position. It is the same tokens however many
-    /// come at once, and the token that waits for the cut waits for no look.
-    pub fn looks_at(&self, layer: usize, pos: u32) -> Option<u32> {
-        let (interval, n_come) = (pos.checked_sub(1)? / EVERY, (pos - 1) % EVERY);
-        let (group, place) = (layer as u32 % GROUPS, layer as u32 / GROUPS);
-        let is_next = (interval + 1) % GROUPS == group && n_come == place % (EVERY - 1);
-        is_next.then_some(interval * EVERY)
-    }
-
-    /// Whether slots of a layer that has so many will soon be compared: within as many turns as it
-    /// takes to look at all of them.
-    pub fn is_close(&self, held: usize, budget: usize) -> bool {
-        budget.saturating_sub(held) <= PARTS * PERIOD as usize
-    }
-
     /// Tokens that can come before the next group of layers is cut back.
     pub fn n_undisturbed(&self, pos: u32) -> usize {
         match self.budget {
             Some(_) => (EVERY - pos % EVERY) as usize,
             None => usize::MAX,
         }
+    }
+}
+
+/// When layers are cut back to a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timetable {
+    /// Groups of layers.
+    n_groups: u32,
+}
+
+impl Timetable {
+    /// To cut a layer back moves most of what it holds, however little leaves: the larger the budget,
+    /// the more tokens come in between, up to a quarter of it, if there is room for them.
+    pub fn new(budget: usize, n_slots: usize) -> Timetable {
+        let room = n_slots.saturating_sub(budget + EVERY as usize).min(budget / 4);
+        let mut n_groups = LEAST_GROUPS;
+        while n_groups < MOST_GROUPS && (2 * n_groups * EVERY) as usize <= room {
+            n_groups *= 2;
+        }
+        Timetable { n_groups }
+    }
+
+    /// Tokens from one turn of a layer to its next.
+    fn period(self) -> u32 {
+        self.n_groups * EVERY
+    }
+
+    /// Tokens that a layer may hold beyond the budget while one token after the other comes.
+    pub fn slack(self) -> usize {
+        (self.period() + EVERY) as usize
+    }
+
+    /// Whether a layer is cut back to the budget after the token before position `pos`.
+    pub fn is_turn(self, layer: usize, pos: u32) -> bool {
+        let group = layer as u32 % self.n_groups;
+        pos.is_multiple_of(EVERY) && (pos / EVERY) % self.n_groups == group
+    }
+
+    /// Whether it is after the token before position `pos` that a layer is looked at, for the turn
+    /// that comes next: then, by the tokens before which position. It is the same tokens however many
+    /// come at once, and the token that waits for the cut waits for no look.
+    pub fn looks_at(self, layer: usize, pos: u32) -> Option<u32> {
+        let (interval, n_come) = (pos.checked_sub(1)? / EVERY, (pos - 1) % EVERY);
+        let (group, place) = (layer as u32 % self.n_groups, layer as u32 / self.n_groups);
+        let is_next = (interval + 1) % self.n_groups == group && n_come == place % (EVERY - 1);
+        is_next.then_some(interval * EVERY)
+    }
+
+    /// Whether slots of a layer that has so many will soon be compared: within as many turns as it
+    /// takes to look at all of them.
+    pub fn is_close(self, held: usize, budget: usize) -> bool {
+        budget.saturating_sub(held) <= PARTS * self.period() as usize
     }
 }
 

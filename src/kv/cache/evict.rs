@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::backend::{Backend, Observe, SlotsOfHead};
 use crate::base::error::{Result, err};
-use crate::kv::eviction::{EVERY, PARTS, Rule, SLACK};
+use crate::kv::eviction::{EVERY, PARTS, Rule, Timetable};
 use crate::kv::filled;
 use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 
@@ -63,14 +63,17 @@ impl<B: Backend> Cache<B> {
             return Ok(n_freed);
         }
         let next = self.next_pos();
+        let timetable = Timetable::new(budget, self.capacity.n_slots);
         if n_kept > EVERY as usize {
-            if self.slots.most_held() > budget + SLACK {
+            if self.slots.most_held() > budget + timetable.slack() {
                 n_freed += self.cut_all(device, &rule, budget)?;
             }
             // A token after a prompt shall not have to wait until all of it has been counted.
             for layer in 0..self.own.len() {
-                if next - self.learnt[layer] > SLACK as u32 && self.own[layer].is_some() {
-                    let is_close = rule.is_close(self.slots.most_held(), budget);
+                if (next - self.learnt[layer]) as usize > timetable.slack()
+                    && self.own[layer].is_some()
+                {
+                    let is_close = timetable.is_close(self.slots.most_held(), budget);
                     let look = if is_close { Look::All } else { Look::Count };
                     self.learn(device, &rule, layer, (look, next))?;
                 }
@@ -79,12 +82,12 @@ impl<B: Backend> Cache<B> {
         }
         for pos in next - n_kept as u32 + 1..=next {
             for layer in 0..self.own.len() {
-                if let Some(before) = rule.looks_at(layer, pos) {
-                    let is_close = rule.is_close(self.n_held_before(layer, before), budget);
+                if let Some(before) = timetable.looks_at(layer, pos) {
+                    let is_close = timetable.is_close(self.n_held_before(layer, before), budget);
                     let look = if is_close { Look::Part } else { Look::Count };
                     self.learn(device, &rule, layer, (look, before))?;
                 }
-                if rule.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
+                if timetable.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
                     // The look may have fallen into a longer span. If not, what is done here is that
                     // newer slots have no leverage, whatever they had before tokens were taken back.
                     let (before, learnt) = (pos - EVERY, self.learnt[layer]);

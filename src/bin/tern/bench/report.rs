@@ -1,7 +1,7 @@
 //! What was measured, as a table for people and as JSON for scripts.
 
 use serde_json::{Map, Value as Json, json};
-use tern::engine::{KV_PERIOD, Phase, PhaseTimes};
+use tern::engine::{KV_EVICTS_EVERY, Phase, PhaseTimes};
 
 /// One line of the result.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,7 @@ pub(crate) struct Runs {
 impl Runs {
     /// [`Measured::eviction_stall`].
     fn eviction_stall(&self) -> Option<f64> {
-        let mut by_place = vec![Vec::new(); KV_PERIOD as usize];
+        let mut by_place = vec![Vec::new(); KV_EVICTS_EVERY as usize];
         for (&place, &ns) in self.places.iter().zip(&self.call_ns) {
             by_place[place as usize].push(ns as f64);
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tern::base::rng::Rng;
-use tern::engine::{Control, KV_PERIOD, Logits, Model, Sampler, SamplerParams, Session};
+use tern::engine::{Control, KV_EVICTS_EVERY, Logits, Model, Sampler, SamplerParams, Session};
 
 use super::super::args::Result;
 use super::busy::Busy;
@@ -111,7 +111,7 @@ impl Bench<'_> {
         let tokens = self.tokens(n);
         if self.goes_on {
             let pos = self.session.info().pos;
-            runs.places.extend((pos..).take(n).map(|pos| pos % KV_PERIOD));
+            runs.places.extend((pos..).take(n).map(|pos| pos % KV_EVICTS_EVERY));
         }
         let start = Instant::now();
         for &token in &tokens {
