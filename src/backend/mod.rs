@@ -312,6 +312,17 @@ pub struct Shape {
     pub n_turns: usize,
 }
 
+/// The last slots of each KV head of a layer, and what is to be done with them.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSlots {
+    /// How many.
+    pub n: usize,
+    /// They are counted: once.
+    pub count: bool,
+    /// The ridge with which their leverage and that of stale ones is computed; `None`: that of none.
+    pub eps: Option<f32>,
+}
+
 /// The slots of one KV head that are in use.
 #[derive(Clone, Debug)]
 pub struct SlotsOfHead<'a> {
@@ -373,15 +384,15 @@ pub trait Backend: Send + Sync {
     /// ([`Observing::sum`]), and the mean probability over the last ones, [`Observing::n_recent`] of them. Of each query the
     /// mean over the query heads that share the KV head.
     fn attention<'k>(&self, kv: &'k Self::Kv, head: usize) -> Option<(&'k [f32], &'k [f32])>;
-    /// Counts the keys before rotation and the values of the last `n_new` slots of each KV head of a
-    /// layer, and with a ridge of `eps` computes the leverage of these and of those that are stale
-    /// (`kv::policy::leverage`); without, of none. That of slots after them is zero then.
+    /// Counts the keys before rotation and the values of the new slots of each KV head of a layer, and
+    /// computes the leverage of these and of those that are stale (`kv::policy::leverage`). That of
+    /// slots after them is zero then.
     fn learn<'h>(
         &self,
         s: &mut Self::Scratch,
         layer: &Self::Layer,
         kv: &mut Self::Kv,
-        new: (usize, Option<f32>),
+        new: NewSlots,
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()>;
     /// The leverage of the slots of a KV head, of the key and of the value added up, as it was when

@@ -70,6 +70,17 @@ impl Rule {
     }
 }
 
+/// What is found out about a layer's slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// New ones are counted.
+    Count,
+    /// The leverage of new ones and of one of [`PARTS`] is computed.
+    Part,
+    /// New ones are counted, and the leverage of all is computed.
+    All,
+}
+
 /// When layers are cut back to a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timetable {
@@ -106,13 +117,26 @@ impl Timetable {
     }
 
     /// Whether it is after the token before position `pos` that a layer is looked at, for the turn
-    /// that comes next: then, by the tokens before which position. It is the same tokens however many
-    /// come at once, and the token that waits for the cut waits for no look.
-    pub fn looks_at(self, layer: usize, pos: u32) -> Option<u32> {
+    /// that comes next, and how: by the tokens before which position. It is the same tokens however
+    /// many come at once, and the token that waits for the cut waits for no look.
+    pub fn looks_at(self, layer: usize, pos: u32) -> Option<(Look, u32)> {
         let (interval, n_come) = (pos.checked_sub(1)? / EVERY, (pos - 1) % EVERY);
         let (group, place) = (layer as u32 % self.n_groups, layer as u32 / self.n_groups);
-        let is_next = (interval + 1) % self.n_groups == group && n_come == place % (EVERY - 1);
-        is_next.then_some(interval * EVERY)
+        if (interval + 1) % self.n_groups != group {
+            return None;
+        }
+        let look = match 2 * place % (EVERY - 1) {
+            count if n_come == count => Look::Count,
+            count if n_come == (count + 1) % (EVERY - 1) => Look::Part,
+            _ => return None,
+        };
+        Some((look, interval * EVERY))
+    }
+
+    /// The position from which on slots of a layer were not there when it was looked at before
+    /// position `before` last.
+    pub fn looked_before(self, before: u32) -> u32 {
+        before.saturating_sub(self.period())
     }
 
     /// Whether slots of a layer that has so many will soon be compared: within as many turns as it

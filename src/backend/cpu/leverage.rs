@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::backend::rope::Frequencies;
-use crate::backend::{Decoder, Shape, SlotsOfHead};
+use crate::backend::{Decoder, NewSlots, Shape, SlotsOfHead};
 use crate::base::aligned::Buffer;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
@@ -265,14 +265,14 @@ enum Of {
 }
 
 impl Cpu {
-    /// Counts the keys and values of the last `n_new` slots of each head of a layer, and with a ridge
-    /// of `eps` computes the leverage of these and of those that are stale.
+    /// Counts the keys and values of the new slots of each head of a layer, and computes the leverage
+    /// of these and of those that are stale.
     pub(super) fn learn_layer<'h>(
         &self,
         s: &Scratch,
         l: &CpuLayer,
         kv: &mut Kv,
-        (n_new, eps): (usize, Option<f32>),
+        NewSlots { n, count, eps }: NewSlots,
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()> {
         let Some(mut leverage) = kv.leverage.take() else { return Ok(()) };
@@ -287,7 +287,7 @@ impl Cpu {
                 let learner = Learner { cpu: self, kv: kv_read, angles, sizes, head, turns };
                 let (turning, work) = work.split_at_mut(2 * sizes.width);
                 let turning = &mut turning.split_at_mut(sizes.width);
-                let new = turns.len() - n_new.min(turns.len())..turns.len();
+                let new = turns.len() - n.min(turns.len())..turns.len();
                 let stale = stale.start.min(new.start)..stale.end.min(new.start); // once is enough
                 let HeadStats { spreads: [mut keys, mut values], leverage } =
                     HeadStats::new(stats, sizes);
@@ -296,7 +296,9 @@ impl Cpu {
                     leverage[stale.clone()].fill(0.0);
                 }
                 for (of, spread) in [(Of::Keys, &mut keys), (Of::Values, &mut values)] {
-                    learner.count((of, n_before), spread, new.clone(), turning, work);
+                    if count {
+                        learner.count((of, n_before), spread, new.clone(), turning, work);
+                    }
                     if eps.is_some_and(|eps| learner.factor(spread, eps, work)) {
                         for slots in [&stale, &new] {
                             let slots = slots.clone();
@@ -306,7 +308,7 @@ impl Cpu {
                 }
             }
         });
-        leverage.n += n_new as u64;
+        leverage.n += if count { n as u64 } else { 0 };
         kv.leverage = Some(leverage);
         done
     }

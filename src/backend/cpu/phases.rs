@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::rope::Layout;
-use crate::backend::{Backend, Batch, Observe, Row, SlotsOfHead};
+use crate::backend::{Backend, Batch, NewSlots, Observe, Row, SlotsOfHead};
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
@@ -184,7 +184,7 @@ impl Backend for Cpu {
         s: &mut Scratch,
         l: &CpuLayer,
         kv: &mut Kv,
-        new: (usize, Option<f32>),
+        new: NewSlots,
         of_head: impl Fn(usize) -> SlotsOfHead<'h> + Sync,
     ) -> Result<()> {
         self.learn_layer(s, l, kv, new, of_head)

@@ -2,23 +2,13 @@
 
 use std::ops::Range;
 
-use crate::backend::{Backend, Observe, SlotsOfHead};
+use crate::backend::{Backend, NewSlots, Observe, SlotsOfHead};
 use crate::base::error::{Result, err};
-use crate::kv::eviction::{EVERY, PARTS, Rule, Timetable};
+use crate::kv::eviction::{EVERY, Look, PARTS, Rule, Timetable};
 use crate::kv::filled;
 use crate::kv::policy::{DEFAULT_SINKS, Head, Policy};
 
 use super::{Cache, HeadSlots};
-
-/// Which slots' leverage is computed, besides that of new ones.
-#[derive(Clone, Copy, PartialEq)]
-enum Look {
-    /// None, not even of new ones: these are counted.
-    Count,
-    /// Of those whose turn it is.
-    Part,
-    All,
-}
 
 /// A device at work: its weights and buffers.
 pub struct Device<'d, B: Backend> {
@@ -75,24 +65,27 @@ impl<B: Backend> Cache<B> {
                 {
                     let is_close = timetable.is_close(self.slots.most_held(), budget);
                     let look = if is_close { Look::All } else { Look::Count };
-                    self.learn(device, &rule, layer, (look, next))?;
+                    self.learn(device, &rule, layer, (look, 0..next))?;
                 }
             }
             return Ok(n_freed);
         }
         for pos in next - n_kept as u32 + 1..=next {
             for layer in 0..self.own.len() {
-                if let Some(before) = timetable.looks_at(layer, pos) {
+                if let Some((look, before)) = timetable.looks_at(layer, pos) {
                     let is_close = timetable.is_close(self.n_held_before(layer, before), budget);
-                    let look = if is_close { Look::Part } else { Look::Count };
-                    self.learn(device, &rule, layer, (look, before))?;
+                    if look == Look::Count || is_close {
+                        let from = timetable.looked_before(before);
+                        self.learn(device, &rule, layer, (look, from..before))?;
+                    }
                 }
                 if timetable.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
-                    // The look may have fallen into a longer span. If not, what is done here is that
-                    // newer slots have no leverage, whatever they had before tokens were taken back.
+                    // The looks may have fallen into a longer span. If not, what is done here is
+                    // that newer slots have no leverage, whatever they had before tokens were taken
+                    // back.
                     let (before, learnt) = (pos - EVERY, self.learnt[layer]);
-                    let look = if learnt < before { Look::Part } else { Look::Count };
-                    self.learn(device, &rule, layer, (look, before.max(learnt)))?;
+                    let look = if learnt < before { Look::All } else { Look::Count };
+                    self.learn(device, &rule, layer, (look, 0..before.max(learnt)))?;
                     n_freed += self.cut(device, &rule, layer, budget)?;
                 }
             }
@@ -131,7 +124,7 @@ impl<B: Backend> Cache<B> {
         let next = self.next_pos();
         for layer in 0..self.own.len() {
             if self.is_over(rule, layer, budget) {
-                self.learn(device, rule, layer, (Look::All, next))?;
+                self.learn(device, rule, layer, (Look::All, 0..next))?;
                 n_freed += self.cut(device, rule, layer, budget)?;
             }
         }
@@ -186,7 +179,7 @@ impl<B: Backend> Cache<B> {
             }
             let is_over = self.is_over(rule, layer, budget);
             if is_over {
-                self.learn(device, rule, layer, (Look::All, self.next_pos()))?;
+                self.learn(device, rule, layer, (Look::All, 0..self.next_pos()))?;
                 self.prepare(device.backend, rule, layer);
             }
             for head in 0..self.n_head {
@@ -295,23 +288,26 @@ impl<B: Backend> Cache<B> {
         Ok(())
     }
 
-    /// Counts the tokens before a position that have come to a layer since it was last looked at, and
-    /// computes leverages, if the policy asks.
+    /// Looks at the slots of a layer that stand before the end of some positions, if the policy asks:
+    /// those that have not been counted are new, and so are those at these positions to a look that
+    /// does not count.
     fn learn(
         &mut self,
         device: &mut Device<'_, B>,
         rule: &Rule,
         layer: usize,
-        (look, before): (Look, u32),
+        (look, positions): (Look, Range<u32>),
     ) -> Result<()> {
         let Some(first) = self.own[layer].filter(|_| rule.needs().leverage) else { return Ok(()) };
-        let (slots, since) = (&self.slots, self.learnt[layer]);
+        let (slots, learnt) = (&self.slots, self.learnt[layer]);
         let n_before = |head: usize, at: u32| slots.pos(first + head).partition_point(|&p| p < at);
-        let n_new = |head: usize| n_before(head, before) - n_before(head, since.min(before));
+        let end = positions.end;
+        let since = if look == Look::Part { positions.start } else { learnt.min(end) };
+        let n_new = |head: usize| n_before(head, end) - n_before(head, since);
         let n_new = (0..self.n_head).map(n_new).min().unwrap_or(0);
         let part = self.next_part[layer];
         let of_head = |head: usize| {
-            let turns = &slots.turn(first + head)[..n_before(head, before)];
+            let turns = &slots.turn(first + head)[..n_before(head, end)];
             let len = turns.len().div_ceil(PARTS);
             let stale = match look {
                 Look::All => 0..turns.len(),
@@ -322,10 +318,12 @@ impl<B: Backend> Cache<B> {
         };
         let (weights, kv) = (&device.weights[layer], &mut self.layers[layer]);
         let eps = (look != Look::Count).then_some(rule.params.eps);
-        device.backend.learn(device.scratch, weights, kv, (n_new, eps), of_head)?;
-        self.learnt[layer] = since.max(before);
+        let new = NewSlots { n: n_new, count: look != Look::Part, eps };
+        device.backend.learn(device.scratch, weights, kv, new, of_head)?;
         if look == Look::Part {
             self.next_part[layer] = (part + 1) % PARTS;
+        } else {
+            self.learnt[layer] = learnt.max(end);
         }
         Ok(())
     }
