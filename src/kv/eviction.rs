@@ -90,9 +90,10 @@ pub struct Timetable {
 
 impl Timetable {
     /// To cut a layer back moves most of what it holds, however little leaves: the larger the budget,
-    /// the more tokens come in between, up to a quarter of it, if there is room for them.
+    /// the more tokens come in between, up to a quarter of it. If there is room for twice as many:
+    /// long spans may have brought as many again ([`Timetable::slack`]) that are not cut back yet.
     pub fn new(budget: usize, n_slots: usize) -> Timetable {
-        let room = n_slots.saturating_sub(budget + EVERY as usize).min(budget / 4);
+        let room = (n_slots.saturating_sub(budget + EVERY as usize) / 2).min(budget / 4);
         let mut n_groups = LEAST_GROUPS;
         while n_groups < MOST_GROUPS && (2 * n_groups * EVERY) as usize <= room {
             n_groups *= 2;
@@ -125,9 +126,10 @@ impl Timetable {
         if (interval + 1) % self.n_groups != group {
             return None;
         }
-        let look = match 2 * place % (EVERY - 1) {
-            count if n_come == count => Look::Count,
-            count if n_come == (count + 1) % (EVERY - 1) => Look::Part,
+        let count = 2 * place % (EVERY - 2);
+        let look = match n_come.checked_sub(count)? {
+            0 => Look::Count,
+            1 => Look::Part,
             _ => return None,
         };
         Some((look, interval * EVERY))
@@ -236,5 +238,48 @@ impl Chooser {
     pub fn spare(&mut self) -> &mut Vec<u32> {
         self.kept.clear();
         &mut self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_looked_at_between_its_turns_and_never_by_the_token_that_cuts() {
+        for (budget, n_slots) in [(60, 132), (819, 4096), (4000, 8192)] {
+            let timetable = Timetable::new(budget, n_slots);
+            let period = timetable.period();
+            for layer in 0..64 {
+                let turns: Vec<u32> =
+                    (1..=2 * period).filter(|&pos| timetable.is_turn(layer, pos)).collect();
+                assert!(matches!(turns[..], [a, b] if b == a + period), "{turns:?}");
+                let looks: Vec<_> = (turns[0] + 1..=turns[1])
+                    .filter_map(|pos| Some((pos, timetable.looks_at(layer, pos)?)))
+                    .collect();
+                let [(a, first), (b, second)] = looks[..] else { panic!("{looks:?}") };
+                let before = turns[1] - EVERY;
+                assert!(before < a && a < b && b < turns[1], "{looks:?}");
+                assert_eq!([first, second], [(Look::Count, before), (Look::Part, before)]);
+            }
+        }
+    }
+
+    #[test]
+    fn large_budgets_are_cut_rarely_where_there_is_room() {
+        let period = |budget, n_slots| Timetable::new(budget, n_slots).period();
+        assert_eq!(
+            [60, 205, 512, 819, 1024, 6000].map(|n| period(n, 8192)),
+            [64, 64, 128, 128, 256, 256]
+        );
+        for budget in 1..2000 {
+            for n_slots in [budget + SLACK, budget + 300, budget + 600, 4096] {
+                let timetable = Timetable::new(budget, n_slots);
+                let most = budget + timetable.slack();
+                assert!(most <= n_slots, "{budget} of {n_slots}");
+                let more = most + timetable.period() as usize;
+                assert!(timetable.period() == 64 || more <= n_slots, "{budget} of {n_slots}");
+            }
+        }
     }
 }
