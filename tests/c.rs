@@ -253,16 +253,37 @@ fn the_program_in_the_header_compiles() {
         .skip(1)
         .map(|line| line.strip_prefix(" *").expect("a comment").to_string() + "\n")
         .collect();
+    must_compile("program_in_header", &format!("int main(void) {{\n{body}    return 0;\n}}\n"));
+}
+
+#[test]
+fn the_examples_in_the_header_compile() {
+    let header = fs::read_to_string(root().join("include/tern.h")).expect("the header");
+    let mut body = String::new();
+    for line in header.lines() {
+        if let Some(code) = line.strip_prefix("///     ") {
+            body += &format!("    {code}\n");
+        }
+    }
+    assert!(body.lines().count() >= 10, "no examples: does this test still see them?");
+    // What they take for granted.
+    let given = "tern_session *session, uint32_t n_prompt, uint32_t a, uint32_t b, uint32_t c";
+    let text =
+        format!("int examples({given});\nint examples({given}) {{\n{body}    return 0;\n}}\n");
+    must_compile("examples_in_header", &text);
+}
+
+/// Compiles what the header shows, after what it says to put in front.
+fn must_compile(name: &str, text: &str) {
     let text = format!(
         "#include \"tern.h\"\n#include <stdio.h>\n#include <string.h>\n\
-         #define ok(call) do {{ if ((call) != TERN_OK) return 1; }} while (0)\n\
-         int main(void) {{\n{body}    return 0;\n}}\n"
+         #define ok(call) do {{ if ((call) != TERN_OK) return 1; }} while (0)\n{text}"
     );
-    let unit = tmp().join("program_in_header.c");
+    let unit = tmp().join(format!("{name}.c"));
     fs::write(&unit, text).expect("writing a unit");
-    let mut cc = Command::new(compilers("the_program_in_the_header_compiles", false).remove(0));
+    let mut cc = Command::new(compilers(name, false).remove(0));
     cc.args(WARNINGS).arg("-std=c99").arg("-I").arg(root().join("include"));
-    must(cc.arg("-fsyntax-only").arg(&unit), "the program in the header");
+    must(cc.arg("-fsyntax-only").arg(&unit), name);
 }
 
 /// What a callback in C cannot do, one in Rust can: panic.
