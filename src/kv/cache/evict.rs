@@ -80,11 +80,13 @@ impl<B: Backend> Cache<B> {
                     }
                 }
                 if timetable.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
-                    // The looks may have fallen into a longer span. If not, what is done here is
-                    // that newer slots have no leverage, whatever they had before tokens were taken
-                    // back.
+                    // The looks may have fallen into a longer span, or the budget been lowered. If
+                    // not, what is done here is that newer slots have no leverage, whatever they had
+                    // before tokens were taken back.
                     let (before, learnt) = (pos - EVERY, self.learnt[layer]);
-                    let look = if learnt < before { Look::All } else { Look::Count };
+                    let is_lowered = self.n_held_before(layer, pos) > budget + timetable.slack();
+                    let is_missing = learnt < before || is_lowered;
+                    let look = if is_missing { Look::All } else { Look::Count };
                     self.learn(device, &rule, layer, (look, 0..before.max(learnt)))?;
                     n_freed += self.cut(device, &rule, layer, budget)?;
                 }
