@@ -424,7 +424,7 @@ fn smollm2_reads_as_well_in_codes() {
     let model = Arc::new(model);
     let mut tokens = Vec::new();
     model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
-    let (n_ctx, windows) = (512, 2);
+    let (n_ctx, windows) = (512, 4);
     tokens.truncate(n_ctx * windows);
     let n = (n_ctx / 2 - 1) * windows;
     let n_vocab = model.info().n_vocab as usize;

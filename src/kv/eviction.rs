@@ -76,7 +76,10 @@ pub enum Look {
     /// New ones are counted.
     Count,
     /// The leverage of new ones and of one of [`PARTS`] is computed.
-    Part,
+    Part {
+        /// The position from which on slots are new: they were not there the last time.
+        since: u32,
+    },
     /// New ones are counted, and the leverage of all is computed.
     All,
 }
@@ -126,19 +129,13 @@ impl Timetable {
         if (interval + 1) % self.n_groups != group {
             return None;
         }
-        let count = 2 * place % (EVERY - 2);
+        let (count, before) = (2 * place % (EVERY - 2), interval * EVERY);
         let look = match n_come.checked_sub(count)? {
             0 => Look::Count,
-            1 => Look::Part,
+            1 => Look::Part { since: before.saturating_sub(self.period()) },
             _ => return None,
         };
-        Some((look, interval * EVERY))
-    }
-
-    /// The position from which on slots of a layer were not there when it was looked at before
-    /// position `before` last.
-    pub fn looked_before(self, before: u32) -> u32 {
-        before.saturating_sub(self.period())
+        Some((look, before))
     }
 
     /// Whether slots of a layer that has so many will soon be compared: within as many turns as it
@@ -260,7 +257,11 @@ mod tests {
                 let [(a, first), (b, second)] = looks[..] else { panic!("{looks:?}") };
                 let before = turns[1] - EVERY;
                 assert!(before < a && a < b && b < turns[1], "{looks:?}");
-                assert_eq!([first, second], [(Look::Count, before), (Look::Part, before)]);
+                let since = before.saturating_sub(period);
+                assert_eq!(
+                    [first, second],
+                    [(Look::Count, before), (Look::Part { since }, before)]
+                );
             }
         }
     }

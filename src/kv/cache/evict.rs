@@ -59,13 +59,11 @@ impl<B: Backend> Cache<B> {
                 n_freed += self.cut_all(device, &rule, budget)?;
             }
             // A token after a prompt shall not have to wait until all of it has been counted.
+            let is_close = timetable.is_close(self.slots.most_held(), budget);
+            let look = if is_close { Look::All } else { Look::Count };
             for layer in 0..self.own.len() {
-                if (next - self.learnt[layer]) as usize > timetable.slack()
-                    && self.own[layer].is_some()
-                {
-                    let is_close = timetable.is_close(self.slots.most_held(), budget);
-                    let look = if is_close { Look::All } else { Look::Count };
-                    self.learn(device, &rule, layer, (look, 0..next))?;
+                if (next - self.learnt[layer]) as usize > timetable.slack() {
+                    self.learn(device, &rule, layer, (look, next))?;
                 }
             }
             return Ok(n_freed);
@@ -75,8 +73,7 @@ impl<B: Backend> Cache<B> {
                 if let Some((look, before)) = timetable.looks_at(layer, pos) {
                     let is_close = timetable.is_close(self.n_held_before(layer, before), budget);
                     if look == Look::Count || is_close {
-                        let from = timetable.looked_before(before);
-                        self.learn(device, &rule, layer, (look, from..before))?;
+                        self.learn(device, &rule, layer, (look, before))?;
                     }
                 }
                 if timetable.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
@@ -87,7 +84,7 @@ impl<B: Backend> Cache<B> {
                     let is_lowered = self.n_held_before(layer, pos) > budget + timetable.slack();
                     let is_missing = learnt < before || is_lowered;
                     let look = if is_missing { Look::All } else { Look::Count };
-                    self.learn(device, &rule, layer, (look, 0..before.max(learnt)))?;
+                    self.learn(device, &rule, layer, (look, before.max(learnt)))?;
                     n_freed += self.cut(device, &rule, layer, budget)?;
                 }
             }
@@ -126,7 +123,7 @@ impl<B: Backend> Cache<B> {
         let next = self.next_pos();
         for layer in 0..self.own.len() {
             if self.is_over(rule, layer, budget) {
-                self.learn(device, rule, layer, (Look::All, 0..next))?;
+                self.learn(device, rule, layer, (Look::All, next))?;
                 n_freed += self.cut(device, rule, layer, budget)?;
             }
         }
@@ -181,7 +178,7 @@ impl<B: Backend> Cache<B> {
             }
             let is_over = self.is_over(rule, layer, budget);
             if is_over {
-                self.learn(device, rule, layer, (Look::All, 0..self.next_pos()))?;
+                self.learn(device, rule, layer, (Look::All, self.next_pos()))?;
                 self.prepare(device.backend, rule, layer);
             }
             for head in 0..self.n_head {
@@ -290,42 +287,44 @@ impl<B: Backend> Cache<B> {
         Ok(())
     }
 
-    /// Looks at the slots of a layer that stand before the end of some positions, if the policy asks:
-    /// those that have not been counted are new, and so are those at these positions to a look that
-    /// does not count.
+    /// Looks at the slots of a layer that are of tokens before a position, if the policy asks.
     fn learn(
         &mut self,
         device: &mut Device<'_, B>,
         rule: &Rule,
         layer: usize,
-        (look, positions): (Look, Range<u32>),
+        (look, before): (Look, u32),
     ) -> Result<()> {
         let Some(first) = self.own[layer].filter(|_| rule.needs().leverage) else { return Ok(()) };
         let (slots, learnt) = (&self.slots, self.learnt[layer]);
         let n_before = |head: usize, at: u32| slots.pos(first + head).partition_point(|&p| p < at);
-        let end = positions.end;
-        let since = if look == Look::Part { positions.start } else { learnt.min(end) };
-        let n_new = |head: usize| n_before(head, end) - n_before(head, since);
+        let (since, count) = match look {
+            Look::Part { since } => (since, false),
+            Look::Count | Look::All => (learnt.min(before), true),
+        };
+        let n_new = |head: usize| n_before(head, before) - n_before(head, since);
         let n_new = (0..self.n_head).map(n_new).min().unwrap_or(0);
         let part = self.next_part[layer];
         let of_head = |head: usize| {
-            let turns = &slots.turn(first + head)[..n_before(head, end)];
+            let turns = &slots.turn(first + head)[..n_before(head, before)];
             let len = turns.len().div_ceil(PARTS);
             let stale = match look {
                 Look::All => 0..turns.len(),
-                Look::Part => (part * len).min(turns.len())..((part + 1) * len).min(turns.len()),
+                Look::Part { .. } => {
+                    (part * len).min(turns.len())..((part + 1) * len).min(turns.len())
+                }
                 Look::Count => 0..0,
             };
             SlotsOfHead { turns, stale }
         };
         let (weights, kv) = (&device.weights[layer], &mut self.layers[layer]);
         let eps = (look != Look::Count).then_some(rule.params.eps);
-        let new = NewSlots { n: n_new, count: look != Look::Part, eps };
+        let new = NewSlots { n: n_new, count, eps };
         device.backend.learn(device.scratch, weights, kv, new, of_head)?;
-        if look == Look::Part {
-            self.next_part[layer] = (part + 1) % PARTS;
+        if count {
+            self.learnt[layer] = learnt.max(before);
         } else {
-            self.learnt[layer] = learnt.max(end);
+            self.next_part[layer] = (part + 1) % PARTS;
         }
         Ok(())
     }
