@@ -28,6 +28,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "base/aligned.rs",
     "base/amx.rs",
     "base/pool/",
+    "base/shared.rs",
     "base/clock.rs",
     "base/crc32c.rs",
     "kernel/",

@@ -8,13 +8,13 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::error::{Result, err};
 use super::memory::HugePages;
+use super::shared::Shared;
 
 /// Bytes that a buffer's start is a multiple of: a cache line, and the widest vector (AVX-512).
 pub const ALIGNMENT: usize = 64;
@@ -47,7 +47,7 @@ pub struct Buffer<T: Element> {
     start: NonNull<T>,
     len: usize,
     /// What `start` lies in, if it is not of the heap.
-    region: Option<Arc<Region>>,
+    region: Option<Shared<Region>>,
 }
 
 // SAFETY: a buffer owns its memory alone, as a Vec does, and `Element` is Send and Sync.
@@ -101,6 +101,11 @@ pub struct Region {
 }
 
 impl Region {
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        self.len
+    }
+
     /// `len` zero bytes. Fails with `OutOfMemory`.
     pub fn new(len: usize, huge: HugePages) -> Result<Region> {
         let no_memory = |e: io::Error| err!(OutOfMemory, "memory: {len} bytes: {e}");
@@ -133,21 +138,21 @@ impl Region {
     }
 
     /// `n` zeros, which nobody else has; `None` if there is no room left for them.
-    pub fn take<T: Element>(self: &Arc<Region>, n: usize) -> Option<Buffer<T>> {
+    pub fn take<T: Element>(region: &Shared<Region>, n: usize) -> Option<Buffer<T>> {
         let bytes = Buffer::<T>::layout(n)?.size();
         if bytes == 0 {
             return Buffer::zeroed(n).ok();
         }
-        let end = |at: usize| at.checked_add(bytes).filter(|&end| end <= self.len);
+        let end = |at: usize| at.checked_add(bytes).filter(|&end| end <= region.len);
         // The next one begins on a cache line again; the last one may end at the very end.
-        let next = |at: usize| Some(end(at)?.checked_next_multiple_of(ALIGNMENT)?.min(self.len));
-        let at = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        let next = |at: usize| Some(end(at)?.checked_next_multiple_of(ALIGNMENT)?.min(region.len));
+        let at = region.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
         // SAFETY: at + bytes lies in the region, which lies in the mapping.
-        let start = unsafe { self.map.as_ptr().add(self.first + at) };
+        let start = unsafe { region.map.as_ptr().add(region.first + at) };
         // The place was handed out just now, once; zero bytes are elements; pages are aligned better
         // than cache lines are.
         let start = NonNull::new(start.cast_mut())?.cast();
-        Some(Buffer { start, len: n, region: Some(Arc::clone(self)) })
+        Some(Buffer { start, len: n, region: Some(region.clone()) })
     }
 
     /// Locks the pages in memory, until the region goes.

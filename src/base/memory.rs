@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{self, Read};
-use std::sync::Arc;
 
 use super::aligned::{Buffer, Element, Region};
 use super::error::{Result, err};
 use super::log::log;
+use super::shared::Shared;
 
 /// Whether memory must stay in RAM: locked pages are never written to swap or dropped, so that
 /// reading them never waits for a disk.
@@ -43,13 +43,18 @@ pub struct Memory {
     pub huge: HugePages,
     locked: Cell<u64>,
     has_failed: Cell<bool>,
-    reserved: RefCell<Option<Arc<Region>>>,
+    reserved: RefCell<Option<Shared<Region>>>,
 }
 
 impl Memory {
     /// Memory of that kind.
     pub fn new(lock: Lock, huge: HugePages) -> Memory {
         Memory { lock, huge, ..Memory::default() }
+    }
+
+    /// What kind of memory it is.
+    pub fn kind(&self) -> (Lock, HugePages) {
+        (self.lock, self.huge)
     }
 
     /// Takes `bytes` of memory at once, out of which buffers come from now on, until it is used up:
@@ -59,23 +64,31 @@ impl Memory {
         let Ok(len) = usize::try_from(bytes) else {
             return Err(err!(OutOfMemory, "memory: {bytes} bytes exceed the address space"));
         };
-        let region = if len == 0 { None } else { Some(Arc::new(self.region(len)?)) };
+        let region = if len == 0 { None } else { Some(Shared::new(self.region(len)?)?) };
         self.reserved.replace(region);
         Ok(())
+    }
+
+    /// Bytes of what was taken last by [`Memory::reserve`].
+    pub fn reserved(&self) -> u64 {
+        self.reserved.borrow().as_ref().map_or(0, |region| region.bytes() as u64)
     }
 
     /// `n` zeros, every page of them present. Fails with `OutOfMemory`, also if they must be locked
     /// and cannot be.
     pub fn buffer<T: Element>(&self, n: usize) -> Result<Buffer<T>> {
-        if let Some(buffer) = self.reserved.borrow().as_ref().and_then(|region| region.take(n)) {
+        if let Some(buffer) =
+            self.reserved.borrow().as_ref().and_then(|region| Region::take(region, n))
+        {
             return Ok(buffer);
         }
         let bytes = n.saturating_mul(size_of::<T>());
         if bytes == 0 || (self.lock == Lock::No && self.huge == HugePages::Default) {
             return Buffer::zeroed(n);
         }
-        let region = Arc::new(self.region(bytes)?);
-        region.take(n).ok_or_else(|| err!(Internal, "no room for {n} elements in {bytes} bytes"))
+        let region = Shared::new(self.region(bytes)?)?;
+        Region::take(&region, n)
+            .ok_or_else(|| err!(Internal, "no room for {n} elements in {bytes} bytes"))
     }
 
     fn region(&self, len: usize) -> Result<Region> {

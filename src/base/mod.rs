@@ -19,3 +19,4 @@ pub mod order;
 pub mod pool;
 pub mod quota;
 pub mod rng;
+pub mod shared;
