@@ -313,6 +313,13 @@ typedef struct {
     uint32_t kv_budget;
     /// The same as a part of n_ctx, above 0 and at most 1; 0 = as `kv_budget` says.
     float kv_budget_part;
+    /// Not 0: take the first tokens of a prompt from another session of the model that holds the
+    /// same, in tiles of 128 tokens, instead of evaluating them, and let others take this session's.
+    /// Logits are the same bits. Both sessions have to be made with this and with the same types of
+    /// keys and values. They share the memory (`kv_shared_bytes` of tern_session_info) until one of
+    /// them changes something there: see tern_session_fork(). Policies that count attention or keys
+    /// take nothing, and models with sliding windows share nothing.
+    uint32_t kv_share;
 } tern_session_params;
 
 /// What a session will take; see tern_model_plan(). All in bytes.
@@ -460,6 +467,8 @@ typedef struct {
     /// 1; 0 if the policy does not count it, or nothing was evicted. Much below 0.6 the model will
     /// miss what left.
     float kv_retained;
+    /// Bytes of `kv_bytes` that other sessions share: they are there once for all of them.
+    uint64_t kv_shared_bytes;
 } tern_session_info;
 
 /// What tern_session_kv_evict_plan() says.
@@ -1047,7 +1056,12 @@ tern_status tern_session_kv_truncate(tern_session *session,
                                      uint32_t pos);
 
 /// Makes another session that holds the same tokens: two answers to one prompt, which is read
-/// once. The two share nothing that either can change.
+/// once. Neither notices what the other does.
+///
+/// Where every KV head has filled a tile of 128 slots, both read the same memory
+/// (`kv_shared_bytes`) until one of them changes something there: to evict or to truncate tokens
+/// copies the tiles, and can fail with TERN_ERROR_OUT_OF_MEMORY. In a session with a budget only
+/// tokens are shared that a segment pins from the first one on; others would soon be copied.
 ///
 /// The fork has no logits until it evaluates: to sample from it at once, fork before the last
 /// token of the prompt and give that token to both. Fails with TERN_ERROR_OUT_OF_MEMORY.

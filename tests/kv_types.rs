@@ -262,29 +262,28 @@ fn the_plan_knows_every_byte() {
             assert!(plan.scratch_bytes >= info.scratch_bytes, "types {k} {v}");
             plan.kv_bytes
         };
-        // Cells in whole groups of 16 (keys) or 4 (packed values), elements in whole groups of 16
-        // (values) or 4 (keys).
-        let (cells, dim) = (u64::from(n_ctx), head_dim as u64);
-        let (whole, quads) = (cells.next_multiple_of(16), cells.next_multiple_of(4));
+        // Slots in whole tiles of 128, elements in whole groups of 16 (values) or 4 (keys).
+        let (cells, dim) = (u64::from(n_ctx).next_multiple_of(128), head_dim as u64);
         let (wide, narrow) = (dim.next_multiple_of(16), dim.next_multiple_of(4));
         let heads = 3 * 2;
         let scales = 2 * dim.div_ceil(32);
         let sinks = 4 * 4; // the cells of the first 4 positions
         let keys = |kv_type| match ALL[kv_type as usize].1 {
-            0 => whole * dim * (2 + 2 * u64::from(kv_type == F32)),
-            8 => whole * (dim + scales),
-            bits => whole * narrow * bits / 8 + cells * scales + (4 * dim + 12) * 2 + sinks,
+            0 => cells * dim * (2 + 2 * u64::from(kv_type == F32)),
+            8 => cells * (dim + scales),
+            bits => cells * narrow * bits / 8 + cells * scales + (4 * dim + 12) * 2 + sinks,
         };
         let values = |kv_type| match ALL[kv_type as usize].1 {
             0 => cells * wide * (2 + 2 * u64::from(kv_type == F32)),
-            8 => cells * wide + whole * scales,
-            bits => quads * wide * bits / 8 + cells * scales + 4 * wide * 2 + sinks,
+            8 => cells * wide + cells * scales,
+            bits => cells * wide * bits / 8 + cells * scales + 4 * wide * 2 + sinks,
         };
         let beside = bytes(F16, F16) - heads * (keys(F16) + values(F16));
         for (k, _) in ALL {
             for (v, _) in ALL {
                 let expected = heads * (keys(k) + values(v)) + beside;
-                let lines = 3 * 6 * 64; // each of a layer's up to six buffers is whole cache lines
+                // Each of up to six buffers of a layer's tile is whole cache lines.
+                let lines = 3 * 6 * 64 * (cells / 128);
                 let found = bytes(k, v);
                 assert!(found.abs_diff(expected) <= lines, "{k} {v}: {found}, not {expected}");
             }

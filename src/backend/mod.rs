@@ -310,7 +310,12 @@ pub struct Shape {
     pub leverage: bool,
     /// Positions that keys can be turned by.
     pub n_turns: usize,
+    /// The first tiles of slots that are another session's.
+    pub n_shared: usize,
 }
+
+/// Slots of a tile, which sessions can share ([`Backend::Tile`]).
+pub const TILE: usize = 128;
 
 /// The last slots of each KV head of a layer, and what is to be done with them.
 #[derive(Clone, Copy, Debug)]
@@ -343,6 +348,9 @@ pub trait Backend: Send + Sync {
     type Scratch: Send + Sync;
     /// Keys and values of one layer of one session.
     type Kv: Send + Sync;
+    /// The keys and values of [`TILE`] slots of each KV head of a layer that attends to everything: of
+    /// one session or of several, none of which writes to it then.
+    type Tile: Clone + Send + Sync;
 
     /// Embeds the batch's tokens into the residual stream, and prepares its rotations.
     fn embed(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
@@ -413,17 +421,22 @@ pub trait Backend: Send + Sync {
         head: usize,
         turns: impl Iterator<Item = (u32, u32)>,
     ) -> Result<()>;
-    /// Moves the keys and values of one KV head's cells `kept`, which ascend, to the first cells, in
-    /// that order.
-    fn compact(&self, kv: &mut Self::Kv, head: usize, kept: &[u32]);
-    /// Copies the keys and values of a KV head's cells from one cache of the same shape to another.
-    fn copy_cells(
-        &self,
-        from: &Self::Kv,
-        to: &mut Self::Kv,
-        head: usize,
-        cells: impl Iterator<Item = u32>,
-    );
+    /// Moves the keys and values of one KV head's slots `kept`, which ascend, to the first slots, in
+    /// that order. Fails with `Internal` if slots that it writes to are shared.
+    fn compact(&self, kv: &mut Self::Kv, head: usize, kept: &[u32]) -> Result<()>;
+    /// How many have a tile of a layer, itself included; 0 if it has none or the layer has a window.
+    fn n_owners(&self, kv: &Self::Kv, tile: usize) -> usize;
+    /// Makes the slots of a layer from this one on its own: tiles that it shares are copied. Fails with
+    /// `OutOfMemory`; nothing has changed then.
+    fn own(&self, kv: &mut Self::Kv, first: u32) -> Result<()>;
+    /// A tile of a layer, to be shared; `None` if it has a window.
+    fn tile(&self, kv: &Self::Kv, tile: usize) -> Option<Self::Tile>;
+    /// Puts a tile of another session of the same shape in the place of a layer's own, which comes
+    /// back.
+    fn swap_tile(&self, kv: &mut Self::Kv, tile: usize, with: Self::Tile) -> Option<Self::Tile>;
+    /// Copies the keys and values of all cells from one cache of the same shape to another, but for
+    /// tiles that they share. Fails with `Internal` if others share them.
+    fn copy_cells(&self, from: &Self::Kv, to: &mut Self::Kv) -> Result<()>;
     /// Copies what is known of a layer's slots, keys and values left out. `held`: how many slots each
     /// KV head uses.
     fn copy_knowledge(&self, from: &Self::Kv, to: &mut Self::Kv, held: &[u32]);
@@ -435,7 +448,15 @@ pub trait Backend: Send + Sync {
     fn export(&self, kv: &Self::Kv, of: Row, head: usize, cell: u32, out: &mut [u8]);
     /// Overwrites the key or the value of a KV head at `place`, a cell and the position of its token,
     /// with what [`Backend::export`] gave, of a cache that stores rows of the same type.
-    fn import(&self, kv: &mut Self::Kv, of: Row, head: usize, place: (u32, u32), row: &[u8]);
+    /// Fails with `Internal` if the cell is shared.
+    fn import(
+        &self,
+        kv: &mut Self::Kv,
+        of: Row,
+        head: usize,
+        place: (u32, u32),
+        row: &[u8],
+    ) -> Result<()>;
     /// What is known of a KV head and its first `n` slots, keys and values left out: as many numbers
     /// for every session that is made to know the same. The last of them are [`Backend::leverage`].
     fn knowledge<'k>(&self, kv: &'k Self::Kv, head: usize, n: usize) -> [&'k [f32]; 3];

@@ -79,7 +79,7 @@ impl Session {
         let n = tokens[1..1 + n].iter().position(is_eog).map_or(n, |end| end + 1);
         let best = n == 0 && self.model().info().screened_head && sampler.wants_only_best();
         let logits = if best { Logits::Best } else { Logits::All };
-        let ns = self.run(&tokens[..1 + n], logits, control)?;
+        let (_, ns) = self.run(&tokens[..1 + n], logits, control)?;
         self.generation.next = None;
         self.generation.n_drafted += n as u64;
         let mut kept = 1;

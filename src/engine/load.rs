@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::backend::TensorRef;
-use crate::backend::cpu::{self, Cpu};
+use crate::backend::cpu::{self, Cpu, Tile};
 use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
@@ -15,6 +15,7 @@ use crate::base::memory::{self, HugePages, Memory};
 use crate::base::pool::Pool;
 use crate::chat;
 use crate::gguf::Gguf;
+use crate::kv::prefix::Prefixes;
 use crate::model::arch;
 use crate::model::forward::Weights;
 use crate::model::hparams::Hparams;
@@ -89,6 +90,8 @@ pub struct Model {
     weights: Arc<Weights<Cpu>>,
     /// See [`Model::digest`].
     pub(super) digest: OnceLock<u64>,
+    /// Prefixes that its sessions share ([`SessionParams::kv_share`]).
+    pub(super) prefixes: Arc<Prefixes<Tile>>,
 }
 
 /// A model's file, parsed and checked, before its weights are brought into memory.
@@ -167,6 +170,7 @@ impl Model {
             plan: parsed.plan,
             weights: Arc::new(Weights { backend, layers, ends }),
             digest: OnceLock::new(),
+            prefixes: Arc::default(),
         })
     }
 
@@ -183,7 +187,7 @@ impl Model {
         let panels = (parsed.gguf.is_packed() || copied && packs).then_some(isa);
         let windows = parsed.plan.layers.iter().map(|layer| layer.window);
         let session = session.resolve(&parsed.info, windows.clone())?;
-        let (decoder, shape) = (&parsed.plan.decoder, session.shape(panels));
+        let (decoder, shape) = (&parsed.plan.decoder, session.shape(panels, 0));
         let (kv_bytes, scratch_bytes) = session_bytes(decoder, windows, &session, &shape);
         let weights_bytes = match copied {
             true if packs => Cpu::packed_bytes(&parsed.plan.layers, &parsed.plan.ends)?,

@@ -4,6 +4,7 @@
 
 mod digest;
 mod generate;
+mod info;
 mod kv_dtype;
 mod load;
 mod pack;
@@ -28,9 +29,10 @@ pub use crate::kv::segments::Segment as KvSegment;
 pub use crate::model::forward::{Phase, PhaseTimes};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
+pub use info::SessionInfo;
 pub use kv_dtype::{KV_PRESETS, KvPreset, kv_preset, kv_type_names};
 pub use load::{Input, Model, ModelInfo};
 pub use params::{Control, Logits, ModelParams, Numerics, SessionParams, Wish};
 pub use plan::Plan;
 pub use rebuild::KvOp;
-pub use session::{Session, SessionInfo};
+pub use session::Session;

@@ -11,6 +11,7 @@ use crate::base::memory::{HugePages, Lock};
 use crate::kv::cache::Capacity;
 use crate::kv::eviction::{EVERY, Rule, SLACK};
 use crate::kv::policy::{self, Policy};
+use crate::kv::prefix::Kind;
 
 use super::kv_dtype::Asked;
 use super::load::ModelInfo;
@@ -95,6 +96,13 @@ pub struct SessionParams {
     pub huge: HugePages,
     /// How many tokens are evaluated together.
     pub numerics: Numerics,
+    /// Take the first tokens of a prompt from another session of the model that was made with this and
+    /// the same types of keys and values, and holds the same tokens from the first one on: in tiles of
+    /// 128 tokens, which both share until one of them changes something there; and let others take
+    /// this session's. Fewer tokens are evaluated then, and logits are the same bits. Policies that
+    /// count attention or keys take nothing; models with windows share nothing, nor do sessions with
+    /// [`Numerics::Fast`].
+    pub kv_share: bool,
 }
 
 /// A session's parameters with every default filled in, and checked.
@@ -117,6 +125,7 @@ pub(super) struct Resolved {
     pub(super) rule: Option<Rule>,
     pub(super) screened: bool,
     pub(super) numerics: Numerics,
+    pub(super) kv_share: bool,
 }
 
 impl SessionParams {
@@ -174,11 +183,17 @@ impl SessionParams {
             rule,
             screened: model.screened_head,
             numerics: self.numerics,
+            kv_share: self.kv_share && window == 0 && self.numerics == Numerics::Exact,
         })
     }
 }
 
 impl Resolved {
+    /// What keys and values of the session depend on beside the tokens.
+    pub(super) fn kv_kind(&self) -> Kind {
+        Kind { k_type: self.k_type, v_type: self.v_type }
+    }
+
     /// What attention counts for the policy.
     pub(super) fn observing(&self) -> Option<Observing> {
         // A draft is counted token by token; drafts are no longer than that.

@@ -27,8 +27,9 @@ pub struct Plan {
 }
 
 impl Resolved {
-    /// The shape of a session on a device with these kernels for panels, if it has any.
-    pub(super) fn shape(&self, panels: Option<Isa>) -> Shape {
+    /// The shape of a session on a device with these kernels for panels, if it has any. `n_shared`: tiles
+    /// of another session's that it begins with.
+    pub(super) fn shape(&self, panels: Option<Isa>, n_shared: usize) -> Shape {
         Shape {
             n_ctx: self.n_ctx,
             n_cells: self.capacity.n_cells,
@@ -44,6 +45,7 @@ impl Resolved {
             observing: self.observing(),
             leverage: self.rule.is_some_and(|rule| rule.needs().leverage),
             n_turns: self.capacity.n_turns as usize,
+            n_shared,
         }
     }
 }

@@ -61,8 +61,8 @@ impl Session {
                 self.params.n_ctx
             )),
             KvOp::Fork => {
-                let info = self.info();
-                check_memory("fork", info.kv_bytes.saturating_add(info.scratch_bytes))
+                let (kv_bytes, scratch_bytes) = self.bytes(self.runner.cache.n_shareable());
+                check_memory("fork", kv_bytes.saturating_add(scratch_bytes))
             }
             KvOp::Save => self.model().check_unchanged(),
             KvOp::Rebuild => self.check_rebuild(self.evicts_by_itself()),
@@ -110,7 +110,7 @@ impl Session {
     /// last. In one span if they fit; else, where the session evicts by itself, in spans of a
     /// batch, or of half of the slots if these are fewer. Allocates 4 bytes a token.
     ///
-    /// Fails, before anything has changed, with `Unsupported` if the first tokens are not known any
+    /// Fails, before anything has changed, with `OutOfMemory`, `Unsupported` if the first tokens are not known any
     /// more (twice as many are as there are positions to turn keys by), `NotReady` if there are
     /// none, `KvFull` if they do not fit and none may leave. After any other error, as `Aborted`,
     /// `Deadline`, or `KvFull` because too many are pinned, the session holds no tokens but still
@@ -129,12 +129,15 @@ impl Session {
             self.unread.try_reserve_exact(tokens.len()).map_err(no_memory)?;
             self.unread.extend_from_slice(tokens);
         }
+        segments.copy_from(self.runner.cache.segments());
+        if let Err(error) = self.runner.truncate(0) {
+            self.unread.clear(); // the session holds its tokens still
+            return Err(error);
+        }
         if kv_budget > 0 {
             self.set_kv_budget(kv_budget);
         }
         let (tokens, next) = (std::mem::take(&mut self.unread), self.generation.next);
-        segments.copy_from(self.runner.cache.segments());
-        self.runner.truncate(0)?;
         self.runner.cache.segments_mut().copy_from(&segments);
         let n_free = self.runner.cache.n_free();
         let n_each = match tokens.len() > n_free {

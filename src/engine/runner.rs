@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::base::error::{Result, err};
-use crate::kv::cache::{Cache, Device, Outputs, Plan};
+use crate::kv::cache::{Cache, Device, Displaced, Outputs, Plan};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::{DEFAULT_SINKS, Params, Policy};
 use crate::model::forward::{PhaseTimes, Weights, forward};
@@ -35,31 +35,46 @@ pub(super) struct Runner<B: Backend> {
 }
 
 impl<B: Backend> Runner<B> {
-    /// Evaluates a span. On any error the sequence is as it was, but for room that automatic
-    /// eviction made.
+    /// Evaluates a span; gives how many of its tokens, the last ones, because another session had not
+    /// done so already. On any error the sequence is as it was, but for room that automatic eviction
+    /// made.
     pub(super) fn eval(
         &mut self,
         tokens: &[i32],
         logits: Logits<'_>,
         control: &Control<'_>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.check_outputs(tokens.len(), logits)?;
         self.make_room(tokens.len())?;
         self.n_logits = 0;
-        self.cache.reserve(tokens)?;
-        let result = self.run(tokens.len(), logits, control);
-        match result {
+        let backend = &self.weights.backend;
+        // Rows of logits are of tokens that are evaluated.
+        let wants_last = matches!(logits, Logits::Last | Logits::Best | Logits::None);
+        let shared = match wants_last {
+            true => self.cache.take_prefix(backend, tokens)?,
+            false => Displaced::default(),
+        };
+        let tokens = &tokens[shared.n_tokens()..];
+        let reserved = self.cache.reserve(tokens);
+        match reserved.and_then(|()| self.run(tokens.len(), logits, control)) {
             Ok(n_logits) => {
                 self.cache.commit();
                 self.n_logits = n_logits;
                 self.only_best = logits == Logits::Best;
-                Ok(())
+                Ok(tokens.len())
             }
             Err(error) => {
                 self.cache.rollback();
+                self.cache.put_back(&self.weights.backend, shared);
                 Err(error)
             }
         }
+    }
+
+    /// Lets other sessions have what the sequence begins with, if it shares that. Allocates.
+    pub(super) fn give_prefix(&mut self) {
+        // Nobody has asked for it: without memory for it, they compute what they need.
+        self.cache.give_prefix(&self.weights.backend).unwrap_or_default();
     }
 
     /// Runs the span that has been reserved, batch by batch; gives the rows of logits made.
@@ -191,9 +206,9 @@ impl<B: Backend> Runner<B> {
     }
 
     /// Evicts the tokens at positions `from..to`.
-    pub(super) fn kv_evict_range(&mut self, from: u32, to: u32) -> usize {
-        let n_freed = self.cache.evict_range(&self.weights.backend, from, to);
-        self.evicted(n_freed)
+    pub(super) fn kv_evict_range(&mut self, from: u32, to: u32) -> Result<usize> {
+        let n_freed = self.cache.evict_range(&self.weights.backend, from, to)?;
+        Ok(self.evicted(n_freed))
     }
 
     /// Counts slots that have become free; gives how many tokens that is.
@@ -216,9 +231,10 @@ impl<B: Backend> Runner<B> {
     }
 
     /// Takes over the sequence of another runner of the same shape.
-    pub(super) fn copy_from(&mut self, other: &Runner<B>) {
-        self.cache.copy_from(&self.weights.backend, &other.cache);
+    pub(super) fn copy_from(&mut self, other: &Runner<B>) -> Result<()> {
+        self.cache.copy_from(&self.weights.backend, &other.cache)?;
         (self.n_freed, self.n_evictions) = (other.n_freed, other.n_evictions);
+        Ok(())
     }
 }
 

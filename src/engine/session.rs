@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{Cpu, Room};
+use crate::backend::{Backend, Shape, TILE};
 use crate::base::clock;
 use crate::base::error::{Result, err};
 use crate::base::memory::Memory;
 use crate::kv::cache::{Cache, HeadSlots, Plan, own_slots};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::Policy;
+use crate::kv::prefix::Chain;
 use crate::kv::segments::Segment;
 use crate::model::forward::PhaseTimes;
 use crate::sampler::{Sampler, Scratch};
@@ -23,15 +24,15 @@ use super::runner::Runner;
 /// One sequence: its KV cache, its logits and its threads. Everything it will ever need is
 /// allocated when it is made.
 pub struct Session {
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
     pub(super) params: Resolved,
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
     pub(super) times: Times,
-    locked_bytes: u64,
+    pub(super) locked_bytes: u64,
     pub(super) generation: Generation,
     /// The longest time that a token has had to wait for evictions.
-    longest_stall_ns: u64,
+    pub(super) longest_stall_ns: u64,
     /// Tokens of a rebuild that did not come to its end.
     pub(super) unread: Vec<i32>,
 }
@@ -39,10 +40,10 @@ pub struct Session {
 /// What happened so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Times {
-    n_prefill: u64,
-    prefill_ns: u64,
-    n_decode: u64,
-    decode_ns: u64,
+    pub(super) n_prefill: u64,
+    pub(super) prefill_ns: u64,
+    pub(super) n_decode: u64,
+    pub(super) decode_ns: u64,
 }
 
 impl Times {
@@ -53,71 +54,33 @@ impl Times {
     }
 }
 
-/// The state of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionInfo {
-    /// Cells of the KV cache.
-    pub n_ctx: u32,
-    /// Tokens evaluated at once.
-    pub n_batch: u32,
-    /// Tokens held.
-    pub n_kv: u32,
-    /// Position that the next token will have.
-    pub pos: u32,
-    /// Bytes of the KV cache.
-    pub kv_bytes: u64,
-    /// Bytes of everything else.
-    pub scratch_bytes: u64,
-    /// Tokens evaluated many at a time.
-    pub n_prefill: u64,
-    /// Nanoseconds that took.
-    pub prefill_ns: u64,
-    /// Tokens evaluated one at a time.
-    pub n_decode: u64,
-    /// Nanoseconds that took.
-    pub decode_ns: u64,
-    /// Tokens evicted.
-    pub n_evicted: u64,
-    /// Tokens drafted, and those of them that were chosen.
-    pub n_drafted: u64,
-    /// See `n_drafted`.
-    pub n_accepted: u64,
-    /// Threads that the next token will be evaluated with.
-    pub n_threads: u32,
-    /// Threads that the next prompt will be evaluated with.
-    pub n_threads_batch: u32,
-    /// Bytes that are locked in RAM: all of the buffers, or as many as the system allowed.
-    pub locked_bytes: u64,
-    /// Slots of each KV head that stay in use as tokens come; 0 = all.
-    pub kv_budget: u32,
-    /// Times that tokens were evicted.
-    pub n_evictions: u64,
-    /// The longest time that a token had to wait for that, in nanoseconds.
-    pub longest_stall_ns: u64,
-    /// The part of the last queries' attention that stayed when tokens were evicted last, in
-    /// thousandths; 0 = not counted, or nothing was evicted.
-    pub retained: u32,
-}
-
 impl Session {
     /// Makes a session, and allocates everything it will need.
     pub fn new(model: Arc<Model>, params: &SessionParams) -> Result<Session> {
         let params = params.resolve(model.info(), windows(&model))?;
-        Session::with(model, params)
+        Session::with(model, params, None)
     }
 
-    fn with(model: Arc<Model>, params: Resolved) -> Result<Session> {
+    /// `lender`: a session of the same parameters whose full tiles it shares.
+    fn with(model: Arc<Model>, params: Resolved, lender: Option<&Cache<Cpu>>) -> Result<Session> {
         let weights = Arc::clone(model.weights());
-        let shape = params.shape(weights.backend.panels());
+        let n_shared = lender.map_or(0, Cache::n_shareable);
+        let shape = params.shape(weights.backend.panels(), n_shared);
         let decoder = weights.backend.decoder();
         let bytes = session_bytes(decoder, windows(&model), &params, &shape);
         check_memory("session", bytes.0.saturating_add(bytes.1))?;
         let memory = Memory::new(params.lock, params.huge);
-        memory.reserve(bytes.0.saturating_add(bytes.1))?;
+        let tiles = tile_memory(&model, &params, &shape)?;
+        let of_tiles: u64 = tiles.iter().map(|tile| tile.reserved()).sum();
+        memory.reserve((bytes.0.saturating_add(bytes.1)).saturating_sub(of_tiles))?;
         let scratch = weights.backend.scratch(&shape, &memory)?;
         let n_head = decoder.n_head_kv;
-        let layers = windows(&model).zip(own_slots(windows(&model), n_head));
-        let layers = layers.map(|(window, own)| weights.backend.kv(&shape, window, own, &memory));
+        let room = Room { memory: &memory, tiles: &tiles };
+        let layers = windows(&model).zip(own_slots(windows(&model), n_head)).enumerate();
+        let layers = layers.map(|(layer, (window, own))| {
+            let lender = lender.and_then(|lender| lender.layers.get(layer));
+            weights.backend.kv(&shape, window, own, lender, room)
+        });
         let layers = layers.collect::<Result<_>>()?;
         let mut outputs = Vec::new();
         outputs
@@ -126,8 +89,12 @@ impl Session {
         outputs.resize(params.n_batch, 0); // takes the pages now
         let n_each = shape.observing.map_or(0, |o| o.n_rows.min(weights.backend.n_each()));
         let counting = (params.rule, n_each);
+        let mut cache = Cache::new(layers, windows(&model), n_head, params.capacity, counting)?;
+        if params.kv_share {
+            cache.share(Chain::new(&model.prefixes, params.kv_kind(), params.n_ctx / TILE)?);
+        }
         let runner = Runner {
-            cache: Cache::new(layers, windows(&model), n_head, params.capacity, counting)?,
+            cache,
             scratch,
             n_batch: params.n_batch,
             auto_evict: params.auto_evict,
@@ -147,7 +114,8 @@ impl Session {
             runner,
             sampling,
             times: Times::default(),
-            locked_bytes: memory.locked_bytes(),
+            locked_bytes: memory.locked_bytes()
+                + tiles.iter().map(Memory::locked_bytes).sum::<u64>(),
             generation: Generation::default(),
             longest_stall_ns: 0,
             unread: Vec::new(),
@@ -167,11 +135,14 @@ impl Session {
         logits: Logits<'_>,
         control: &Control<'_>,
     ) -> Result<()> {
-        let ns = self.run(tokens, logits, control)?;
+        let (n, ns) = self.run(tokens, logits, control)?;
+        if tokens.len() > 1 {
+            self.runner.give_prefix(); // not for each token that is generated: these allocate nothing
+        }
         self.unread.clear();
         let ns = ns + self.settle(tokens.len(), control)?;
         self.generation.forget();
-        match tokens.len() {
+        match n {
             1 => self.times.decoded(1, ns),
             n => {
                 self.times.n_prefill += n as u64;
@@ -181,13 +152,14 @@ impl Session {
         Ok(())
     }
 
-    /// Checks and evaluates tokens; gives the nanoseconds that took.
+    /// Checks and evaluates tokens; gives how many were not another session's, and the nanoseconds that
+    /// took.
     pub(super) fn run(
         &mut self,
         tokens: &[i32],
         logits: Logits<'_>,
         control: &Control<'_>,
-    ) -> Result<u64> {
+    ) -> Result<(usize, u64)> {
         let n_vocab = self.model.info().n_vocab;
         if tokens.is_empty() {
             return Err(err!(InvalidArgument, "tokens: none given, expected at least 1"));
@@ -201,8 +173,8 @@ impl Session {
         }
         self.model.check_unchanged()?;
         let start = clock::now_ns();
-        self.runner.eval(tokens, logits, control)?;
-        Ok(clock::now_ns().saturating_sub(start))
+        let n = self.runner.eval(tokens, logits, control)?;
+        Ok((n, clock::now_ns().saturating_sub(start)))
     }
 
     /// Takes in what the last span brought, of which so many tokens stay, and evicts what is over the
@@ -314,7 +286,7 @@ impl Session {
     /// Bytes of the key and value of one slot of a head, and of what is known of it.
     fn slot_bytes(&self) -> u64 {
         let backend = &self.runner.weights.backend;
-        let shape = self.params.shape(backend.panels());
+        let shape = self.params.shape(backend.panels(), 0);
         let slots = self.params.n_ctx * backend.decoder().n_head_kv;
         Cpu::kv_bytes(backend.decoder(), &shape, 0) / slots.max(1) as u64
     }
@@ -361,7 +333,7 @@ impl Session {
         if from > to {
             return Err(err!(InvalidArgument, "positions {from} to {to} run backwards"));
         }
-        Ok(self.runner.kv_evict_range(from, to) as u32)
+        Ok(self.runner.kv_evict_range(from, to)? as u32)
     }
 
     /// Forgets every token from position `pos` on.
@@ -372,11 +344,16 @@ impl Session {
         Ok(())
     }
 
-    /// A session of the same parameters and threads that holds the same tokens, and no logits.
+    /// A session of the same parameters and threads that holds the same tokens, and no logits. Where
+    /// every KV head has filled a tile of 128 slots, both share it, until one of them changes something
+    /// in it: eviction, [`Session::truncate`] and positions past what the model was trained on copy
+    /// what is shared, and can fail with `OutOfMemory`. With a budget only tokens are shared that are
+    /// pinned from the first one on: others would soon be copied.
     pub fn fork(&self) -> Result<Session> {
-        let mut fork = Session::with(Arc::clone(&self.model), self.params)?;
+        let lender = &self.runner.cache;
+        let mut fork = Session::with(Arc::clone(&self.model), self.params, Some(lender))?;
         fork.runner.scratch.copy_threads(&self.runner.scratch);
-        fork.runner.copy_from(&self.runner);
+        fork.runner.copy_from(&self.runner)?;
         Ok(fork)
     }
 
@@ -407,42 +384,32 @@ impl Session {
     pub fn n_sleeps(&self) -> u64 {
         self.runner.scratch.n_sleeps()
     }
+}
 
-    /// The state of the session.
-    pub fn info(&self) -> SessionInfo {
-        let weights = &self.runner.weights;
-        let shape = self.params.shape(weights.backend.panels());
-        let decoder = weights.backend.decoder();
-        let (kv_bytes, scratch_bytes) =
-            session_bytes(decoder, windows(&self.model), &self.params, &shape);
-        let (n_threads, n_threads_batch) = self.runner.scratch.n_threads();
-        SessionInfo {
-            n_ctx: self.params.n_ctx as u32,
-            n_batch: self.params.n_batch as u32,
-            n_kv: self.runner.cache.n_held() as u32,
-            pos: self.runner.cache.next_pos(),
-            kv_bytes,
-            scratch_bytes,
-            n_prefill: self.times.n_prefill,
-            prefill_ns: self.times.prefill_ns,
-            n_decode: self.times.n_decode,
-            decode_ns: self.times.decode_ns,
-            n_evicted: self.runner.n_evicted(),
-            n_drafted: self.generation.n_drafted,
-            n_accepted: self.generation.n_accepted,
-            n_threads: n_threads as u32,
-            n_threads_batch: n_threads_batch as u32,
-            locked_bytes: self.locked_bytes,
-            kv_budget: self.runner.cache.rule().and_then(|rule| rule.budget).unwrap_or(0) as u32,
-            n_evictions: self.runner.n_evictions,
-            longest_stall_ns: self.longest_stall_ns,
-            retained: (self.runner.cache.retained().unwrap_or(0.0) * 1000.0) as u32,
-        }
+/// Memory of each tile of a session that other sessions may come to share, so that it can go when a
+/// shared one takes its place; none if it is not to share.
+fn tile_memory(model: &Model, params: &Resolved, shape: &Shape) -> Result<Vec<Memory>> {
+    let mut tiles = Vec::new();
+    let n_full = windows(model).filter(|&window| window == 0).count();
+    let n = if params.kv_share {
+        params.n_ctx.div_ceil(TILE).saturating_sub(shape.n_shared)
+    } else {
+        0
+    };
+    tiles
+        .try_reserve_exact(n)
+        .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n} tiles"))?;
+    let bytes = Cpu::tile_bytes(model.weights().backend.decoder(), shape);
+    for _ in 0..n {
+        let memory = Memory::new(params.lock, params.huge);
+        memory.reserve(bytes * n_full as u64)?;
+        tiles.push(memory);
     }
+    Ok(tiles)
 }
 
 /// The windows of a model's layers; 0 = none.
-fn windows(model: &Model) -> impl Iterator<Item = u32> + Clone {
+pub(super) fn windows(model: &Model) -> impl Iterator<Item = u32> + Clone {
     let weights = model.weights();
     weights.layers.iter().map(|layer| weights.backend.window(layer))
 }

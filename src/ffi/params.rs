@@ -195,6 +195,13 @@ pub struct tern_session_params {
     pub kv_budget: u32,
     /// The same as a part of n_ctx, above 0 and at most 1; 0 = as `kv_budget` says.
     pub kv_budget_part: f32,
+    /// Not 0: take the first tokens of a prompt from another session of the model that holds the
+    /// same, in tiles of 128 tokens, instead of evaluating them, and let others take this session's.
+    /// Logits are the same bits. Both sessions have to be made with this and with the same types of
+    /// keys and values. They share the memory (`kv_shared_bytes` of tern_session_info) until one of
+    /// them changes something there: see tern_session_fork(). Policies that count attention or keys
+    /// take nothing, and models with sliding windows share nothing.
+    pub kv_share: u32,
 }
 
 /// What tern_session_describe() says.
@@ -242,6 +249,8 @@ pub struct tern_session_info {
     /// 1; 0 if the policy does not count it, or nothing was evicted. Much below 0.6 the model will
     /// miss what left.
     pub kv_retained: f32,
+    /// Bytes of `kv_bytes` that other sessions share: they are there once for all of them.
+    pub kv_shared_bytes: u64,
 }
 
 /// Which logits an eval keeps.
@@ -425,13 +434,14 @@ no_padding! {
         struct_size: u32, n_ctx: u32, n_batch: u32, n_threads: u32, n_threads_prefill: u32,
         n_logits: u32, kv_dtype: u32, when_full: u32, n_sink: u32, n_keep: u32,
         lock_memory: u32, huge_pages: u32, k_dtype: u32, v_dtype: u32, kv_policy: u32,
-        kv_budget: u32, kv_budget_part: f32,
+        kv_budget: u32, kv_budget_part: f32, kv_share: u32,
     }
     tern_session_info {
         struct_size: u32, n_ctx: u32, n_kv: u32, pos: u32, kv_bytes: u64, n_prefill: u64,
         prefill_ns: u64, n_decode: u64, decode_ns: u64, n_evicted: u64,
         n_drafted: u64, n_accepted: u64, n_threads: u32, n_threads_prefill: u32, locked_bytes: u64,
         n_evictions: u64, longest_stall_us: u64, kv_budget: u32, kv_retained: f32,
+        kv_shared_bytes: u64,
     }
     tern_eval_params {
         struct_size: u32, logits: u32, positions: *const u32, n_positions: usize, deadline_ns: u64,

@@ -211,7 +211,12 @@ pub unsafe extern "C" fn tern_session_kv_truncate(
 }
 
 /// Makes another session that holds the same tokens: two answers to one prompt, which is read
-/// once. The two share nothing that either can change.
+/// once. Neither notices what the other does.
+///
+/// Where every KV head has filled a tile of 128 slots, both read the same memory
+/// (`kv_shared_bytes`) until one of them changes something there: to evict or to truncate tokens
+/// copies the tiles, and can fail with TERN_ERROR_OUT_OF_MEMORY. In a session with a budget only
+/// tokens are shared that a segment pins from the first one on; others would soon be copied.
 ///
 /// The fork has no logits until it evaluates: to sample from it at once, fork before the last
 /// token of the prompt and give that token to both. Fails with TERN_ERROR_OUT_OF_MEMORY.
@@ -260,6 +265,7 @@ pub unsafe extern "C" fn tern_session_describe(
             longest_stall_us: now.longest_stall_ns.div_ceil(1000),
             kv_budget: now.kv_budget,
             kv_retained: now.retained as f32 / 1000.0,
+            kv_shared_bytes: now.kv_shared_bytes,
         };
         // SAFETY: the header's contract for structs.
         unsafe { write_sized(info, value, "info") }
@@ -326,5 +332,6 @@ pub(super) fn session_params(params: &tern_session_params) -> Result<SessionPara
         lock: lock_of(params.lock_memory)?,
         huge: huge_pages_of(params.huge_pages)?,
         numerics: Numerics::Exact,
+        kv_share: params.kv_share != 0,
     })
 }

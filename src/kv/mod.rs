@@ -2,13 +2,14 @@
 //!
 //! [`slots`], [`cells`], [`history`] and [`segments`] are bookkeeping without tensors, [`policy`] pure
 //! functions on numbers that others give them; [`cache`] applies both to keys and values, which are a
-//! [`Backend`](crate::backend::Backend)'s.
+//! [`Backend`](crate::backend::Backend)'s. [`prefix`] is what caches of one model have in common.
 
 pub mod cache;
 pub mod cells;
 pub mod eviction;
 pub mod history;
 pub mod policy;
+pub mod prefix;
 pub mod segments;
 pub mod slots;
 

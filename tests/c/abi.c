@@ -220,6 +220,7 @@ AT(tern_session_params, v_dtype, 52, tern_kv_dtype);
 AT(tern_session_params, kv_policy, 56, tern_kv_policy);
 AT(tern_session_params, kv_budget, 60, uint32_t);
 AT(tern_session_params, kv_budget_part, 64, float);
+AT(tern_session_params, kv_share, 68, uint32_t);
 
 SIZE(tern_session_info, 120);
 AT(tern_session_info, struct_size, 0, uint32_t);
@@ -241,6 +242,7 @@ AT(tern_session_info, n_evictions, 96, uint64_t);
 AT(tern_session_info, longest_stall_us, 104, uint64_t);
 AT(tern_session_info, kv_budget, 112, uint32_t);
 AT(tern_session_info, kv_retained, 116, float);
+AT(tern_session_info, kv_shared_bytes, 120, uint64_t);
 
 SIZE(tern_kv_evict_params, 16);
 AT(tern_kv_evict_params, struct_size, 0, uint32_t);

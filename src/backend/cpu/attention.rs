@@ -21,8 +21,8 @@ use crate::base::pool::Width;
 use crate::kernel::{GROUP, KV_BLOCK};
 
 use super::attention_q8::Eights;
-use super::cache::{Head, Stored, value_width};
 use super::cache_floats::{Element, key_panel, value_panel};
+use super::cache_store::{Head, Stored, value_width};
 use super::mass::Mass;
 use super::tiles::{Block, Cells, Held, MOST_TOKENS, TILE, Tile};
 use super::{Cpu, CpuLayer, Kv, Scratch};
@@ -207,7 +207,7 @@ impl Cpu {
             let mut packed = None;
             for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
                 let (h, tile) = ((first + i) / tiles.len(), (first + i) % tiles.len());
-                let head = kv.head(h);
+                let head = kv.head(h, tiles.start + tile);
                 if packed.as_ref().is_none_or(|&(of, _)| of != h) {
                     let block = block(h);
                     self.pack_queries(q, &block, h, &head, &mut work);
@@ -244,7 +244,7 @@ impl Cpu {
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
                 mass.note(self, &block, (h, tile), (&part, powers), &merged);
             }
-            let span = kv.head(h).v.span();
+            let span = kv.head(h, 0).v.span();
             self.finish(&block, h, &merged, span, &mut s.mixed[..width.len(n)]);
         }
         Ok(())
@@ -263,7 +263,7 @@ impl Cpu {
             let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
             for h in 0..d.n_head_kv {
-                let (head, held) = (kv.head(h), kv.held(h, l.window, batch));
+                let (head, held) = (kv.head(h, 0), kv.held(h, l.window, batch));
                 let block = Block::new(held, first, out.len() / width.pitch);
                 let rows = block.n * sizes.n_group;
                 self.pack_queries(q, &block, h, &head, &mut work);
@@ -271,7 +271,7 @@ impl Cpu {
                 for tile in block.tiles() {
                     let buffer = std::mem::take(&mut work.part);
                     let mut part = Part::new(&mut buffer[..rows * (sizes.width + 2)], rows);
-                    self.part(&head, held, &block, tile, &mut work, &mut part);
+                    self.part(&kv.head(h, tile), held, &block, tile, &mut work, &mut part);
                     self.merge(&block, tile, &mut work.merged, &part);
                     work.part = buffer;
                 }

@@ -17,9 +17,10 @@ use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Kernels, PACKED, Queries8};
 
 use super::Cpu;
 use super::attention::{Part, Sizes, Work};
-use super::cache::Coded;
-use super::cache_packed::{HeadPacked, N_SINKS};
+use super::cache_packed::HeadPacked;
 use super::cache_q8::n_blocks;
+use super::cache_store::Coded;
+use super::packed_cells::N_SINKS;
 use super::tiles::{Block, Cells, TILE, Tile};
 
 /// Cells of a run of a tile that does not begin with a whole quad.

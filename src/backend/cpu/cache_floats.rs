@@ -1,10 +1,10 @@
-//! Keys and values of one layer in floats, of half or of single precision: see `cache`.
+//! Keys and values of one layer in floats, of half or of single precision: see `cache_store`.
 
 use crate::base::error::Result;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, Kernels, Panel};
 
-use super::cache::{Layout, Targets, each_head, gather_lanes, value_width};
+use super::cache_store::{Later, Layout, Moves, Targets, each_head, gather_lanes, value_width};
 
 /// What keys and values are stored as, if in floats.
 pub(super) trait Element: Copy + Default + Send + Sync {
@@ -117,8 +117,8 @@ impl Layout {
         k: &[f32],
     ) -> Result<()> {
         each_head(pool, keys, self.key_len(), |head, keys| {
-            for (t, key) in self.head_rows(k, head).enumerate() {
-                self.set_key(kernels, keys, to.cell(head, t), key);
+            for (_, cell, key) in to.of_head(self, k, head) {
+                self.set_key(kernels, keys, cell, key);
             }
         })
     }
@@ -133,51 +133,36 @@ impl Layout {
     ) -> Result<()> {
         let width = value_width(self.head_dim);
         each_head(pool, values, self.value_len(), |head, values| {
-            for (t, row) in self.head_rows(v, head).enumerate() {
-                let cell = to.cell(head, t) as usize;
-                T::round(kernels, row, &mut values[cell * width..][..self.head_dim]);
+            for (_, cell, row) in to.of_head(self, v, head) {
+                T::round(kernels, row, &mut values[cell as usize * width..][..self.head_dim]);
             }
         })
     }
 
+    /// Moves keys of one head.
     pub(super) fn compact_keys<T: Copy>(
         &self,
         keys: &mut [T],
-        head: usize,
-        kept: &[u32],
-        n_still: usize,
+        later: Later<'_, T>,
+        moves: &Moves<'_>,
     ) {
-        let len = self.key_len();
-        let keys = &mut keys[head * len..][..len];
-        gather_lanes::<_, GROUP>(keys, self.head_dim, 1, kept, n_still);
+        gather_lanes::<_, GROUP>(keys, later, (self.head_dim, 1), moves);
     }
 
+    /// Moves values of one head.
     pub(super) fn compact_values<T: Copy>(
         &self,
         values: &mut [T],
-        head: usize,
-        kept: &[u32],
-        n_still: usize,
+        later: Later<'_, T>,
+        moves: &Moves<'_>,
     ) {
-        let (len, width) = (self.value_len(), value_width(self.head_dim));
-        let values = &mut values[head * len..][..len];
-        for (to, &from) in kept.iter().enumerate().skip(n_still) {
-            let from = from as usize * width;
-            values.copy_within(from..from + width, to * width);
-        }
-    }
-
-    pub(super) fn copy_key<T: Copy>(&self, to: &mut [T], from: &[T], head: usize, cell: u32) {
-        let (block, lane) = self.block(cell);
-        let at = head * self.key_len() + block.start + lane;
-        for i in (at..at + block.len()).step_by(GROUP) {
-            to[i] = from[i];
-        }
-    }
-
-    pub(super) fn copy_value<T: Copy>(&self, to: &mut [T], from: &[T], head: usize, cell: u32) {
         let width = value_width(self.head_dim);
-        let at = head * self.value_len() + cell as usize * width;
-        to[at..at + width].copy_from_slice(&from[at..at + width]);
+        for (to, (store, cell)) in moves.each() {
+            let from = cell * width..(cell + 1) * width;
+            match store {
+                0 => values.copy_within(from, to * width),
+                _ => values[to * width..][..width].copy_from_slice(&later(store)[from]),
+            }
+        }
     }
 }

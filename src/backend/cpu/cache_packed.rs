@@ -18,14 +18,12 @@ use crate::base::pool::Pool;
 use crate::kernel::{CodeBits, GROUP, KV_BLOCK, KV_QUAD, Kernels, Keys8, PACKED, Panel, Values8};
 use crate::quant::f32_of_half;
 
-use super::cache::{Targets, each_head, value_width};
 use super::cache_q8::n_blocks;
+use super::cache_store::{Moves, Targets, each_head, value_width};
 use super::codec;
-use super::packed_cells::{Form, PART, Side};
+use super::packed_cells::{Form, N_SINKS, PART, Side};
 use super::tiles::TILE;
 
-/// First positions that are kept in half precision.
-pub(super) const N_SINKS: usize = 4;
 /// The cell of a sink that is not held.
 const NONE: u32 = u32::MAX;
 /// Quads of a run of cells of a tile, which may begin within one.
@@ -40,6 +38,7 @@ impl Form {
     /// Halves of a head's sinks.
     fn sink_len(&self) -> usize {
         match self.side {
+            _ if self.n_sinks == 0 => 0,
             Side::Keys => N_SINKS * self.layout.head_dim + GROUP - N_SINKS,
             Side::Values => N_SINKS * value_width(self.layout.head_dim),
         }
@@ -77,7 +76,7 @@ pub(super) struct HeadPacked<'a> {
 impl Packed {
     pub(super) fn new(form: Form, kernels: &'static Kernels, memory: &Memory) -> Result<Packed> {
         let n = form.layout.n_head;
-        let mut cells: Buffer<u32> = memory.buffer(n * N_SINKS)?;
+        let mut cells: Buffer<u32> = memory.buffer(n * form.n_sinks)?;
         cells.fill(NONE);
         Ok(Packed {
             form,
@@ -90,7 +89,7 @@ impl Packed {
 
     pub(super) fn bytes(form: Form) -> u64 {
         let line = |each: usize| ((form.layout.n_head * each) as u64).next_multiple_of(64);
-        line(form.head_bytes()) + line(2 * form.sink_len()) + line(4 * N_SINKS)
+        line(form.head_bytes()) + line(2 * form.sink_len()) + line(4 * form.n_sinks)
     }
 
     pub(super) fn head(&self, head: usize) -> HeadPacked<'_> {
@@ -100,7 +99,7 @@ impl Packed {
             kernels: self.kernels,
             bytes: &self.bytes[head * bytes..][..bytes],
             sinks: &self.sinks[head * sinks..][..sinks],
-            cells: &self.cells[head * N_SINKS..][..N_SINKS],
+            cells: &self.cells[head * self.form.n_sinks..][..self.form.n_sinks],
         }
     }
 
@@ -114,20 +113,19 @@ impl Packed {
     ) -> Result<()> {
         let (form, kernels) = (self.form, self.kernels);
         for head in 0..form.layout.n_head {
-            for (t, row) in form.layout.head_rows(rows, head).enumerate() {
-                let (cell, pos) = (to.cell(head, t), first_pos as usize + t);
+            for (t, cell, row) in to.of_head(&form.layout, rows, head) {
+                let pos = first_pos as usize + t;
                 self.free(head, cell);
-                if pos < N_SINKS {
+                if pos < form.n_sinks {
                     self.set_sink(head, pos, cell, row);
                 }
             }
         }
         each_head(pool, &mut self.bytes, form.head_bytes(), |head, bytes| {
-            for (t, row) in form.layout.head_rows(rows, head).enumerate() {
-                let cell = to.cell(head, t) as usize;
-                match first_pos as usize + t < N_SINKS {
-                    true => form.clear(bytes, cell),
-                    false => form.encode(kernels, bytes, cell, row),
+            for (t, cell, row) in to.of_head(&form.layout, rows, head) {
+                match first_pos as usize + t < form.n_sinks {
+                    true => form.clear(bytes, cell as usize),
+                    false => form.encode(kernels, bytes, cell as usize, row),
                 }
             }
         })
@@ -145,7 +143,7 @@ impl Packed {
 
     /// Forgets that a sink stands in a cell.
     fn free(&mut self, head: usize, cell: u32) {
-        for held in &mut self.cells[head * N_SINKS..][..N_SINKS] {
+        for held in self.sinks_of(head) {
             if *held == cell {
                 *held = NONE;
             }
@@ -154,7 +152,7 @@ impl Packed {
 
     fn set_sink(&mut self, head: usize, sink: usize, cell: u32, row: &[f32]) {
         let form = self.form;
-        self.cells[head * N_SINKS + sink] = cell;
+        self.cells[head * form.n_sinks + sink] = cell;
         let halves = &mut self.sinks[head * form.sink_len()..][..form.sink_len()];
         for (i, part) in row.chunks(PART).enumerate() {
             let (mut turned, mut rounded) = ([0.0; PART], [0; PART]);
@@ -168,32 +166,40 @@ impl Packed {
         }
     }
 
-    /// Moves what a head's cells `kept` hold to the first cells.
-    pub(super) fn compact(&mut self, head: usize, kept: &[u32], n_still: usize) {
-        let form = self.form;
-        for held in &mut self.cells[head * N_SINKS..][..N_SINKS] {
-            *held = kept.binary_search(held).map_or(NONE, |to| to as u32);
-        }
-        let bytes = &mut self.bytes[head * form.head_bytes()..][..form.head_bytes()];
-        form.compact(bytes, kept, n_still);
+    /// The cells of a head's sinks.
+    fn sinks_of(&mut self, head: usize) -> &mut [u32] {
+        let n = self.form.n_sinks;
+        &mut self.cells[head * n..][..n]
     }
 
-    /// Copies what a head's cell holds.
-    pub(super) fn copy(&mut self, from: &Packed, head: usize, cell: u32) {
+    /// Moves what a head's cells hold. The first positions never leave the first store.
+    pub(super) fn compact<'l>(
+        &mut self,
+        later: &dyn Fn(usize) -> Option<&'l Packed>,
+        head: usize,
+        moves: &Moves<'_>,
+    ) {
         let form = self.form;
-        self.free(head, cell);
-        if let Some(sink) = from.head(head).sink(cell) {
-            self.cells[head * N_SINKS + sink] = cell;
-            for i in 0..form.layout.head_dim {
-                let at = head * form.sink_len() + form.sink_at(sink, i);
-                self.sinks[at] = from.sinks[at];
-            }
+        for held in self.sinks_of(head) {
+            let to = match moves.from.binary_search(held) {
+                _ if (*held as usize) < moves.to => *held,
+                Ok(i) => (moves.to + i) as u32,
+                Err(_) => NONE,
+            };
+            *held = to;
         }
+        let later = |store| later(store).map_or(&[][..], |packed: &Packed| packed.head(head).bytes);
         let bytes = &mut self.bytes[head * form.head_bytes()..][..form.head_bytes()];
-        let from = from.head(head).bytes;
-        for b in 0..n_blocks(form.layout.head_dim) {
-            let coded = form.get(from, cell as usize, b);
-            form.put(bytes, cell as usize, b, coded);
+        form.compact(bytes, &later, moves);
+    }
+
+    /// Takes over all that another store's hold.
+    pub(super) fn copy_from(&mut self, from: &Packed) {
+        self.bytes.copy_from_slice(&from.bytes);
+        // Only a first store has sinks, and only first ones are copied to it.
+        if self.cells.len() == from.cells.len() {
+            self.sinks.copy_from_slice(&from.sinks);
+            self.cells.copy_from_slice(&from.cells);
         }
     }
 }
@@ -215,9 +221,9 @@ impl Packed {
         self.free(head, cell);
         let bytes = &mut self.bytes[head * form.head_bytes()..][..form.head_bytes()];
         let sink = pos as usize;
-        if sink < N_SINKS {
+        if sink < form.n_sinks {
             form.clear(bytes, cell as usize);
-            self.cells[head * N_SINKS + sink] = cell;
+            self.cells[head * form.n_sinks + sink] = cell;
             let halves = &mut self.sinks[head * form.sink_len()..][..form.sink_len()];
             for (i, half) in row.as_chunks().0.iter().enumerate() {
                 halves[form.sink_at(sink, i)] = u16::from_le_bytes(*half);

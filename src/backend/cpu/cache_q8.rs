@@ -13,6 +13,8 @@
 //! from `x` by at most `d / 2`, and `d` is at most the greatest magnitude / 127 and one part in 1024
 //! more, or 6e-8 more. Which instructions compute that makes no difference to any bit.
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::base::aligned::Buffer;
@@ -22,7 +24,7 @@ use crate::base::pool::Pool;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD, Keys8 as KeyCodes, Values8 as ValueCodes};
 use crate::quant::f32_of_half;
 
-use super::cache::{Layout, Targets, each_head, gather_lanes, value_width};
+use super::cache_store::{Layout, Moves, Targets, each_head, gather_lanes, value_width};
 
 /// Added to a float below 2^22, it leaves that float rounded to an integer in the lowest bits.
 const TO_INTEGER: f32 = 12582912.0;
@@ -122,16 +124,15 @@ impl Codes {
     ) -> Result<()> {
         let (layout, stride) = (self.layout, self.layout.scale_stride());
         each_head(pool, &mut self.scales, layout.scale_len(), |head, scales| {
-            for (t, row) in layout.head_rows(rows, head).enumerate() {
-                set_scales(scales, stride, to.cell(head, t), row);
+            for (_, cell, row) in to.of_head(&layout, rows, head) {
+                set_scales(scales, stride, cell, row);
             }
         })?;
         let (len, scale_len) = (self.codes.len() / layout.n_head, layout.scale_len());
         let scales = &self.scales;
         each_head(pool, &mut self.codes, len, |head, codes| {
             let scales = &scales[head * scale_len..][..scale_len];
-            for (t, row) in layout.head_rows(rows, head).enumerate() {
-                let cell = to.cell(head, t);
+            for (_, cell, row) in to.of_head(&layout, rows, head) {
                 each_code(scales, stride, cell, row, |b, block| {
                     set(codes, cell as usize, b, block)
                 });
@@ -139,25 +140,40 @@ impl Codes {
         })
     }
 
-    /// Moves the scales of a head's cells `kept` to the first cells.
-    fn compact_scales(&mut self, head: usize, kept: &[u32], n_still: usize) {
-        let len = self.layout.scale_len();
-        let blocks = self.scales[head * len..][..len].chunks_exact_mut(self.layout.scale_stride());
-        for scales in blocks {
-            for (to, &from) in kept.iter().enumerate().skip(n_still) {
-                scales[to] = scales[from as usize];
+    /// Codes of one head.
+    fn codes_of(&self, head: usize) -> Range<usize> {
+        let len = self.codes.len() / self.layout.n_head;
+        head * len..(head + 1) * len
+    }
+
+    /// Moves scales of a head; later stores have them where this one has.
+    fn compact_scales<'l>(
+        &mut self,
+        later: &dyn Fn(usize) -> Option<&'l Codes>,
+        head: usize,
+        moves: &Moves<'_>,
+    ) {
+        let (len, stride) = (self.layout.scale_len(), self.layout.scale_stride());
+        for first in (head * len..(head + 1) * len).step_by(stride) {
+            for (to, (store, cell)) in moves.each() {
+                self.scales[first + to] = match later_of(later, store) {
+                    Some(later) => later.scales[first + cell],
+                    None => self.scales[first + cell],
+                };
             }
         }
     }
 
-    /// Copies the scales of a head's cell.
-    fn copy_scales(&mut self, from: &Codes, head: usize, cell: u32) {
-        let first = head * self.layout.scale_len() + cell as usize;
-        let last = first + self.layout.scale_len();
-        for i in (first..last.min(self.scales.len())).step_by(self.layout.scale_stride()) {
-            self.scales[i] = from.scales[i];
-        }
+    /// Takes over all that another store's hold.
+    pub(super) fn copy_from(&mut self, from: &Codes) {
+        self.codes.copy_from_slice(&from.codes);
+        self.scales.copy_from_slice(&from.scales);
     }
+}
+
+/// A later store, if it is one.
+fn later_of<'l>(later: &dyn Fn(usize) -> Option<&'l Codes>, store: usize) -> Option<&'l Codes> {
+    if store == 0 { None } else { later(store) }
 }
 
 /// Sets the scales of a cell's row in one head's.
@@ -213,24 +229,18 @@ impl Keys8 {
         });
     }
 
-    /// Moves what a head's cells `kept` hold to the first cells.
-    pub(super) fn compact(&mut self, head: usize, kept: &[u32], n_still: usize) {
-        self.0.compact_scales(head, kept, n_still);
-        let (len, d) = (self.0.layout.key_codes(), self.0.layout.head_dim);
-        let codes = &mut self.0.codes[head * len..][..len];
-        gather_lanes::<_, GROUP>(codes, d.div_ceil(KV_QUAD), KV_QUAD, kept, n_still);
-    }
-
-    /// Copies what a head's cell holds.
-    pub(super) fn copy(&mut self, from: &Keys8, head: usize, cell: u32) {
-        self.0.copy_scales(&from.0, head, cell);
-        let layout = self.0.layout;
-        let (at, stride) = key_at(&layout, cell as usize);
-        let at = head * layout.key_codes() + at;
-        for i in 0..layout.head_dim.div_ceil(KV_QUAD) {
-            let quad = at + i * stride..at + i * stride + KV_QUAD;
-            self.0.codes[quad.clone()].copy_from_slice(&from.0.codes[quad]);
-        }
+    /// Moves what a head's cells hold.
+    pub(super) fn compact<'l>(
+        &mut self,
+        later: &dyn Fn(usize) -> Option<&'l Keys8>,
+        head: usize,
+        moves: &Moves<'_>,
+    ) {
+        self.0.compact_scales(&|store| later(store).map(|keys| &keys.0), head, moves);
+        let (range, d) = (self.0.codes_of(head), self.0.layout.head_dim);
+        let later = |store| later(store).map_or(&[][..], |keys| &keys.0.codes[range.clone()]);
+        let codes = &mut self.0.codes[range.clone()];
+        gather_lanes::<_, GROUP>(codes, &later, (d.div_ceil(KV_QUAD), KV_QUAD), moves);
     }
 }
 
@@ -268,30 +278,22 @@ impl Values8 {
         })
     }
 
-    /// Moves what a head's cells `kept` hold to the first cells.
-    pub(super) fn compact(&mut self, head: usize, kept: &[u32], n_still: usize) {
-        self.0.compact_scales(head, kept, n_still);
-        let layout = self.0.layout;
-        let len = layout.value_codes();
-        let codes = &mut self.0.codes[head * len..][..len];
+    /// Moves what a head's cells hold.
+    pub(super) fn compact<'l>(
+        &mut self,
+        later: &dyn Fn(usize) -> Option<&'l Values8>,
+        head: usize,
+        moves: &Moves<'_>,
+    ) {
+        self.0.compact_scales(&|store| later(store).map(|values| &values.0), head, moves);
+        let (layout, range) = (self.0.layout, self.0.codes_of(head));
         for b in 0..n_blocks(layout.head_dim) {
-            let first = value_at(&layout, b, 0).0;
-            let width = block_width(&layout, b);
-            gather_lanes::<_, KV_QUAD>(&mut codes[first..], width, 1, kept, n_still);
-        }
-    }
-
-    /// Copies what a head's cell holds.
-    pub(super) fn copy(&mut self, from: &Values8, head: usize, cell: u32) {
-        self.0.copy_scales(&from.0, head, cell);
-        let layout = self.0.layout;
-        let (quad, lane) = (cell as usize / KV_QUAD, cell as usize % KV_QUAD);
-        for b in 0..n_blocks(layout.head_dim) {
-            let (at, len) = value_at(&layout, b, quad);
-            let at = head * layout.value_codes() + at;
-            for i in (at + lane..at + len).step_by(KV_QUAD) {
-                self.0.codes[i] = from.0.codes[i];
-            }
+            let (first, width) = (value_at(&layout, b, 0).0, block_width(&layout, b));
+            let range = range.start + first..range.end;
+            let later =
+                |store| later(store).map_or(&[][..], |values| &values.0.codes[range.clone()]);
+            let codes = &mut self.0.codes[range.clone()];
+            gather_lanes::<_, KV_QUAD>(codes, &later, (width, 1), moves);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::base::memory::Memory;
 use crate::kernel::{GROUP, Panel};
 
 use super::attention::lock;
-use super::cache::value_width;
+use super::cache_store::value_width;
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
 /// Vectors that are counted together, with one for their mean in the last place.

@@ -11,6 +11,7 @@ mod cache;
 mod cache_floats;
 mod cache_packed;
 mod cache_q8;
+mod cache_store;
 mod checksum;
 mod codec;
 mod leverage;
@@ -38,7 +39,7 @@ use arena::Arena;
 use threads::Found;
 
 pub use arena::{Read, grow, pack, tensors};
-pub use cache::Kv;
+pub use cache::{Kv, Room, Tile};
 pub use scratch::Scratch;
 pub use weights::{CpuEnds, CpuLayer, bad_block};
 

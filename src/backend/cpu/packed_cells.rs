@@ -20,9 +20,12 @@ use std::ops::Range;
 use crate::backend::KvType;
 use crate::kernel::{CodeBits, GROUP, HADAMARD_SPANS, KV_BLOCK, KV_QUAD, Kernels};
 
-use super::cache::{Layout, gather_lanes, value_width};
 use super::cache_q8::n_blocks;
+use super::cache_store::{Layout, Moves, gather_lanes, value_width};
 use super::codec;
+
+/// First positions that are kept in half precision.
+pub(super) const N_SINKS: usize = 4;
 
 /// Elements that are transformed and encoded at once: whole spans, and whole blocks.
 pub(super) const PART: usize = 64;
@@ -40,12 +43,19 @@ pub(super) struct Form {
     pub(super) layout: Layout,
     pub(super) side: Side,
     pub(super) bits: CodeBits,
+    /// First positions that it may hold, which are no codes.
+    pub(super) n_sinks: usize,
     is_rotated: bool,
 }
 
 impl Form {
-    /// `None` if the type is not one of packed codes.
-    pub(super) fn new(kv_type: KvType, layout: Layout, side: Side) -> Option<Form> {
+    /// `None` if the type is not one of packed codes. `has_first`: it may hold the first positions.
+    pub(super) fn new(
+        kv_type: KvType,
+        layout: Layout,
+        side: Side,
+        has_first: bool,
+    ) -> Option<Form> {
         let (bits, is_rotated) = match kv_type {
             KvType::F16 | KvType::F32 | KvType::Q8_0 => return None,
             KvType::Q5_0 => (CodeBits::Five, false),
@@ -54,7 +64,8 @@ impl Form {
             KvType::Q4H => (CodeBits::Four, true),
             KvType::Q3H => (CodeBits::Three, true),
         };
-        Some(Form { layout, side, bits, is_rotated })
+        let n_sinks = if has_first { N_SINKS } else { 0 };
+        Some(Form { layout, side, bits, n_sinks, is_rotated })
     }
 
     /// The span of the transform, if there is one.
@@ -182,16 +193,20 @@ impl Form {
         }
     }
 
-    /// Moves what one head's cells `kept`, which ascend, hold to the first cells, from the
-    /// `n_still`th on.
-    pub(super) fn compact(&self, head: &mut [u8], kept: &[u32], n_still: usize) {
-        let moves = || (n_still..).zip(kept[n_still..].iter().map(|&from| from as usize));
+    /// Moves what one head's cells hold.
+    pub(super) fn compact<'l>(
+        &self,
+        head: &mut [u8],
+        later: &dyn Fn(usize) -> &'l [u8],
+        moves: &Moves<'_>,
+    ) {
         match self.side {
             Side::Keys => {
-                for (to, from) in moves() {
+                for (to, (store, from)) in moves.each() {
                     let (first, start) = (self.key_run(to), self.key_run(from));
                     for i in 0..self.layout.head_dim.div_ceil(KV_QUAD) {
-                        let quad = get_quad(self.bits, &head[self.run(start + i)], from % GROUP);
+                        let source = if store == 0 { &*head } else { later(store) };
+                        let quad = get_quad(self.bits, &source[self.run(start + i)], from % GROUP);
                         let run = &mut head[self.run(first + i)];
                         set_quad(self.bits, run, to % GROUP, quad);
                     }
@@ -199,16 +214,20 @@ impl Form {
             }
             Side::Values => {
                 for b in 0..n_blocks(self.layout.head_dim) {
-                    let codes = &mut head[self.run(self.value_run(b, 0)).start..];
+                    let first = self.run(self.value_run(b, 0)).start;
                     let words = self.groups(b) * self.bits.bytes() / KV_QUAD;
-                    gather_lanes::<_, KV_QUAD>(codes, words, 1, kept, n_still);
+                    let later = |store| &later(store)[first..];
+                    gather_lanes::<_, KV_QUAD>(&mut head[first..], &later, (words, 1), moves);
                 }
             }
         }
         for b in 0..n_blocks(self.layout.head_dim) {
-            for (to, from) in moves() {
-                let from = self.scale_at(b, from);
-                head.copy_within(from..from + 2, self.scale_at(b, to));
+            for (to, (store, from)) in moves.each() {
+                let (to, from) = (self.scale_at(b, to), self.scale_at(b, from));
+                match store {
+                    0 => head.copy_within(from..from + 2, to),
+                    _ => head[to..to + 2].copy_from_slice(&later(store)[from..from + 2]),
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 use super::attention::{Sizes, lock};
 use super::scratch::Inputs;
 use super::weights::Matrix;
-use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch};
+use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch, Tile};
 
 /// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
 /// number of cache lines of output, so that two threads do not write to one.
@@ -30,6 +30,7 @@ impl Backend for Cpu {
     type Ends = CpuEnds;
     type Scratch = Scratch;
     type Kv = Kv;
+    type Tile = Tile;
 
     fn embed(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
         let n = batch.tokens.len();
@@ -230,13 +231,30 @@ impl Backend for Cpu {
             }
             kv.key(head, cell, key);
             self.rotate(key, cos, sin);
-            kv.set_key(self.kernels, head, cell, key);
+            let (store, cell) = kv.store_mut(cell)?;
+            store.set_key(self.kernels, head, cell, key);
         }
         Ok(())
     }
 
-    fn compact(&self, kv: &mut Kv, head: usize, kept: &[u32]) {
-        kv.compact(&self.decoder, head, kept);
+    fn compact(&self, kv: &mut Kv, head: usize, kept: &[u32]) -> Result<()> {
+        kv.compact(&self.decoder, head, kept)
+    }
+
+    fn n_owners(&self, kv: &Kv, tile: usize) -> usize {
+        kv.n_owners(tile)
+    }
+
+    fn own(&self, kv: &mut Kv, first: u32) -> Result<()> {
+        kv.own(first)
+    }
+
+    fn tile(&self, kv: &Kv, tile: usize) -> Option<Tile> {
+        kv.tile(tile)
+    }
+
+    fn swap_tile(&self, kv: &mut Kv, tile: usize, with: Tile) -> Option<Tile> {
+        kv.swap_tile(tile, with)
     }
 
     fn copy_knowledge(&self, from: &Kv, to: &mut Kv, held: &[u32]) {
@@ -248,8 +266,8 @@ impl Backend for Cpu {
         }
     }
 
-    fn copy_cells(&self, from: &Kv, to: &mut Kv, head: usize, cells: impl Iterator<Item = u32>) {
-        to.copy(from, head, cells);
+    fn copy_cells(&self, from: &Kv, to: &mut Kv) -> Result<()> {
+        to.copy_from(from)
     }
 
     fn row_bytes(&self, kv: &Kv, of: Row, pos: u32) -> usize {
@@ -260,8 +278,15 @@ impl Backend for Cpu {
         kv.export(of, head, cell, out);
     }
 
-    fn import(&self, kv: &mut Kv, of: Row, head: usize, place: (u32, u32), row: &[u8]) {
-        kv.import(of, head, place, row);
+    fn import(
+        &self,
+        kv: &mut Kv,
+        of: Row,
+        head: usize,
+        place: (u32, u32),
+        row: &[u8],
+    ) -> Result<()> {
+        kv.import(of, head, place, row)
     }
 
     fn knowledge<'k>(&self, kv: &'k Kv, head: usize, n: usize) -> [&'k [f32]; 3] {

@@ -28,7 +28,7 @@ impl Held<'_> {
 
 /// Cells of a tile: a multiple of [`GROUP`]. Keys and values of one head and tile fit into the
 /// caches next to a core, with room for scores.
-pub(super) const TILE: usize = 128;
+pub(super) const TILE: usize = crate::backend::TILE;
 /// Tokens that go through the kernels together, at most; fewer if they have many heads.
 pub(super) const MOST_TOKENS: usize = 8;
 
@@ -73,7 +73,7 @@ pub(super) struct Tile<'a> {
     pub(super) seen: Range<usize>,
 }
 
-/// The cells of a tile, by ascending position.
+/// The cells of a tile, by ascending position; of a head's own slots those of the tile's store.
 pub(super) enum Cells<'a> {
     /// Neighbours, from this one on.
     Run(usize),
@@ -84,7 +84,7 @@ pub(super) enum Cells<'a> {
 impl<'a> Cells<'a> {
     /// Those of a tile of which the places `wanted` are needed.
     pub(super) fn new(held: Held<'a>, tile: usize, wanted: Range<usize>) -> Cells<'a> {
-        let Held::Shared(batch, _) = held else { return Cells::Run(tile * TILE) };
+        let Held::Shared(batch, _) = held else { return Cells::Run(0) };
         let cells = &batch.order[tile * TILE..][..wanted.end];
         match is_run(&cells[wanted.clone()]) {
             // What stands before those that are wanted is not asked for.

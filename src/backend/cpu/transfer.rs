@@ -6,10 +6,12 @@
 //! stands in a cache is not part of it, so that it can come back to a larger one.
 
 use crate::backend::{Decoder, Row};
+use crate::base::error::Result;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD};
 
-use super::cache::{Keys, Kv, Layout, Values, value_width};
+use super::Kv;
 use super::cache_q8::{Codes, key_at, n_blocks, value_at};
+use super::cache_store::{Keys, Layout, Store, Values, value_width};
 
 /// Where elements of a row stand: `n` pieces of `len` neighbours, which begin `stride` apart.
 #[derive(Clone, Copy)]
@@ -125,9 +127,9 @@ impl Codes {
     }
 }
 
-impl Kv {
+impl Store {
     /// Bytes of the key or the value of the token at a position.
-    pub(super) fn row_bytes(&self, of: Row, pos: u32) -> usize {
+    fn row_bytes(&self, of: Row, pos: u32) -> usize {
         let d = self.layout.head_dim;
         let scales = 2 * n_blocks(d);
         match (of, &self.k, &self.v) {
@@ -140,7 +142,7 @@ impl Kv {
     }
 
     /// Writes a key or a value of a head.
-    pub(super) fn export(&self, of: Row, head: usize, cell: u32, mut out: &mut [u8]) {
+    fn export(&self, of: Row, head: usize, cell: u32, mut out: &mut [u8]) {
         let (layout, out) = (&self.layout, &mut out);
         match (of, &self.k, &self.v) {
             (Row::Key, Keys::F16(x), _) => export(x, layout.key_pieces(head, cell), out),
@@ -160,7 +162,7 @@ impl Kv {
     }
 
     /// Overwrites a key or a value of a head.
-    pub(super) fn import(&mut self, of: Row, head: usize, (cell, pos): (u32, u32), mut row: &[u8]) {
+    fn import(&mut self, of: Row, head: usize, (cell, pos): (u32, u32), mut row: &[u8]) {
         let (layout, row) = (&self.layout, &mut row);
         match (of, &mut self.k, &mut self.v) {
             (Row::Key, Keys::F16(x), _) => import(x, layout.key_pieces(head, cell), row),
@@ -177,6 +179,32 @@ impl Kv {
                 x.import(head, (cell, pos), row);
             }
         }
+    }
+}
+
+impl Kv {
+    /// Bytes of the key or the value of the token at a position.
+    pub(super) fn row_bytes(&self, of: Row, pos: u32) -> usize {
+        self.any().map_or(0, |store| store.row_bytes(of, pos))
+    }
+
+    /// Writes a key or a value of a head.
+    pub(super) fn export(&self, of: Row, head: usize, cell: u32, out: &mut [u8]) {
+        let (store, cell) = self.store(cell);
+        store.export(of, head, cell, out);
+    }
+
+    /// Overwrites a key or a value of a head. Fails with `Internal` if the cell is shared.
+    pub(super) fn import(
+        &mut self,
+        of: Row,
+        head: usize,
+        (cell, pos): (u32, u32),
+        row: &[u8],
+    ) -> Result<()> {
+        let (store, cell) = self.store_mut(cell)?;
+        store.import(of, head, (cell, pos), row);
+        Ok(())
     }
 
     /// What is known of a head and its first `n` slots: what these draw, all of it and lately, and

@@ -35,7 +35,7 @@ impl<B: Backend> Cache<B> {
     /// how many slots have become free.
     pub fn settle(&mut self, device: &mut Device<'_, B>, n_kept: usize) -> Result<u64> {
         let observe = std::mem::replace(&mut self.observe, Observe::Nothing);
-        let Some(rule) = self.rule else { return Ok(self.expire(device.backend)) };
+        let Some(rule) = self.rule else { return self.expire(device.backend) };
         if observe != Observe::Nothing {
             for (layer, own) in self.own.iter().enumerate() {
                 let Some(first) = *own else { continue };
@@ -45,17 +45,18 @@ impl<B: Backend> Cache<B> {
                 device.backend.count_attention(&mut self.layers[layer], before, observe, n_kept);
             }
         }
-        let mut n_freed = self.expire(device.backend);
+        let mut n_freed = self.expire(device.backend)?;
         let Some(budget) = rule.budget else { return Ok(n_freed) };
-        // Where more is pinned than the budget, nothing can leave, and the next span that does not fit
-        // will say so.
+        // Where more is pinned than the budget, nothing can leave, nor where there is no memory to copy
+        // what is shared; the next span that does not fit will say so.
         if self.check_pinned(budget).is_err() {
             return Ok(n_freed);
         }
         let next = self.next_pos();
         let timetable = Timetable::new(budget, self.capacity.n_slots);
         if n_kept > EVERY as usize {
-            if self.slots.most_held() > budget + timetable.slack() {
+            let is_over = self.slots.most_held() > budget + timetable.slack();
+            if is_over && self.own_unpinned(device.backend).is_ok() {
                 n_freed += self.cut_all(device, &rule, budget)?;
             }
             // A token after a prompt shall not have to wait until all of it has been counted.
@@ -76,7 +77,10 @@ impl<B: Backend> Cache<B> {
                         self.learn(device, &rule, layer, (look, before))?;
                     }
                 }
-                if timetable.is_turn(layer, pos) && self.is_over(&rule, layer, budget) {
+                if timetable.is_turn(layer, pos)
+                    && self.is_over(&rule, layer, budget)
+                    && self.own_unpinned(device.backend).is_ok()
+                {
                     // The looks may have fallen into a longer span, or the budget been lowered. If
                     // not, what is done here is that newer slots have no leverage, whatever they had
                     // before tokens were taken back.
@@ -119,6 +123,9 @@ impl<B: Backend> Cache<B> {
             ));
         }
         self.check_pinned(budget)?;
+        if self.slots.most_held() > budget {
+            self.own_unpinned(device.backend)?;
+        }
         let mut n_freed = 0;
         let next = self.next_pos();
         for layer in 0..self.own.len() {
@@ -147,15 +154,15 @@ impl<B: Backend> Cache<B> {
     }
 
     /// Evicts what belongs to segments that have expired.
-    fn expire(&mut self, backend: &B) -> u64 {
+    fn expire(&mut self, backend: &B) -> Result<u64> {
         let mut n_freed = 0;
         while let Some(gone) = self.segments.take_expired(self.next_pos()) {
             let from = gone.start.max(self.n_sink());
             if from < gone.end {
-                n_freed += self.evict_range(backend, from, gone.end);
+                n_freed += self.evict_range(backend, from, gone.end)?;
             }
         }
-        n_freed
+        Ok(n_freed)
     }
 
     /// Tokens that do not expire: they draw attention whatever they mean.
@@ -223,8 +230,8 @@ impl<B: Backend> Cache<B> {
                 self.choose(device.backend, rule, (layer, head), budget)?;
                 let kept = self.chooser.kept();
                 n_freed += (held - kept.len()) as u64;
+                device.backend.compact(&mut self.layers[layer], head, kept)?;
                 self.slots.compact(first + head, kept);
-                device.backend.compact(&mut self.layers[layer], head, kept);
             }
         }
         Ok(n_freed)
@@ -371,18 +378,26 @@ impl<B: Backend> Cache<B> {
 
     /// Evicts the tokens at positions `from..to` from all layers. Gives how many slots have become
     /// free.
-    pub fn evict_range(&mut self, backend: &B, from: u32, to: u32) -> u64 {
+    pub fn evict_range(&mut self, backend: &B, from: u32, to: u32) -> Result<u64> {
+        let find = |pos: &[u32], at: u32| pos.partition_point(|&p| p < at);
+        let of_heads = self.evict_from_heads(backend, |pos| find(pos, from)..find(pos, to))?;
         let of_cells = self.cells.as_mut().map_or(0, |cells| {
             let (first, last) = cells.find(from, to);
             cells.evict(first, last) as u64
         });
-        let find = |pos: &[u32], at: u32| pos.partition_point(|&p| p < at);
-        let of_heads = self.evict_from_heads(backend, |pos| find(pos, from)..find(pos, to));
-        if self.slots.n_heads() == 0 { of_cells } else { of_heads }
+        Ok(if self.slots.n_heads() == 0 { of_cells } else { of_heads })
     }
 
     /// Evicts from each head a range of its tokens by ascending position.
-    fn evict_from_heads(&mut self, backend: &B, gone: impl Fn(&[u32]) -> Range<usize>) -> u64 {
+    fn evict_from_heads(
+        &mut self,
+        backend: &B,
+        gone: impl Fn(&[u32]) -> Range<usize>,
+    ) -> Result<u64> {
+        let of_heads = (0..self.slots.n_heads()).map(|head| gone(self.slots.pos(head)));
+        let first = of_heads.filter(|gone| !gone.is_empty()).map(|gone| gone.start).min();
+        let Some(first) = first else { return Ok(0) };
+        self.own(backend, first as u32)?;
         let mut n_freed = 0;
         for (layer, own) in self.own.iter().enumerate() {
             let Some(first) = *own else { continue };
@@ -394,10 +409,10 @@ impl<B: Backend> Cache<B> {
                 }
                 n_freed += gone.len() as u64;
                 let kept = self.chooser.all_but(pos.len(), gone);
+                backend.compact(&mut self.layers[layer], head, kept)?;
                 self.slots.compact(first + head, kept);
-                backend.compact(&mut self.layers[layer], head, kept);
             }
         }
-        n_freed
+        Ok(n_freed)
     }
 }

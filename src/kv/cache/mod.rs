@@ -12,6 +12,7 @@
 mod evict;
 mod known;
 mod saved;
+mod shared;
 
 use std::ops::Range;
 
@@ -24,12 +25,14 @@ use super::filled;
 use super::history::History;
 use super::policy::DEFAULT_SINKS;
 use super::policy::mean::Mean;
+use super::prefix::Chain;
 use super::segments::Segments;
 use super::slots::Slots;
 
 pub use evict::{Device, Plan};
 pub use known::HeadSlots;
 pub use saved::{Part, Saved, State};
+pub use shared::Displaced;
 
 /// How much a cache is made for.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +88,8 @@ pub struct Cache<B: Backend> {
     marks: SlotMarks,
     /// Of each head the part of the last queries' attention that stayed when it was cut last.
     retained: Vec<f32>,
+    /// The first tiles of the sequence, as far as other sessions can find them, if they may.
+    chain: Option<Chain<B::Tile>>,
 }
 
 /// Which slots the first KV head of each layer has, by the windows of the layers.
@@ -147,6 +152,7 @@ impl<B: Backend> Cache<B> {
             segments: Segments::new()?,
             marks: SlotMarks::new(capacity.n_slots)?,
             retained: filled(n_heads, 0.0, "heads")?,
+            chain: None,
         })
     }
 
@@ -371,7 +377,8 @@ impl<B: Backend> Cache<B> {
         self.observe = Observe::Nothing;
     }
 
-    /// Forgets every token from position `pos` on.
+    /// Forgets every token from position `pos` on. Fails with `OutOfMemory` if it shares tiles of which
+    /// that leaves a part, and with `InvalidArgument`; nothing has changed then.
     pub fn truncate(&mut self, backend: &B, pos: u32) -> Result<()> {
         if pos > self.next_pos() {
             return Err(err!(
@@ -380,6 +387,9 @@ impl<B: Backend> Cache<B> {
                 self.next_pos()
             ));
         }
+        let left = |head| self.slots.pos(head).partition_point(|&p| p < pos);
+        let first = (0..self.slots.n_heads()).map(left).min().unwrap_or(0);
+        self.own(backend, first as u32)?;
         self.slots.truncate(pos);
         if let Some(cells) = &mut self.cells {
             cells.truncate(pos);
@@ -410,6 +420,7 @@ impl<B: Backend> Cache<B> {
         // Room for what each head holds, for what windows see, and for what comes.
         let held = self.slots.most_held().max(self.window as usize) as u32;
         let most = self.capacity.n_turns.saturating_sub(n as u32);
+        self.own(device.backend, 0)?;
         let target = (self.capacity.n_turns / 2).max(held).min(most);
         let delta = self.next_turn() - target;
         let Cache { own, layers, slots, cells, chooser, .. } = self;
@@ -435,40 +446,6 @@ impl<B: Backend> Cache<B> {
         }
         self.turned_back += delta;
         Ok(())
-    }
-
-    /// Takes over the sequence of another cache of the same shape.
-    pub fn copy_from(&mut self, backend: &B, other: &Cache<B>) {
-        self.slots.copy_from(&other.slots);
-        if let (Some(to), Some(from)) = (&mut self.cells, &other.cells) {
-            to.copy_from(from);
-        }
-        self.history.copy_from(&other.history);
-        self.turned_back = other.turned_back;
-        self.segments.copy_from(&other.segments);
-        self.learnt.copy_from_slice(&other.learnt);
-        self.next_part.copy_from_slice(&other.next_part);
-        for (to, from) in self.means.iter_mut().zip(&other.means) {
-            to.copy_from(from);
-        }
-        for (layer, own) in self.own.iter().enumerate() {
-            let (from, to) = (&other.layers[layer], &mut self.layers[layer]);
-            if let Some(first) = own {
-                backend.copy_knowledge(from, to, &other.slots.held()[*first..][..self.n_head]);
-            }
-            for head in 0..self.n_head {
-                match (own, &other.cells) {
-                    (Some(first), _) => {
-                        let held = other.slots.held()[first + head];
-                        backend.copy_cells(from, to, head, 0..held);
-                    }
-                    (None, Some(cells)) => {
-                        backend.copy_cells(from, to, head, cells.order().iter().copied());
-                    }
-                    (None, None) => {}
-                }
-            }
-        }
     }
 }
 

@@ -360,8 +360,9 @@ impl<B: Backend> Cache<B> {
 
     /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read
     /// again; nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of
-    /// no use.
+    /// no use. And with `OutOfMemory` if it shares tiles; it holds what it held then.
     pub fn take(&mut self, backend: &B, mut state: State, from: &mut dyn Saved) -> Result<()> {
+        self.own(backend, 0)?;
         if let Err(error) = self.fill(backend, &mut state, from) {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
             return Err(error);
@@ -413,7 +414,7 @@ impl<B: Backend> Cache<B> {
                         let pos = places.pos[i];
                         let len = backend.row_bytes(kv, row_of(part), pos);
                         let Some(row) = bytes.split_off_mut(..len) else { break };
-                        backend.import(kv, row_of(part), head, (places.cell(i), pos), row);
+                        backend.import(kv, row_of(part), head, (places.cell(i), pos), row)?;
                     }
                     i = end;
                 }
