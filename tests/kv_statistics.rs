@@ -33,7 +33,7 @@ struct Counted {
 
 impl Counted {
     /// Takes in tokens that were evaluated together. `n_recent`: queries that count as the last.
-    /// `apart`: each counts for itself, and the ones before fade one by one.
+    /// `apart`: every fourth counts for four, by its position; every one if only the last does.
     fn add(
         &mut self,
         (tiny, seen, head): (&Tiny, &Attention, usize),
@@ -47,14 +47,19 @@ impl Counted {
             let faded = 1.0 - n.min(n_recent) as f64 / n_recent as f64;
             self.recent.iter_mut().for_each(|x| *x *= faded);
         }
+        let every = if apart { n_recent.min(4) } else { 1 };
         for (i, pos) in tokens.enumerate() {
             self.pos.push(pos);
             for x in [&mut self.mass, &mut self.squares, &mut self.recent] {
                 x.push(0.0);
             }
-            self.squares.iter_mut().for_each(|x| *x *= fade);
+            if (pos + 1) % every != 0 {
+                continue;
+            }
+            let weight = every as f64;
+            self.squares.iter_mut().for_each(|x| *x *= fade.powf(weight));
             if apart {
-                self.recent.iter_mut().for_each(|x| *x *= 1.0 - 1.0 / n_recent as f64);
+                self.recent.iter_mut().for_each(|x| *x *= 1.0 - weight / n_recent as f64);
             }
             let mut mean = vec![0.0; self.pos.len()];
             for h in head * n_group..(head + 1) * n_group {
@@ -62,10 +67,10 @@ impl Counted {
                 mean.iter_mut().zip(p).for_each(|(mean, p)| *mean += p / n_group as f64);
             }
             for (slot, p) in mean.into_iter().enumerate() {
-                self.mass[slot] += p;
-                self.squares[slot] += p * p;
+                self.mass[slot] += weight * p;
+                self.squares[slot] += weight * p * p;
                 let is_last = apart || i + n_recent >= n;
-                self.recent[slot] += if is_last { p / n_recent as f64 } else { 0.0 };
+                self.recent[slot] += if is_last { weight * p / n_recent as f64 } else { 0.0 };
             }
         }
     }

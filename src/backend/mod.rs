@@ -179,8 +179,12 @@ pub struct Batch<'a> {
 pub enum Observe {
     /// Not at all.
     Nothing,
-    /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens.
-    Each,
+    /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens: for
+    /// those of them that [count](Observing::counts).
+    Each {
+        /// Position of the first token of the span.
+        first_pos: u32,
+    },
     /// For the tokens of a span of so many together.
     Together {
         /// Tokens of the span.
@@ -195,8 +199,17 @@ pub struct Observing {
     pub n_rows: usize,
     /// Queries that count as the last ones.
     pub n_recent: usize,
+    /// Of tokens that are counted apart, one in so many counts, for all of them; at most `n_recent`.
+    pub every: usize,
     /// What is added up over all of them.
     pub sum: AttentionSum,
+}
+
+impl Observing {
+    /// Whether the token at a position counts, where tokens are counted apart.
+    pub fn counts(&self, pos: u32) -> bool {
+        (pos as usize + 1).is_multiple_of(self.every)
+    }
 }
 
 /// What attention adds up for each slot.

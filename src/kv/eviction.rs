@@ -25,6 +25,11 @@ pub const SLACK: usize = (EVERY * LEAST_GROUPS + EVERY) as usize;
 /// what came since.
 pub const PARTS: usize = 8;
 
+/// Of tokens that come few at a time, as in generation, the attention of one in so many counts, for all
+/// of them: what it draws is read and written once for each slot, and that is a matter of memory. Not
+/// where only the last query counts.
+const COUNTED_EVERY: usize = 4;
+
 /// How a session evicts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
@@ -58,7 +63,8 @@ impl Rule {
             true => AttentionSum::Squares { half_life: self.params.half_life },
             false => AttentionSum::Probabilities,
         };
-        needs.probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent, sum })
+        let every = COUNTED_EVERY.min(n_recent);
+        needs.probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent, every, sum })
     }
 
     /// Tokens that can come before the next group of layers is cut back.

@@ -188,7 +188,8 @@ impl Cpu {
     ) -> Result<()> {
         let (d, n) = (&self.decoder, batch.tokens.len());
         let sizes = Sizes::new(d);
-        let mut mass = mass.filter(|_| batch.observe == Observe::Each);
+        let is_each = matches!(batch.observe, Observe::Each { .. });
+        let mut mass = mass.filter(|mass| is_each && mass.counts_any(batch.first_pos, n));
         // Behind each part stand its powers, if they are asked for.
         let powers = if mass.is_some() { sizes.powers_len(n) } else { 0 };
         let (rows, powers_at) = (n * sizes.n_group, sizes.part_len(n));
@@ -242,7 +243,7 @@ impl Cpu {
                 let Some(mass) = &mut mass else { break };
                 let (part, powers) = part.split_at_mut(powers_at);
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
-                mass.note(self, &block, (h, tile), (&part, powers), &merged);
+                mass.note(self, (&block, batch.first_pos), (h, tile), (&part, powers), &merged);
             }
             let span = kv.head(h, 0).v.span();
             self.finish(&block, h, &merged, span, &mut s.mixed[..width.len(n)]);

@@ -3,6 +3,7 @@
 use crate::base::error::Result;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, Kernels, Panel};
+use crate::quant::f32_of_half;
 
 use super::cache_store::{Later, Layout, Moves, Targets, each_head, gather_lanes, value_width};
 
@@ -27,7 +28,7 @@ impl Element for u16 {
     }
 
     fn widen(self) -> f32 {
-        half::f16::from_bits(self).to_f32()
+        f32_of_half(self)
     }
 
     fn panel(

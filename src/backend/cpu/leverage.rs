@@ -449,9 +449,12 @@ impl Learner<'_> {
             }
             let panel = Panel { data: &*x, n: d, row: GROUP, n_groups, group: d * GROUP };
             self.cpu.kernels.panel_f32(d, (inverse, width), &panel, (y, TILE), true);
-            for (i, leverage) in leverage[first..first + n].iter_mut().enumerate() {
-                *leverage += y.iter().skip(i).step_by(TILE).map(|y| y * y).sum::<f32>();
+            let mut sums = [0.0; TILE];
+            for y in y.as_chunks::<TILE>().0 {
+                sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += y * y);
             }
+            let leverage = leverage[first..first + n].iter_mut();
+            leverage.zip(sums).for_each(|(leverage, sum)| *leverage += sum);
         }
     }
 }

@@ -88,7 +88,7 @@ impl Mass {
     /// Takes in what a span brought: the first `n_kept` of its tokens, or all if they were counted
     /// together; they follow the `held` slots of each head.
     pub(super) fn fold(&mut self, cpu: &Cpu, held: &[u32], observe: Observe, n_kept: usize) {
-        let Observing { n_rows, n_recent, sum: kind } = self.observing;
+        let Observing { n_rows, n_recent, every, sum: kind } = self.observing;
         let one = 1.0 / n_recent as f32;
         for (head, &held) in held.iter().enumerate().take(self.n_head) {
             let held = held as usize;
@@ -107,10 +107,12 @@ impl Mass {
                 );
                 match observe {
                     Observe::Nothing => {}
-                    Observe::Each => {
-                        for t in 0..n_kept {
-                            cpu.add_up(kind, sum, kind.decay(1), row(t), 1.0);
-                            cpu.kernels.blend(recent, 1.0 - one, row(t), one);
+                    Observe::Each { first_pos } => {
+                        let counts = |&t: &usize| self.observing.counts(first_pos + t as u32);
+                        let each = every as f32;
+                        for t in (0..n_kept).filter(counts) {
+                            cpu.add_up(kind, sum, kind.decay(every), row(t), each);
+                            cpu.kernels.blend(recent, 1.0 - each * one, row(t), each * one);
                         }
                     }
                     Observe::Together { n_span } => {
@@ -140,21 +142,27 @@ impl Mass {
         self.recent[slots.clone()].copy_from_slice(&from.recent[slots]);
     }
 
-    /// Writes the row of each of few tokens: of one head and tile, from their parts of it, its
-    /// powers and what the parts were merged to.
+    /// Whether any of `n` tokens from a position on counts.
+    pub(super) fn counts_any(&self, first_pos: u32, n: usize) -> bool {
+        (0..n as u32).any(|t| self.observing.counts(first_pos + t))
+    }
+
+    /// Writes the row of each of few tokens that counts, the first of them at a position: of one head
+    /// and tile, from their parts of it, its powers and what the parts were merged to.
     pub(super) fn note(
         &mut self,
         cpu: &Cpu,
-        block: &Block,
+        (block, first_pos): (&Block, u32),
         (head, tile): (usize, usize),
         (part, powers): (&Part<'_>, &[f32]),
         merged: &Part<'_>,
     ) {
         let n_group = cpu.decoder.n_head / cpu.decoder.n_head_kv;
-        let rows = self.rows(tile, head);
-        rows[..block.n * TILE].fill(0.0);
-        for (i, out) in rows.chunks_exact_mut(TILE).take(block.n).enumerate() {
+        let observing = self.observing;
+        let rows = self.rows(tile, head).chunks_exact_mut(TILE).take(block.n).enumerate();
+        for (i, out) in rows.filter(|(i, _)| observing.counts(first_pos + *i as u32)) {
             let (start, end) = block.in_tile(i, tile);
+            out.fill(0.0);
             for row in i * n_group..(i + 1) * n_group {
                 let weight = part.weight(row, merged.total(row)) / n_group as f32;
                 let powers = &powers[row * TILE..][start..end];
@@ -230,7 +238,7 @@ impl Cpu {
     ) -> Result<()> {
         let Observe::Together { n_span } = batch.observe else { return Ok(()) };
         let d = &self.decoder;
-        let Observing { n_rows, n_recent, sum: kind } = mass.observing;
+        let Observing { n_rows, n_recent, sum: kind, .. } = mass.observing;
         if batch.n_before == 0 {
             mass.rows.fill(0.0);
         }

@@ -318,7 +318,7 @@ impl<B: Backend> Cache<B> {
         self.n_reserved = n;
         self.observe = match self.rule {
             Some(rule) if rule.needs().probabilities() => match n <= self.n_each {
-                true => Observe::Each,
+                true => Observe::Each { first_pos: self.history.next_pos() },
                 false => Observe::Together { n_span: n },
             },
             _ => Observe::Nothing,
