@@ -18,7 +18,10 @@ impl Inputs {
     fn new(test: &str) -> Inputs {
         // Random weights are sure of what they say. The cap makes them doubt, so that what they
         // attend to matters.
-        let tiny = Tiny { softcaps: (50.0, 3.0), ..Tiny::new("gemma2") };
+        Inputs::of(test, &Tiny { softcaps: (50.0, 3.0), ..Tiny::new("gemma2") })
+    }
+
+    fn of(test: &str, tiny: &Tiny) -> Inputs {
         let mut random = Random(7);
         let mut prose = String::new();
         for _ in 0..1200 {
@@ -42,16 +45,18 @@ impl Inputs {
     }
 }
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 26] = [
     "agree",
     "budget",
     "bytes",
     "bytes_full",
     "ci95",
+    "composition",
     "evict_us",
     "evicted",
     "evictions",
     "generate",
+    "greedy",
     "kld",
     "kv_types",
     "needle",
@@ -187,6 +192,9 @@ fn what_cannot_be_measured_is_a_usage_error() {
         (&["--policy", "ring", "--segments", "100"], "expected 100 times 241 or more"),
         (&["--policy", "ring", "--prompt", "900"], "trained on 512"),
         (&["--policy", "ring", "--needles", "2", "--prompt", "50"], "too short to hide"),
+        (&["--policy", "ring", "--greedy", "127"], "expected 128 or more"),
+        (&["--policy", "ring", "--greedy", "500"], "625 tokens: the model was trained on 512"),
+        (&["--policy", "ring", "--composition", "--stream", "256"], "expected 257 or more"),
         (&["--policy", "ring", "--ctx", "512"], "--ctx"),
         (&["--policy", "ring", "--suite", "--out", "x"], "no --policy"),
         (&["--suite"], "--out FILE"),
@@ -205,38 +213,140 @@ fn what_cannot_be_measured_is_a_usage_error() {
 }
 
 #[test]
+fn what_a_full_cache_writes_is_what_it_writes() {
+    let inputs = Inputs::new("greedy");
+    let run = |policy: &str| {
+        let found = inputs.json(&["--policy", policy, "--greedy", "200"])["greedy"].clone();
+        let figures = ["prefix", "rouge_l", "f1"].map(|figure| number(&found, figure));
+        (found, figures)
+    };
+    let (none, figures) = run("none");
+    assert_eq!(figures, [200.0, 1.0, 1.0]);
+    assert_eq!((&none["evictions"], &none["slots"]), (&0.into(), &250.into()));
+    let (ring, [prefix, rouge_l, f1]) = run("ring");
+    assert!(prefix / 200.0 <= rouge_l && rouge_l <= f1 && f1 <= 1.0, "{ring}");
+    assert!(number(&ring, "evictions") > 0.0, "{ring}");
+    let peak = number(&ring, "peak_slots");
+    assert_eq!((&ring["slots"], &ring["prompts"]), (&50.into(), &1.into()));
+    assert!(50.0 < peak && peak <= 178.0, "{ring}");
+}
+
+#[test]
+fn sessions_that_evict_compose() {
+    let inputs = Inputs::new("compose");
+    for policy in ["none", "hybrid", "tova", "random"] {
+        let rest =
+            ["--policy", policy, "--composition", "--stream", "400", "--kv-type", "balanced"];
+        let found = inputs.json(&rest)["composition"].clone();
+        for way in ["forked", "restored", "rolled_back", "drafted"] {
+            assert_eq!(found[way], true, "{policy}: {found}");
+        }
+        // Something was taken back, or nothing was shown.
+        assert!(number(&found, "n_drafted") > number(&found, "n_accepted"), "{policy}: {found}");
+        assert!(number(&found, "snapshot_bytes") > 0.0 && number(&found, "restore_ms") > 0.0);
+        assert_eq!(found["pos"], 256);
+        assert_eq!(found["slots"], if policy == "none" { 256 } else { 80 });
+    }
+}
+
+/// The least that a suite can be.
+const SMALL_SUITE: [&str; 8] =
+    ["--suite", "--stream", "300", "--needles", "2", "--greedy", "128", "--json"];
+/// Those that it measures in a stream, too.
+const MAIN: [&str; 7] = ["none", "hybrid", "attn", "h2o", "snapkv", "streaming", "ring"];
+const WITH_TYPES: [&str; 3] = ["none", "hybrid", "attn"];
+
+/// A page and its plots, removed afterwards.
+struct Page {
+    page: Temp,
+    plots: [String; 3],
+}
+
+impl Page {
+    fn new(test: &str) -> Page {
+        let page = Temp::new(&format!("{test}.md"), b"");
+        let plot = |ending: &str| page.path().replace(".md", ending);
+        let plots = [".svg", ".2.svg", ".3.svg"].map(plot);
+        Page { page, plots }
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.page.path()).unwrap()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        for plot in &self.plots {
+            let _ = fs::remove_file(plot);
+        }
+    }
+}
+
+#[test]
 fn the_suite_fails_if_a_control_does_not() {
     let inputs = Inputs::new("suite");
-    let page = Temp::new("suite.md", b"");
-    let plots = [page.path().replace(".md", ".svg"), page.path().replace(".md", ".2.svg")];
+    let page = Page::new("suite");
     // A ring that keeps everything is as good as the full cache, and the suite must not have it.
-    let rest = ["--suite", "--out", page.path(), "--budget", "1", "--stream", "300", "--json"];
-    let output = tern(&inputs.args(&[&rest as &[&str], &["--text", "/nowhere.txt"]].concat()));
+    let rest = ["--out", page.page.path(), "--budget", "1", "--text", "/nowhere.txt"];
+    let output = tern(&inputs.args(&[&SMALL_SUITE as &[&str], &rest].concat()));
     let error = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{error}");
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines[0], "/nowhere.txt: not there, left out");
-    assert!(lines[1].starts_with("error: ") && lines[1].contains("the control 'ring'"), "{error}");
+    assert!(lines[1].starts_with("error: ") && lines[1].contains("'ring' passes"), "{error}");
     // The page and the plots are there all the same.
     let rows: Value = serde_json::from_str(stdout(&output)).unwrap();
     let rows = rows.as_array().unwrap();
     let policies: Vec<&str> = rows.iter().map(|row| row["policy"].as_str().unwrap()).collect();
     let last = POLICIES.len();
-    assert_eq!(policies, [&POLICIES as &[&str], &["none"]].concat().repeat(2));
+    let with_types = WITH_TYPES.map(|policy| [policy; 4]).concat();
+    assert_eq!(policies, [&POLICIES as &[&str], &["none"], &MAIN, &["none"], &with_types].concat());
     // What rounding costs, beside what costs nothing.
     let kld = |i: usize| number(&rows[i], "kld");
     assert_eq!((&rows[last]["kv_types"], kld(0)), (&["f32", "f32"].into_iter().collect(), 0.0));
     assert!(kld(last) > 0.0, "{rows:?}");
-    let page = fs::read_to_string(page.path()).unwrap();
-    assert!(page.matches("control: PASSES, and must not").count() == 2, "{page}");
-    for plot in plots {
-        let svg = fs::read_to_string(&plot).unwrap();
-        fs::remove_file(&plot).unwrap();
-        assert!(page.contains(plot.rsplit('/').next().unwrap()), "{page}");
+    // Beside the policies of the first test, what else was asked.
+    for row in &rows[..last] {
+        let policy = row["policy"].as_str().unwrap();
+        assert_eq!(row["composition"]["restored"], true, "{row}");
+        let is_asked = MAIN[1..6].contains(&policy);
+        assert_eq!(row["greedy"]["tokens"].as_u64(), is_asked.then_some(128), "{row}");
+        assert_eq!(row["needle"]["aware"]["asked"].as_u64(), is_asked.then_some(2), "{row}");
+    }
+    assert!(rows[last..].iter().all(|row| row["composition"].is_null()));
+    let text = page.text();
+    assert!(text.matches("control: PASSES, and must not").count() == 2, "{text}");
+    let sections = [&policies[..=last], &policies[last + 1..][..8], &WITH_TYPES];
+    for (plot, policies) in page.plots.iter().zip(sections) {
+        let svg = fs::read_to_string(plot).unwrap();
+        assert!(text.contains(plot.rsplit('/').next().unwrap()), "{text}");
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
-        assert!(policies.iter().all(|policy| svg.contains(&format!(">{policy}</text>"))));
+        assert!(policies.iter().all(|policy| svg.contains(&format!(">{policy}"))));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
+}
+
+#[test]
+fn a_suite_leaves_out_what_the_model_refuses_and_spares_windows() {
+    let tiny = Tiny { window: 20, n_layer: 6, ..Tiny::new("gemma3") };
+    let inputs = Inputs::of("sliding", &tiny);
+    let page = Page::new("sliding");
+    let output =
+        tern(&inputs.args(&[&SMALL_SUITE as &[&str], &["--out", page.page.path()]].concat()));
+    let rows: Value = serde_json::from_str(stdout(&output)).expect("rows");
+    let rows = rows.as_array().unwrap();
+    let text = page.text();
+    // The keys of this model are normalised.
+    assert!(text.contains("## Left out") && text.matches("- ").count() >= 2, "{text}");
+    assert!(text.contains("KV policy knorm: ") && text.contains("kv_dtype small: "), "{text}");
+    assert!(rows.iter().all(|row| row["policy"] != "knorm"));
+    // Half of the slots, and a fifth for comparison.
+    let budgets: Vec<f64> = rows.iter().map(|row| number(row, "budget")).collect();
+    assert_eq!((budgets[0], budgets.iter().filter(|&&budget| budget == 0.2).count()), (0.5, 5));
+    assert!(text.contains("| hybrid, 20 % |") && text.contains("| hybrid: kld | at most 0.035 |"));
+    let gates = text.matches("| holds |").count() + text.matches("| **misses** |").count();
+    assert_eq!(gates, 2, "{text}");
 }
 
 #[test]
@@ -254,11 +364,13 @@ fn sinks_make_the_difference_on_a_real_model() {
         let small = ["--prompt", "256", "--generate", "32", "--segments", "2"];
         json(&[&base as &[&str], &small, &["--policy", policy], rest].concat())
     };
-    let (streaming, ring) = (run("streaming", &[]), run("ring", &[]));
+    let (streaming, ring) = (run("streaming", &[]), run("ring", &["--greedy", "128"]));
     let q_ppl = |found: &Value| number(found, "q_ppl");
     assert!(q_ppl(&streaming) > q_ppl(&ring) + 0.2, "{streaming} {ring}");
     assert!(number(&streaming, "kld") < number(&ring, "kld"));
     assert_eq!(streaming["ppl_full"], ring["ppl_full"]);
+    let written = &ring["greedy"];
+    assert!(number(written, "prefix") < 128.0 && number(written, "rouge_l") < 1.0, "{written}");
     // The full cache finds needles; so they can be found, and what finds fewer has lost them.
     let none = run("none", &["--needles", "4"]);
     for ask in ["aware", "streamed"] {

@@ -230,12 +230,17 @@ By default a prompt is cut down once and the text goes on; what goes on is score
                         that are unlike all others; attn: the first two of these; streaming: the
                         first four tokens and the most recent; and, to compare, h2o, snapkv, tova,
                         keydiff, knorm, random, and ring: the most recent only
-      --budget X        the part of the prompt's or the stream's tokens that stays; default: 0.2
+      --budget X        the part of the prompt's or the stream's tokens that stays; default: 0.2,
+                        in a suite with a model that has layers with windows 0.5
       --prompt N        tokens before the cut; default: 1024
       --generate N      tokens after it; default: 256
       --stream N        instead: N tokens through a cache that never holds more than the budget and
                         128 tokens; the second half is scored
       --needles N       also hide N codes in prompts of --prompt tokens and ask for them
+      --greedy N        also let both caches write N tokens after a prompt of N/4, this one with N/4
+                        slots
+      --composition     also compare, bit by bit, how sessions go on that are forked, restored from a
+                        file, rolled back, or written with drafts; another bit is an error
       --segments N      segments of each text, spread over it; default: 8
       --seed N          which segments, needles and resamples; default: 1
       --kv-type TYPE    of the smaller cache; the full one is f16 always. With --policy none and
@@ -243,8 +248,9 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --json            print one object: {\"policy\", \"kv_types\": [keys, values], \"test\": \"once\"
                         or \"stream\", \"prompt\", \"generate\" or \"stream\", \"budget\", \"slots\",
                         \"seed\", \"segments\", \"tokens\", \"ppl_full\", \"ppl\", \"q_ppl\", \"kld\",
-                        \"agree\", \"ci95\", \"texts\", \"needle\", \"evictions\", \"evicted\",
-                        \"peak_slots\", \"bytes\", \"bytes_full\", \"evict_us\": {\"mean\", \"max\"}}
+                        \"agree\", \"ci95\", \"texts\", \"needle\", \"greedy\", \"composition\",
+                        \"evictions\", \"evicted\", \"peak_slots\", \"bytes\", \"bytes_full\",
+                        \"evict_us\": {\"mean\", \"max\"}}
                         tokens: those scored; ppl: the exponential of the mean of -ln p, of this
                         cache, ppl_full: of the full one; q_ppl: the mean over segments of
                         ppl_full / ppl; kld: the divergence from the full one in nats over the whole
@@ -257,13 +263,25 @@ By default a prompt is cut down once and the text goes on; what goes on is score
                         prompt has gone through the smaller cache): {\"asked\", \"full\": those that
                         the full cache answers, \"found\": of those, this one, \"log_p_full\",
                         \"log_p\": the mean over those of ln p of a whole code}; an answer is
-                        right if every token of the code is the most probable one
+                        right if every token of the code is the most probable one; greedy: null, or
+                        {\"prompts\", \"tokens\", \"slots\", \"prefix\": tokens before the first that
+                        is another, \"rouge_l\", \"f1\": of tokens, both beside the full cache's text,
+                        \"evictions\", \"peak_slots\"}; composition: null, or {\"forked\",
+                        \"restored\", \"rolled_back\", \"drafted\": whether all bits are the same,
+                        \"n_drafted\", \"n_accepted\", \"pos\", \"slots\", \"snapshot_bytes\",
+                        \"save_ms\", \"restore_ms\"}
 
-      --suite           every policy over every text that is there; with --stream also that test;
-                        fails if a control does not: none must change nothing, ring must not pass;
-                        none with f32 is there to show what rounding alone costs
-      --out FILE        where the suite's page goes, in Markdown, with a plot beside it (.svg);
-                        with --json the objects of all policies and tests are printed as an array
+      --suite           all of that over every text that is there: every policy with one cut; those
+                        that matter most with --stream (2048), --needles (60, which no policy was
+                        tuned with; 0: none) and --greedy (1024; 0: none); smaller types of keys and
+                        values; --composition; and a table of what the figures have to be, for which
+                        the first text is prose and the second a manual
+      --out FILE        where the suite's page goes, in Markdown, with plots beside it (.svg); with
+                        --json the objects of all policies and tests are printed as an array
+
+Fails where figures would mean nothing: nothing was evicted, a stream held more than it may, another
+bit; in a suite also if a control does not do what it must: none change nothing, ring not pass. none
+with f32 shows what rounding alone costs.
 
 Memory: that of one session for the full cache and one for each policy, with 32 rows of logits each.
 

@@ -24,10 +24,16 @@ pub(crate) type Figures = [Figure; 5];
 
 /// The names of the figures.
 pub(crate) const NAMES: [&str; 5] = ["ppl_full", "ppl", "q_ppl", "kld", "agree"];
-/// Where in [`Figures`] the quality by perplexity stands.
+/// Where in [`Figures`] the perplexity of the full cache stands.
+pub(crate) const PPL_FULL: usize = 0;
+/// Where the perplexity stands.
+pub(crate) const PPL: usize = 1;
+/// Where the quality by perplexity stands.
 pub(crate) const Q_PPL: usize = 2;
 /// Where the divergence stands.
 pub(crate) const KLD: usize = 3;
+/// Where the agreement stands.
+pub(crate) const AGREE: usize = 4;
 
 /// The figures of some segments.
 pub(crate) fn figures(scores: &[Score], seed: u64) -> Figures {

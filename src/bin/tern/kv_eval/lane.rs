@@ -1,9 +1,11 @@
 //! A session under a policy, and what it does to its cache.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tern::engine::{Logits, Model, Session, SessionParams};
+use tern::Error;
+use tern::engine::{Logits, Model, Sampler, Session, SessionParams};
 
 use super::super::args::Result;
 use super::super::interrupt::Guard;
@@ -47,6 +49,39 @@ impl Lane {
         Ok(Lane { policy, counters: Counters::default(), session, n_keep })
     }
 
+    /// The same, of which tokens leave by themselves while others come.
+    pub(crate) fn with_budget(
+        model: &Arc<Model>,
+        params: &SessionParams,
+        policy: &'static Policy,
+        n_keep: u32,
+    ) -> Result<Lane> {
+        let kv_budget = if policy.evicts() { n_keep } else { 0 };
+        Lane::new(model, &SessionParams { kv_budget, ..*params }, policy, n_keep)
+    }
+
+    /// Another one that holds the same.
+    pub(crate) fn fork(&self) -> Result<Lane> {
+        Ok(Lane { session: self.session.fork()?, ..*self })
+    }
+
+    /// A fork cut down as another lane's policy says; `None` if this session does not count what that
+    /// asks for, or nothing ever leaves the other.
+    pub(crate) fn fork_as(&self, other: &Lane) -> Result<Option<Lane>> {
+        let Some(policy) = other.policy.policy else { return Ok(None) };
+        let mut fork = self.fork()?;
+        match fork.session.kv_evict_by(Some(policy), SINKS, other.n_keep) {
+            Ok(_) => Ok(Some(fork)),
+            Err(Error::Unsupported(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether some layers look back on so many tokens only, whatever the policy.
+    pub(crate) fn is_sliding(&self, n_layer: u32) -> bool {
+        (0..n_layer as usize).any(|layer| self.session.kv_slots(layer, 0).is_none())
+    }
+
     /// Forgets everything but what has been counted.
     pub(crate) fn restart(&mut self) -> Result<()> {
         Ok(self.session.truncate(0)?)
@@ -57,6 +92,48 @@ impl Lane {
         self.session.eval(tokens, logits, &guard.control())?;
         self.counters.peak_slots = self.counters.peak_slots.max(self.session.info().n_kv);
         Ok(())
+    }
+
+    /// Forgets the tokens from a position on.
+    pub(crate) fn roll_back(&mut self, pos: u32) -> Result<()> {
+        Ok(self.session.truncate(pos)?)
+    }
+
+    /// Saves the session.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        Ok(self.session.save(None, path)?)
+    }
+
+    /// Restores one that was saved.
+    pub(crate) fn restore(&mut self, path: &Path) -> Result<()> {
+        Ok(self.session.restore(None, path)?)
+    }
+
+    /// Chooses and evaluates `n` tokens or some more, with drafts of at most `n_draft`.
+    pub(crate) fn generate(
+        &mut self,
+        sampler: &mut Sampler,
+        n: usize,
+        n_draft: u32,
+        guard: &Guard,
+    ) -> Result<Vec<i32>> {
+        let (mut tokens, mut step) = (Vec::new(), vec![0; n_draft as usize + 1]);
+        while tokens.len() < n {
+            let n_new = self.session.generate(sampler, n_draft, &guard.control(), &mut step)?;
+            tokens.extend(&step[..n_new]);
+        }
+        Ok(tokens)
+    }
+
+    /// Tokens drafted, and those of them that were chosen.
+    pub(crate) fn drafted(&self) -> (u64, u64) {
+        let info = self.session.info();
+        (info.n_drafted, info.n_accepted)
+    }
+
+    /// Times that tokens left by themselves or on request.
+    pub(crate) fn n_evictions(&self) -> u64 {
+        self.session.info().n_evictions
     }
 
     /// Evicts down to what it keeps, if it holds more.
@@ -78,6 +155,11 @@ impl Lane {
             counters.longest_ns = counters.longest_ns.max(ns);
         }
         Ok(())
+    }
+
+    /// Whether anything ever leaves.
+    pub(crate) fn evicts(&self) -> bool {
+        self.policy.evicts()
     }
 
     /// A row of the logits that the last eval left.

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use tern::engine::{Logits, Model, SessionParams};
+use tern::Error;
+use tern::engine::{KV_PRESETS, Logits, Model, SessionParams};
 
-use super::super::args::{Common, Result};
+use super::super::args::{Common, Failure, Result};
 use super::super::interrupt;
 use super::super::load;
 use super::super::output::Progress;
 use super::lane::{Counters, Lane};
-use super::policy::{self, Policy};
+use super::policy::{self, LEAST_SLOTS, Policy};
 use super::score::{Row, Score};
 use super::segments::{self, Segment, Text};
 
@@ -26,6 +27,14 @@ pub(crate) const CHUNK: u32 = 128;
 pub(crate) const F16: (u32, u32) = (0, 0);
 /// See [`F16`].
 pub(crate) const F32: (u32, u32) = (1, 1);
+/// Both in 8 bits.
+pub(crate) const Q8_0: (u32, u32) = (2, 2);
+/// The presets of [`tern::engine::KV_PRESETS`].
+pub(crate) const BALANCED: (u32, u32) = (KV_PRESETS[0].number, KV_PRESETS[0].number);
+/// See [`BALANCED`].
+pub(crate) const SMALL: (u32, u32) = (KV_PRESETS[1].number, KV_PRESETS[1].number);
+/// See [`BALANCED`].
+pub(crate) const TINY: (u32, u32) = (KV_PRESETS[2].number, KV_PRESETS[2].number);
 
 /// What is done with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +69,15 @@ pub(crate) struct Bench<'a> {
     pub(crate) seed: u64,
 }
 
-/// What is measured: a policy, and the types of its keys and values.
-#[derive(Clone, Copy)]
+/// What is measured: a policy, the types of its keys and values, and how much it keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Entry {
     /// The policy.
     pub(crate) policy: &'static Policy,
     /// Types of keys and of values, as [`SessionParams`] has them.
     pub(crate) kv_types: (u32, u32),
+    /// The part of the tokens that stays.
+    pub(crate) budget: f64,
 }
 
 /// What came of one.
@@ -120,7 +131,7 @@ impl Test {
 
     /// Cells of a session that keeps so many tokens. A cache that held more would fail for want of
     /// them.
-    fn cells(self, policy: &Policy, slots: u32) -> u32 {
+    pub(crate) fn cells(self, policy: &Policy, slots: u32) -> u32 {
         match self {
             _ if !policy.is_bounded() => self.n_tokens(),
             Test::Once { n_prompt, n_generate } => n_prompt.max(slots + n_generate),
@@ -160,20 +171,36 @@ impl Bench<'_> {
         Lane::new(self.model, &self.params(n_ctx, F16), policy::full(), n_ctx)
     }
 
+    /// Whether the model has layers that look back on so many tokens only.
+    pub(crate) fn is_sliding(&self) -> Result<bool> {
+        let lane = self.full_lane(LEAST_SLOTS)?;
+        Ok(lane.is_sliding(self.model.info().n_layer))
+    }
+
     /// A policy with keys and values stored as the options say.
     pub(crate) fn entry(&self, policy: &'static Policy) -> Entry {
-        Entry { policy, kv_types: self.common.kv_types }
+        Entry { policy, kv_types: self.common.kv_types, budget: self.budget }
+    }
+
+    /// Why the model cannot be measured with a policy and types of keys and values, if it cannot.
+    pub(crate) fn refusal(&self, entry: &Entry) -> Result<Option<String>> {
+        let params = self.params(LEAST_SLOTS, entry.kv_types);
+        match Lane::new(self.model, &params, entry.policy, LEAST_SLOTS) {
+            Ok(_) => Ok(None),
+            Err(Failure::Error(Error::Unsupported(sentence))) => Ok(Some(sentence.as_str().into())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Measures each of some over every segment.
     pub(crate) fn measure(&self, test: Test, entries: &[Entry]) -> Result<Vec<Outcome>> {
-        let slots = slots(self.budget, test.n_whole());
+        let slots = |entry: &Entry| slots(entry.budget, test.n_whole());
         let len = test.n_tokens() as usize + 1;
         let chosen = segments::choose(self.model, self.texts, self.n_segments, len, self.seed)?;
         let mut full = self.full_lane(test.n_tokens())?;
         let lanes = entries.iter().map(|entry| {
-            let params = self.params(test.cells(entry.policy, slots), entry.kv_types);
-            Lane::new(self.model, &params, entry.policy, slots)
+            let params = self.params(test.cells(entry.policy, slots(entry)), entry.kv_types);
+            Lane::new(self.model, &params, entry.policy, slots(entry))
         });
         let mut lanes = lanes.collect::<Result<Vec<_>>>()?;
         let mut scores = vec![Vec::new(); lanes.len()];
@@ -187,7 +214,7 @@ impl Bench<'_> {
         }
         drop(progress);
         let outcome = |((lane, scores), entry): ((Lane, Vec<_>), &Entry)| {
-            let kept = if entry.policy.evicts() { slots } else { test.n_whole() };
+            let kept = if entry.policy.evicts() { slots(entry) } else { test.n_whole() };
             Outcome {
                 entry: *entry,
                 scores,

@@ -1,5 +1,7 @@
 //! The eviction policies that can be measured: one row each.
 
+use std::fmt;
+
 use tern::engine::KvPolicy;
 
 use super::super::args::{Failure, Result};
@@ -27,7 +29,40 @@ pub(crate) struct Policy {
     pub(crate) policy: Option<KvPolicy>,
 }
 
+impl PartialEq for Policy {
+    fn eq(&self, other: &Policy) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 impl Policy {
+    /// Whether the suite measures it where that takes long, too: what is used, what is published
+    /// most, and the controls.
+    pub(crate) fn is_main(&self) -> bool {
+        matches!(
+            self.policy,
+            None | Some(
+                KvPolicy::Hybrid
+                    | KvPolicy::Attn
+                    | KvPolicy::H2o
+                    | KvPolicy::SnapKv
+                    | KvPolicy::Streaming
+                    | KvPolicy::Ring
+            )
+        )
+    }
+
+    /// Whether it is one of those of which the suite asks what they remember and what they write.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.is_main() && self.role == Role::Subject
+    }
+
     /// Whether it ever evicts.
     pub(crate) fn evicts(&self) -> bool {
         self.policy.is_some()

@@ -6,8 +6,10 @@ use serde_json::{Map, Value as Json, json};
 use tern::engine::{kv_preset, kv_type_names};
 
 use super::super::output;
+use super::composition::Composition;
 use super::figures::{Figures, NAMES, Q_PPL, figures};
-use super::measure::{Bench, F16, Outcome, Test};
+use super::greedy::Written;
+use super::measure::{Bench, CHUNK, Entry, F16, Outcome, Test};
 use super::needles::{ASKS, Found};
 use super::policy::Role;
 use super::score::Score;
@@ -27,8 +29,19 @@ pub(crate) struct Line<'a> {
     pub(crate) all: Figures,
     /// Those of each text, by its name.
     pub(crate) texts: Vec<(&'a str, Figures)>,
+    /// What else was measured of it.
+    pub(crate) beside: Beside<'a>,
+}
+
+/// What is measured of a policy beside how it scores.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Beside<'a> {
     /// What came of the needles, if there were any.
     pub(crate) needles: Option<&'a [Found; 2]>,
+    /// What it wrote, if it was asked to.
+    pub(crate) written: Option<&'a Written>,
+    /// Whether it composes, if that was tried.
+    pub(crate) composition: Option<&'a Composition>,
 }
 
 impl<'a> Line<'a> {
@@ -37,7 +50,7 @@ impl<'a> Line<'a> {
         bench: &'a Bench<'_>,
         test: Test,
         outcome: &'a Outcome,
-        needles: Option<&'a [Found; 2]>,
+        beside: Beside<'a>,
     ) -> Line<'a> {
         let of = |wanted: Option<usize>| {
             let found = outcome.scores.iter().filter(|(i, _)| wanted.is_none_or(|w| w == *i));
@@ -45,7 +58,7 @@ impl<'a> Line<'a> {
         };
         let texts = bench.texts.iter().enumerate();
         let texts = texts.map(|(i, text)| (text.name.as_str(), of(Some(i)))).collect();
-        Line { test, outcome, all: of(None), texts, needles }
+        Line { test, outcome, all: of(None), texts, beside }
     }
 
     /// The quality on the text where it is least.
@@ -61,23 +74,46 @@ impl<'a> Line<'a> {
     /// What is wrong with the harness, if this is a control that did not do what it must.
     pub(crate) fn broken_control(&self) -> Option<&'static str> {
         let [.., kld, agree] = self.all;
-        let is_f16 = self.outcome.entry.kv_types == F16;
-        match self.outcome.entry.policy.role {
+        let Entry { policy, kv_types, .. } = self.outcome.entry;
+        match policy.role {
             Role::MustFail if self.passes() => Some("passes the gates and must not"),
-            Role::Exact if is_f16 && (kld.mean, agree.mean) != (0.0, 1.0) => {
+            Role::Exact if kv_types == F16 && (kld.mean, agree.mean) != (0.0, 1.0) => {
                 Some("differs from the full cache and must not")
             }
             _ => None,
         }
     }
 
+    /// What is wrong with the engine, if anything is: nothing evicted where something must have
+    /// been, more held than there may be, or a session that cannot be composed.
+    pub(crate) fn broken(&self) -> Option<&'static str> {
+        let Outcome { entry: Entry { policy, .. }, slots, counters, .. } = self.outcome;
+        let is_cut = policy.evicts() && *slots < self.test.n_whole();
+        let is_stream = matches!(self.test, Test::Stream { .. }) && policy.is_bounded();
+        if is_cut && counters.n_evictions == 0 {
+            return Some("has not evicted anything");
+        }
+        if is_stream && counters.peak_slots > slots + CHUNK {
+            return Some("held more than its budget and a chunk");
+        }
+        let written = self.beside.written.filter(|_| policy.evicts());
+        if written.is_some_and(|written| written.n_evictions == 0) {
+            return Some("has not evicted anything while it wrote");
+        }
+        self.beside.composition.and_then(Composition::broken)
+    }
+
     /// What the line is called in the suite.
     pub(crate) fn label(&self, bench: &Bench<'_>) -> String {
-        let entry = self.outcome.entry;
-        match entry.kv_types == bench.common.kv_types {
-            true => entry.policy.name.into(),
-            false => format!("{}, {}", entry.policy.name, type_names(entry.kv_types).0),
+        let Entry { policy, kv_types, budget } = self.outcome.entry;
+        let mut label = policy.name.to_string();
+        if kv_types != bench.common.kv_types {
+            label = format!("{label}, {}", types_name(kv_types));
         }
+        if policy.evicts() && budget != bench.budget {
+            label = format!("{label}, {} %", budget * 100.0);
+        }
+        label
     }
 
     /// Mean microseconds of an eviction, and the most that one took.
@@ -105,7 +141,7 @@ impl<'a> Line<'a> {
         if test == "once" {
             set("generate", generate.into());
         }
-        set("budget", bench.budget.into());
+        set("budget", outcome.entry.budget.into());
         set("slots", outcome.slots.into());
         set("seed", bench.seed.into());
         set("segments", outcome.scores.len().into());
@@ -122,7 +158,9 @@ impl<'a> Line<'a> {
             Json::Object(object)
         });
         set("texts", texts.collect());
-        set("needle", self.needles.map_or(Json::Null, needle_json));
+        set("needle", self.beside.needles.map_or(Json::Null, needle_json));
+        set("greedy", self.beside.written.map_or(Json::Null, written_json));
+        set("composition", self.beside.composition.map_or(Json::Null, composition_json));
         set("evictions", outcome.counters.n_evictions.into());
         set("evicted", outcome.counters.n_evicted.into());
         set("peak_slots", outcome.counters.peak_slots.into());
@@ -151,8 +189,19 @@ impl<'a> Line<'a> {
                 let _ = writeln!(out, "{name:<24}{:>10.4}{interval:>24}", figure.mean);
             }
         }
-        for (found, (_, ask)) in self.needles.into_iter().flatten().zip(ASKS) {
+        for (found, (_, ask)) in self.beside.needles.into_iter().flatten().zip(ASKS) {
             let _ = writeln!(out, "{:<24}{:>10}", format!("needles {ask}"), needle_text(found));
+        }
+        if let Some(written) = self.beside.written {
+            let Written { n_tokens, slots, prefix, rouge_l, f1, .. } = written;
+            let _ = writeln!(
+                out,
+                "{:<24}the first {prefix:.1} the same, ROUGE-L {rouge_l:.3}, F1 {f1:.3} ({slots} slots)",
+                format!("of {n_tokens} written"),
+            );
+        }
+        if let Some(found) = self.beside.composition {
+            let _ = writeln!(out, "{:<24}{}", "composition", composition_text(found));
         }
         let counters = outcome.counters;
         let _ = writeln!(
@@ -168,6 +217,15 @@ impl<'a> Line<'a> {
             let _ = writeln!(out, "an eviction took {mean:.1} us, at most {max:.1} us");
         }
         out
+    }
+}
+
+/// What types of keys and of values are called together.
+pub(crate) fn types_name(types: (u32, u32)) -> String {
+    match (kv_preset(types.0), type_names(types)) {
+        (Some(preset), _) => preset.name.into(),
+        (None, (k, v)) if k == v => k.into(),
+        (None, (k, v)) => format!("{k} and {v}"),
     }
 }
 
@@ -196,6 +254,46 @@ fn needle_json(found: &[Found; 2]) -> Json {
         (ask.to_string(), object)
     });
     Json::Object(ways.collect())
+}
+
+fn written_json(written: &Written) -> Json {
+    json!({
+        "prompts": written.n_prompts,
+        "tokens": written.n_tokens,
+        "slots": written.slots,
+        "prefix": written.prefix,
+        "rouge_l": written.rouge_l,
+        "f1": written.f1,
+        "evictions": written.n_evictions,
+        "peak_slots": written.peak_slots,
+    })
+}
+
+fn composition_json(found: &Composition) -> Json {
+    json!({
+        "forked": found.forked,
+        "restored": found.restored,
+        "rolled_back": found.rolled_back,
+        "drafted": found.drafted,
+        "n_drafted": found.n_drafted,
+        "n_accepted": found.n_accepted,
+        "pos": found.pos,
+        "slots": found.slots,
+        "snapshot_bytes": found.bytes,
+        "save_ms": found.save_ms,
+        "restore_ms": found.restore_ms,
+    })
+}
+
+/// What came of composing, in one line.
+fn composition_text(found: &Composition) -> String {
+    let Composition { pos, slots, bytes, save_ms, restore_ms, .. } = found;
+    let verdict = found.broken().unwrap_or("the same bits");
+    format!(
+        "{verdict}; {pos} tokens in {slots} slots: {}, saved in {save_ms:.1} ms, restored in \
+         {restore_ms:.1} ms",
+        output::bytes(*bytes)
+    )
 }
 
 /// What came of needles, in a few characters: found, of those that the full cache found, of all.

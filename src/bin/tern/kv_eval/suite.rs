@@ -1,195 +1,187 @@
-//! `tern kv-eval --suite`: every policy over every text, as a page and a plot.
+//! `tern kv-eval --suite`: every policy over every text, as a page and plots.
 //!
 //! Controls are part of it: one that changes nothing and must give the full cache's very numbers,
 //! and one that is known to be bad and must fail. Where a control does otherwise, the figures of
 //! the others mean nothing, and the command fails. A full cache in f32 shows what the smallest of
 //! changes costs: differences below that cannot be told from rounding.
 
-use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value as Json;
-use tern::Error;
-use tern::base::error::Sentence;
 
-use super::super::args::{Common, Failure, Result, io_error};
+use super::super::args::{Result, io_error};
 use super::super::output;
-use super::figures::{Figure, KLD, Q_PPL};
-use super::measure::{Bench, Entry, F16, F32, Outcome, Test};
-use super::needles::ASKS;
+use super::composition::Composition;
+use super::gates::{BUDGET, BUDGET_SLIDING};
+use super::greedy::Written;
+use super::measure::{BALANCED, Bench, Entry, F32, Outcome, Q8_0, SMALL, TINY, Test};
+use super::needles::{Asked, Found};
+use super::page::Page;
 use super::plot;
-use super::policy::{self, POLICIES, Policy, Role};
-use super::report::{LEAST_MEAN, LEAST_WORST, Line, needle_text, type_names};
+use super::policy::{self, POLICIES, Policy};
+use super::report::{Beside, Line};
 
 /// What the suite does besides policies and texts.
 pub(crate) struct Suite<'a> {
-    /// The tests, in the order of the page.
-    pub(crate) tests: &'a [Test],
-    /// Needles for each way of asking, and the tokens of their prompts.
-    pub(crate) needles: Option<(usize, u32)>,
+    /// A prompt cut down once.
+    pub(crate) once: Test,
+    /// A stream.
+    pub(crate) stream: Test,
+    /// Which needles, if any.
+    pub(crate) needles: Option<Asked>,
+    /// Tokens that are written, if any.
+    pub(crate) n_written: Option<u32>,
+    /// Whether the model has layers that look back on so many tokens only.
+    pub(crate) is_sliding: bool,
     /// The page.
     pub(crate) out: &'a Path,
 }
 
+/// What was measured of policies beside how they score.
+struct Extras {
+    policies: Vec<&'static Policy>,
+    needles: Vec<(&'static Policy, [Found; 2])>,
+    written: Vec<(&'static Policy, Written)>,
+    compositions: Vec<Composition>,
+}
+
+impl Extras {
+    fn of(&self, policy: &Policy) -> Beside<'_> {
+        let at = self.policies.iter().position(|other| *other == policy);
+        let needles = self.needles.iter().find(|(other, _)| *other == policy);
+        let written = self.written.iter().find(|(other, _)| *other == policy);
+        Beside {
+            needles: needles.map(|(_, found)| found),
+            written: written.map(|(_, written)| written),
+            composition: at.and_then(|at| self.compositions.get(at)),
+        }
+    }
+}
+
 impl Suite<'_> {
-    /// Measures, and writes the page and the plot.
-    pub(crate) fn run(&self, bench: &Bench<'_>, common: &Common) -> Result<()> {
-        let policies: Vec<&'static Policy> = POLICIES.iter().collect();
-        let mut entries: Vec<Entry> = POLICIES.iter().map(|policy| bench.entry(policy)).collect();
-        if common.kv_types != F32 {
-            entries.push(Entry { policy: policy::full(), kv_types: F32 });
+    /// Measures, and writes the page and the plots.
+    pub(crate) fn run(&self, bench: &Bench<'_>) -> Result<()> {
+        let start = Instant::now();
+        let mut left_out = Vec::new();
+        let mut may = |entries: Vec<Entry>| -> Result<Vec<Entry>> {
+            let mut taken = Vec::new();
+            for entry in entries {
+                match bench.refusal(&entry)? {
+                    None => taken.push(entry),
+                    Some(why) if left_out.contains(&why) => {}
+                    Some(why) => left_out.push(why),
+                }
+            }
+            Ok(taken)
+        };
+        let all = may(POLICIES.iter().map(|policy| bench.entry(policy)).collect())?;
+        let policies: Vec<&'static Policy> = all.iter().map(|entry| entry.policy).collect();
+        let types = may(self.typed(bench))?;
+        let tests = [
+            (self.once, self.once_entries(bench, &all)),
+            (self.stream, self.stream_entries(bench, &all)),
+            (self.once, types),
+        ];
+        let measured =
+            tests.into_iter().map(|(test, entries)| Ok((test, bench.measure(test, &entries)?)));
+        let measured: Vec<(Test, Vec<Outcome>)> = measured.into_iter().collect::<Result<_>>()?;
+        let extras = self.extras(bench, policies)?;
+        let mut sections: Vec<Vec<Line<'_>>> = Vec::new();
+        for (test, outcomes) in &measured {
+            let mut lines = Vec::new();
+            for outcome in outcomes {
+                // Beside the line of the first section with the options' own types and budget.
+                let entry = outcome.entry;
+                let is_own = sections.is_empty() && entry == bench.entry(entry.policy);
+                let beside = if is_own { extras.of(entry.policy) } else { Beside::default() };
+                lines.push(Line::new(bench, *test, outcome, beside));
+            }
+            sections.push(lines);
         }
-        let measured: Vec<(Test, Vec<Outcome>)> = self
-            .tests
-            .iter()
-            .map(|&test| Ok((test, bench.measure(test, &entries)?)))
-            .collect::<Result<_>>()?;
-        let needles = self.needles.map(|(n, n_prompt)| bench.needles(n, n_prompt, &policies));
-        let needles = needles.transpose()?;
-        let sections: Vec<Vec<Line<'_>>> = measured
-            .iter()
-            .map(|(test, outcomes)| {
-                let line = |(i, outcome)| {
-                    let found = needles.as_ref().and_then(|needles| needles.get(i));
-                    Line::new(bench, *test, outcome, found)
-                };
-                outcomes.iter().enumerate().map(line).collect()
-            })
-            .collect();
-        let page = self.page(bench, &sections);
-        write(self.out, &page)?;
-        for (i, lines) in sections.iter().enumerate() {
-            write(&self.plot(i), &plot::svg(bench, &heading(lines[0].test), lines))?;
-        }
-        if common.json {
-            let rows = sections.iter().flatten().map(|line| line.json(bench));
-            output::print_json(&Json::Array(rows.collect()))?;
-        } else {
-            output::print(&page)?;
-        }
+        self.write(bench, &sections, &left_out, start)?;
         for line in sections.iter().flatten() {
-            if let Some(wrong) = line.broken_control() {
-                return Err(Failure::Error(Error::Internal(Sentence::new(format_args!(
-                    "the control '{}' {wrong}: these figures mean nothing",
-                    line.label(bench)
-                )))));
+            if let Some(wrong) = line.broken_control().or_else(|| line.broken()) {
+                return Err(super::broken(&line.label(bench), wrong));
             }
         }
         Ok(())
     }
 
+    /// Every policy; where windows made the budget larger, the main ones with the usual one, too;
+    /// and a full cache in f32.
+    fn once_entries(&self, bench: &Bench<'_>, all: &[Entry]) -> Vec<Entry> {
+        let mut entries = all.to_vec();
+        if self.is_sliding && bench.budget == BUDGET_SLIDING {
+            let asked = all.iter().filter(|entry| entry.policy.is_asked());
+            entries.extend(asked.map(|entry| Entry { budget: BUDGET, ..*entry }));
+        }
+        entries.extend(self.rounding(bench));
+        entries
+    }
+
+    /// The main policies.
+    fn stream_entries(&self, bench: &Bench<'_>, all: &[Entry]) -> Vec<Entry> {
+        let main = all.iter().filter(|entry| entry.policy.is_main());
+        main.copied().chain(self.rounding(bench)).collect()
+    }
+
+    fn rounding(&self, bench: &Bench<'_>) -> Option<Entry> {
+        let f32 = Entry { kv_types: F32, ..bench.entry(policy::full()) };
+        (bench.common.kv_types != F32).then_some(f32)
+    }
+
+    /// Smaller types of keys and values, with the full cache and with two policies.
+    fn typed(&self, bench: &Bench<'_>) -> Vec<Entry> {
+        let policies = POLICIES.iter().filter(|p| ["none", "hybrid", "attn"].contains(&p.name));
+        let of = |policy| {
+            [Q8_0, BALANCED, SMALL, TINY].map(|kv_types| Entry { kv_types, ..bench.entry(policy) })
+        };
+        policies.flat_map(of).collect()
+    }
+
+    fn extras(&self, bench: &Bench<'_>, policies: Vec<&'static Policy>) -> Result<Extras> {
+        let asked: Vec<&'static Policy> =
+            policies.iter().copied().filter(|policy| policy.is_asked()).collect();
+        let needles = self.needles.map(|needles| bench.needles(needles, &asked)).transpose()?;
+        let written = self.n_written.map(|n| bench.write(n, &asked)).transpose()?;
+        Ok(Extras {
+            needles: asked.iter().copied().zip(needles.unwrap_or_default()).collect(),
+            written: asked.iter().copied().zip(written.unwrap_or_default()).collect(),
+            compositions: bench.compose(self.stream.n_whole(), &policies)?,
+            policies,
+        })
+    }
+
+    fn write(
+        &self,
+        bench: &Bench<'_>,
+        sections: &[Vec<Line<'_>>],
+        left_out: &[String],
+        start: Instant,
+    ) -> Result<()> {
+        let minutes = start.elapsed().as_secs_f64() / 60.0;
+        let plots: Vec<PathBuf> = (0..sections.len()).map(|i| self.plot(i)).collect();
+        let page = Page { suite: self, sections, plots: &plots, left_out, minutes };
+        let text = page.text(bench);
+        write(self.out, &text)?;
+        for ((lines, path), title) in sections.iter().zip(&plots).zip(page.titles()) {
+            write(path, &plot::svg(bench, &title, lines))?;
+        }
+        if bench.common.json {
+            let rows = sections.iter().flatten().map(|line| line.json(bench));
+            return output::print_json(&Json::Array(rows.collect()));
+        }
+        output::print(&text)
+    }
+
     /// The file of a section's plot: beside the page and named after it.
-    fn plot(&self, section: usize) -> std::path::PathBuf {
+    fn plot(&self, section: usize) -> PathBuf {
         match section {
             0 => self.out.with_extension("svg"),
             _ => self.out.with_extension(format!("{}.svg", section + 1)),
         }
-    }
-
-    /// The page, in Markdown.
-    fn page(&self, bench: &Bench<'_>, sections: &[Vec<Line<'_>>]) -> String {
-        let mut out = String::from("# What stays of a KV cache\n\n");
-        let info = bench.model.info();
-        let name = if info.name.is_empty() { &info.arch } else { &info.name };
-        let texts: Vec<&str> = bench.texts.iter().map(|text| text.name.as_str()).collect();
-        let (k, v) = type_names(bench.common.kv_types);
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            out,
-            "{name}; {} % of the slots; keys {}, values {}; {} segments of each of {}; seed {}. \
-             Figures are means over segments with 95 % bootstrap intervals, against the full \
-             cache in f16. A policy passes with a q_ppl of {LEAST_MEAN:.2} in the mean and \
-             {LEAST_WORST:.2} on the worst text.",
-            bench.budget * 100.0,
-            k,
-            v,
-            bench.n_segments,
-            texts.join(", "),
-            bench.seed,
-        );
-        for (i, lines) in sections.iter().enumerate() {
-            let plot = self.plot(i);
-            let plot = plot.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let _ = writeln!(out, "\n## {}\n\n![]({plot})\n", heading(lines[0].test));
-            section(&mut out, bench, lines);
-        }
-        if let Some((n, n_prompt)) = self.needles {
-            let _ = writeln!(
-                out,
-                "\n## {n} needles in prompts of {n_prompt} tokens\n\n\
-                 Found, of those that the full cache finds, of all; ln p of the code.\n\n\
-                 | policy | {} | {} |\n|---|---|---|",
-                ASKS[0].1, ASKS[1].1
-            );
-            for line in sections.first().into_iter().flatten() {
-                let Some(found) = line.needles else { continue };
-                let [aware, streamed] = found.each_ref().map(needle_text);
-                let _ = writeln!(out, "| {} | {aware} | {streamed} |", line.label(bench));
-            }
-        }
-        out
-    }
-}
-
-/// What a section is about.
-fn heading(test: Test) -> String {
-    match test {
-        Test::Once { n_prompt, n_generate } => {
-            format!("A prompt of {n_prompt} tokens cut down once, {n_generate} after it")
-        }
-        Test::Stream { n } => format!("{n} tokens streamed, the second half scored"),
-    }
-}
-
-/// The table of a section.
-fn section(out: &mut String, bench: &Bench<'_>, lines: &[Line<'_>]) {
-    out.push_str("| policy | q_ppl | kld | agree |");
-    for (name, _) in &lines[0].texts {
-        let _ = write!(out, " q_ppl {name} |");
-    }
-    out.push_str(" slots | peak | bytes | evictions | us, longest | |\n|---|");
-    out.push_str(&"---|".repeat(9 + lines[0].texts.len()));
-    out.push('\n');
-    for line in lines {
-        let outcome = line.outcome;
-        let [.., agree] = line.all;
-        let with = |Figure { mean, low, high }| format!("{mean:.3} ({low:.3} to {high:.3})");
-        let _ = write!(
-            out,
-            "| {} | {} | {} | {} |",
-            line.label(bench),
-            with(line.all[Q_PPL]),
-            with(line.all[KLD]),
-            with(agree)
-        );
-        for (_, found) in &line.texts {
-            let _ = write!(out, " {:.3} |", found[Q_PPL].mean);
-        }
-        let us = match line.evict_us() {
-            (Some(mean), Some(max)) => format!("{mean:.1}, {max:.1}"),
-            _ => "-".into(),
-        };
-        let Entry { policy, kv_types } = outcome.entry;
-        let verdict = match (policy.role, line.passes()) {
-            (Role::Subject, true) => "passes",
-            (Role::Subject, false) => "fails",
-            (Role::Exact, _) if kv_types == F16 => "control: the full cache",
-            (Role::Exact, _) if kv_types == F32 => "what rounding alone costs",
-            (Role::Exact, _) => "the full cache in this type",
-            (Role::MustFail, true) => "control: PASSES, and must not",
-            (Role::MustFail, false) => "control: fails, as it must",
-        };
-        let counters = outcome.counters;
-        let _ = writeln!(
-            out,
-            " {} | {} | {} of {} | {} | {us} | {verdict} |",
-            outcome.slots,
-            counters.peak_slots,
-            output::bytes(outcome.bytes),
-            output::bytes(outcome.bytes_full),
-            counters.n_evictions,
-        );
     }
 }
 
