@@ -239,8 +239,8 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --needles N       also hide N codes in prompts of --prompt tokens and ask for them
       --greedy N        also let both caches write N tokens after a prompt of N/4, this one with N/4
                         slots
-      --composition     also compare, bit by bit, how sessions go on that are forked, restored from a
-                        file, rolled back, or written with drafts; another bit is an error
+      --composition     also compare, bit by bit, how sessions go on that are forked, restored
+                        from a file, rolled back, or written with drafts; another bit is an error
       --segments N      segments of each text, spread over it; default: 8
       --seed N          which segments, needles and resamples; default: 1
       --kv-type TYPE    of the smaller cache; the full one is f16 always. With --policy none and
