@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::figures::{AGREE, KLD, PPL, PPL_FULL, Q_PPL};
-use super::measure::{BALANCED, Bench, F16, SMALL};
+use super::measure::{BALANCED, Bench, F16, SMALL, Test};
 use super::report::{Line, types_name};
 
 /// The budget of models whose every layer attends to all tokens, and of those that have windows:
@@ -95,7 +95,8 @@ fn full(bench: &Bench<'_>, sections: &Sections<'_, '_>) -> Vec<Gate> {
         add("attn: kld", AtMost(0.050), line.all[KLD].mean);
         add("attn: agree", AtLeast(0.865), line.all[AGREE].mean);
     }
-    if let Some(line) = find(sections.stream, "hybrid", bench.common.kv_types) {
+    let is_set_for = |line: &&Line<'_>| line.test == Test::Stream { n: super::SUITE_STREAM };
+    if let Some(line) = find(sections.stream, "hybrid", bench.common.kv_types).filter(is_set_for) {
         for ((name, figures), bound) in line.texts.iter().zip([0.035, 0.055]) {
             add(&format!("hybrid, streamed: kld of {name}"), AtMost(bound), figures[KLD].mean);
         }
