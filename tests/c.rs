@@ -45,6 +45,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("panic", &["panic.c"]),
     ("two_units", &["two_units_a.c", "two_units_b.c"]),
     ("snapshot", &["snapshot.c"]),
+    ("sharing", &["sharing.c"]),
     ("callbacks", &["callbacks.c"]),
     ("stream_decoder", &["stream_decoder.c"]),
     ("forked", &["forked.c"]),

@@ -56,6 +56,11 @@ unsafe impl<T: Element> Send for Buffer<T> {}
 unsafe impl<T: Element> Sync for Buffer<T> {}
 
 impl<T: Element> Buffer<T> {
+    /// No elements.
+    pub const fn empty() -> Buffer<T> {
+        Buffer { start: NonNull::dangling(), len: 0, region: None }
+    }
+
     /// `n` zeros, every page of them present. Fails with `OutOfMemory`.
     pub fn zeroed(n: usize) -> Result<Buffer<T>> {
         let Some(layout) = Self::layout(n) else {
@@ -138,6 +143,7 @@ impl Region {
     }
 
     /// `n` zeros, which nobody else has; `None` if there is no room left for them.
+    #[inline(never)]
     pub fn take<T: Element>(region: &Shared<Region>, n: usize) -> Option<Buffer<T>> {
         let bytes = Buffer::<T>::layout(n)?.size();
         if bytes == 0 {

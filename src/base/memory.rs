@@ -76,6 +76,7 @@ impl Memory {
 
     /// `n` zeros, every page of them present. Fails with `OutOfMemory`, also if they must be locked
     /// and cannot be.
+    #[inline(never)] // Sessions ask for dozens.
     pub fn buffer<T: Element>(&self, n: usize) -> Result<Buffer<T>> {
         if let Some(buffer) =
             self.reserved.borrow().as_ref().and_then(|region| Region::take(region, n))
@@ -89,6 +90,15 @@ impl Memory {
         let region = Shared::new(self.region(bytes)?)?;
         Region::take(&region, n)
             .ok_or_else(|| err!(Internal, "no room for {n} elements in {bytes} bytes"))
+    }
+
+    /// The same for several, in this order: one way out for all of them, where each would have its own.
+    pub fn buffers<T: Element, const N: usize>(&self, n: [usize; N]) -> Result<[Buffer<T>; N]> {
+        let mut all = [const { Buffer::empty() }; N];
+        for (buffer, n) in all.iter_mut().zip(n) {
+            *buffer = self.buffer(n)?;
+        }
+        Ok(all)
     }
 
     fn region(&self, len: usize) -> Result<Region> {

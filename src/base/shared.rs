@@ -29,6 +29,7 @@ unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// The only owner of a value. Fails with `OutOfMemory`.
+    #[inline(never)]
     pub fn new(value: T) -> Result<Shared<T>> {
         let mut one = Vec::new();
         one.try_reserve_exact(1)
@@ -64,6 +65,15 @@ impl<T> Shared<T> {
         self.counted == other.counted
     }
 
+    /// Frees the value, after the last owner.
+    fn free(&mut self) {
+        // What the other owners did with the value comes before its end.
+        fence(Ordering::Acquire);
+        // SAFETY: `drop` of the last owner is the only caller, so nobody uses the value any more; it
+        // was leaked from a Vec of capacity and length 1 of this type.
+        drop(unsafe { Vec::from_raw_parts(self.counted.as_ptr(), 1, 1) });
+    }
+
     fn counted(&self) -> &Counted<T> {
         // SAFETY: it is there as long as one owner is, and this is one.
         unsafe { self.counted.as_ref() }
@@ -87,15 +97,11 @@ impl<T> Deref for Shared<T> {
 }
 
 impl<T> Drop for Shared<T> {
+    #[inline(never)] // Every buffer of a session ends with one.
     fn drop(&mut self) {
-        if self.counted().n.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        if self.counted().n.fetch_sub(1, Ordering::Release) == 1 {
+            self.free();
         }
-        // What the other owners did with the value comes before its end.
-        fence(Ordering::Acquire);
-        // SAFETY: this was the last owner, so nobody uses it any more; it was leaked from a Vec of
-        // capacity and length 1 of this type.
-        drop(unsafe { Vec::from_raw_parts(self.counted.as_ptr(), 1, 1) });
     }
 }
 

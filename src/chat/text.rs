@@ -1,5 +1,7 @@
 //! Values as text: as they are printed, as Python shows them inside of lists, and as JSON.
 
+use std::cmp::Ordering;
+
 use super::value::{Fault, Fuel, Value, fault};
 
 /// Appends a value as it is printed.
@@ -136,8 +138,7 @@ pub(super) fn json(
             let mut entries: Vec<&(Value, Value)> = map.entries.iter().collect();
             if layout.sort {
                 fuel.pay(64 * entries.len() * (entries.len().ilog2() as usize + 1))?;
-                // A key that is no string comes first.
-                entries.sort_by(|a, b| a.0.text().unwrap_or("").cmp(b.0.text().unwrap_or("")));
+                entries.sort_unstable_by(by_key);
             }
             fuel.push(out, "{")?;
             for (i, (key, value)) in entries.into_iter().enumerate() {
@@ -159,6 +160,14 @@ pub(super) fn json(
         }
         _ => fault!("{} cannot be written as JSON", value.kind()),
     }
+}
+
+/// A key that is no string comes first; of those that are equal the first. A stable sort would be 8 KB more
+/// of code, and this the only one.
+#[inline(never)]
+fn by_key(a: &&(Value, Value), b: &&(Value, Value)) -> Ordering {
+    let texts = [a, b].map(|entry| entry.0.text().unwrap_or(""));
+    texts[0].cmp(texts[1]).then(std::ptr::from_ref(*a).cmp(&std::ptr::from_ref(*b)))
 }
 
 fn json_string(text: &str, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {

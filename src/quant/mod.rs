@@ -211,7 +211,7 @@ pub fn encode_row(dtype: DType, x: &[f32], out: &mut [u8]) -> bool {
 }
 
 /// The half-precision number at `bytes[at]`, as `f32`.
-#[inline]
+#[inline(never)] // It is asked for one at a time, in more than forty places.
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
     f32_of_half(u16_at(bytes, at))
 }

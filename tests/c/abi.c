@@ -202,7 +202,7 @@ AT(tern_chat_message, content, 8, const char *);
 AT(tern_chat_message, content_len, 16, size_t);
 #endif
 
-SIZE(tern_session_params, 68);
+SIZE(tern_session_params, 72);
 AT(tern_session_params, struct_size, 0, uint32_t);
 AT(tern_session_params, n_ctx, 4, uint32_t);
 AT(tern_session_params, n_batch, 8, uint32_t);
@@ -222,7 +222,7 @@ AT(tern_session_params, kv_budget, 60, uint32_t);
 AT(tern_session_params, kv_budget_part, 64, float);
 AT(tern_session_params, kv_share, 68, uint32_t);
 
-SIZE(tern_session_info, 120);
+SIZE(tern_session_info, 128);
 AT(tern_session_info, struct_size, 0, uint32_t);
 AT(tern_session_info, n_ctx, 4, uint32_t);
 AT(tern_session_info, n_kv, 8, uint32_t);

@@ -238,13 +238,15 @@ fn sessions_that_evict_compose() {
         let rest =
             ["--policy", policy, "--composition", "--stream", "400", "--kv-type", "balanced"];
         let found = inputs.json(&rest)["composition"].clone();
-        for way in ["forked", "restored", "rolled_back", "drafted"] {
+        for way in ["forked", "restored", "rolled_back", "drafted", "shared"] {
             assert_eq!(found[way], true, "{policy}: {found}");
         }
         // Something was taken back, or nothing was shown.
         assert!(number(&found, "n_drafted") > number(&found, "n_accepted"), "{policy}: {found}");
         assert!(number(&found, "snapshot_bytes") > 0.0 && number(&found, "restore_ms") > 0.0);
         assert_eq!(found["pos"], 256);
+        let counts = ["hybrid", "tova"].contains(&policy);
+        assert_eq!(found["n_shared"], if counts { 0 } else { 128 }, "{policy}: {found}");
         assert_eq!(found["slots"], if policy == "none" { 256 } else { 80 });
     }
 }

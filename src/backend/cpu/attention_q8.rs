@@ -86,17 +86,22 @@ impl Eights {
         let Lengths(
             [codes, scales, sums, of_values, weights, worth, shifted, mixed, unpacked, of_keys],
         ) = Lengths::new(d, shape);
+        let [codes, unpacked] = memory.buffers([codes, unpacked])?;
+        let [scales, worth] = memory.buffers([scales, worth])?;
+        let [sums, mixed] = memory.buffers([sums, mixed])?;
+        let [of_values, of_keys] = memory.buffers([of_values, of_keys])?;
+        let [weights, shifted] = memory.buffers([weights, shifted])?;
         Ok(Eights {
-            codes: memory.buffer(codes)?,
-            scales: memory.buffer(scales)?,
-            sums: memory.buffer(sums)?,
-            of_values: memory.buffer(of_values)?,
-            weights: memory.buffer(weights)?,
-            worth: memory.buffer(worth)?,
-            shifted: memory.buffer(shifted)?,
-            mixed: memory.buffer(mixed)?,
-            unpacked: memory.buffer(unpacked)?,
-            of_keys: memory.buffer(of_keys)?,
+            codes,
+            scales,
+            sums,
+            of_values,
+            weights,
+            worth,
+            shifted,
+            mixed,
+            unpacked,
+            of_keys,
         })
     }
 

@@ -365,38 +365,21 @@ impl Store {
 /// Moves cells that have lanes of a block: blocks of `N` cells have `n` rows, with `len` neighbours for
 /// each cell in turn. What moves, moves towards the front, so that nothing is overwritten before it has
 /// been read.
+#[inline(never)]
 pub(super) fn gather_lanes<'l, T: Copy + 'l, const N: usize>(
     x: &mut [T],
     later: &dyn Fn(usize) -> &'l [T],
     (n, len): (usize, usize),
     moves: &Moves<'_>,
 ) {
-    let block = n * N * len;
-    let at = |cell: usize| cell / N * block + cell % N * len;
-    let mut moves = moves.each().peekable();
-    while let Some(&(to, _)) = moves.peek() {
-        let first = at(to);
-        let (mut own, mut others) = ([0; N], [(&[][..], 0); N]);
-        let (mut n_own, mut n_others) = (0, 0);
-        for (_, (store, cell)) in moves.by_ref().take(N - to % N) {
-            if store == 0 {
-                own[n_own] = at(cell);
-                n_own += 1;
-            } else {
-                others[n_others] = (later(store), at(cell));
-                n_others += 1;
-            }
-        }
-        for row in (0..block).step_by(N * len) {
-            for (i, from) in own[..n_own].iter().enumerate() {
-                for j in 0..len {
-                    x[first + row + i * len + j] = x[from + row + j];
-                }
-            }
-            for (i, (other, from)) in (n_own..).zip(&others[..n_others]) {
-                for j in 0..len {
-                    x[first + row + i * len + j] = other[from + row + j];
-                }
+    let row = N * len;
+    let at = |cell: usize| cell / N * n * row + cell % N * len;
+    for (to, (store, cell)) in moves.each() {
+        let (to, from) = (at(to), at(cell));
+        let other = if store == 0 { &[] } else { later(store) };
+        for i in (0..n * row).step_by(row) {
+            for j in i..i + len {
+                x[to + j] = if store == 0 { x[from + j] } else { other[from + j] };
             }
         }
     }

@@ -48,14 +48,9 @@ impl Mass {
     pub(super) fn new(d: &Decoder, shape: &Shape, memory: &Memory) -> Result<Option<Mass>> {
         let Some(observing) = shape.observing else { return Ok(None) };
         let (n_head, n_slots) = (d.n_head_kv, shape.n_ctx);
-        Ok(Some(Mass {
-            n_head,
-            n_slots,
-            observing,
-            sum: memory.buffer(n_head * n_slots)?,
-            recent: memory.buffer(n_head * n_slots)?,
-            rows: memory.buffer(n_head * padded(n_slots) * observing.n_rows)?,
-        }))
+        let (n, n_rows) = (n_head * n_slots, n_head * padded(n_slots) * observing.n_rows);
+        let [sum, recent, rows] = memory.buffers([n, n, n_rows])?;
+        Ok(Some(Mass { n_head, n_slots, observing, sum, recent, rows }))
     }
 
     /// Bytes that it takes for one layer.

@@ -308,35 +308,37 @@ impl Cpu {
             eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
         let frequencies: Vec<_> = d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect();
+        let scales = [n.codes.div_ceil(32), n.codes.div_ceil(16)];
+        let codes = memory.buffer(n.codes)?;
+        let sums = memory.buffer(scales[1])?;
+        let tiles = memory.buffer(n.tiles)?;
+        let [x, normed, delta, q, mixed, k, v, gate, up, cos, sin, parts, logits, scales] = memory
+            .buffers([
+                n.x, n.normed, n.x, n.q, n.q, n.kv, n.kv, n.ff, n.ff, n.angles, n.angles, n.parts,
+                n.logits, scales[0],
+            ])?;
         Ok(Scratch {
             pool,
             threads: Threads::new(shape, Cores::count(), &self.found),
-            x: memory.buffer(n.x)?,
-            normed: memory.buffer(n.normed)?,
-            codes: Codes {
-                blocks: Blocks {
-                    codes: memory.buffer(n.codes)?,
-                    scales: memory.buffer(n.codes.div_ceil(32))?,
-                    sums: memory.buffer(n.codes.div_ceil(16))?,
-                },
-                tiles: memory.buffer(n.tiles)?,
-            },
-            q: memory.buffer(n.q)?,
-            k: memory.buffer(n.kv)?,
-            v: memory.buffer(n.kv)?,
-            mixed: memory.buffer(n.q)?,
-            delta: memory.buffer(n.x)?,
-            gate: memory.buffer(n.ff)?,
-            up: memory.buffer(n.ff)?,
-            cos: memory.buffer(n.angles)?,
-            sin: memory.buffer(n.angles)?,
+            x,
+            normed,
+            codes: Codes { blocks: Blocks { codes, scales, sums }, tiles },
+            q,
+            k,
+            v,
+            mixed,
+            delta,
+            gate,
+            up,
+            cos,
+            sin,
             learning: Learning::new(d, shape, &frequencies, memory)?,
             frequencies,
             work,
             eights,
-            parts: memory.buffer(n.parts)?,
+            parts,
             totals: Totals::new(d, shape)?,
-            logits: memory.buffer(n.logits)?,
+            logits,
             highest: Highest::new(shape.n_logits, d.n_vocab)?,
             n_batch: shape.n_batch,
             screening: match shape.screened {

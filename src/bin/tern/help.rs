@@ -240,7 +240,8 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --greedy N        also let both caches write N tokens after a prompt of N/4, this one with N/4
                         slots
       --composition     also compare, bit by bit, how sessions go on that are forked, restored
-                        from a file, rolled back, or written with drafts; another bit is an error
+                        from a file, rolled back, written with drafts, or begun with another's
+                        tokens; another bit is an error
       --segments N      segments of each text, spread over it; default: 8
       --seed N          which segments, needles and resamples; default: 1
       --kv-type TYPE    of the smaller cache; the full one is f16 always. With --policy none and
@@ -267,9 +268,10 @@ By default a prompt is cut down once and the text goes on; what goes on is score
                         {\"prompts\", \"tokens\", \"slots\", \"prefix\": tokens before the first that
                         is another, \"rouge_l\", \"f1\": of tokens, both beside the full cache's text,
                         \"evictions\", \"peak_slots\"}; composition: null, or {\"forked\",
-                        \"restored\", \"rolled_back\", \"drafted\": whether all bits are the same,
-                        \"n_drafted\", \"n_accepted\", \"pos\", \"slots\", \"snapshot_bytes\",
-                        \"save_ms\", \"restore_ms\"}
+                        \"restored\", \"rolled_back\", \"drafted\", \"shared\": whether all bits are
+                        the same, \"n_shared\": tokens that were another's, \"n_drafted\",
+                        \"n_accepted\", \"pos\", \"slots\", \"snapshot_bytes\", \"save_ms\",
+                        \"restore_ms\"}
 
       --suite           all of that over every text that is there: every policy with one cut; those
                         that matter most with --stream (2048), --needles (60, which no policy was

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use std::{env, fs, process};
 
-use tern::engine::{Logits, Sampler, SamplerParams};
+use tern::engine::{Logits, Sampler, SamplerParams, SessionParams};
 
 use super::super::args::{Result, io_error};
 use super::super::interrupt::{self, Guard};
@@ -37,6 +37,10 @@ pub(crate) struct Composition {
     pub(crate) rolled_back: bool,
     /// Written with drafts while tokens leave, and without.
     pub(crate) drafted: bool,
+    /// With its first tokens taken from another session, where the policy and the model allow that.
+    pub(crate) shared: bool,
+    /// Tokens that were taken.
+    pub(crate) n_shared: u64,
     /// Tokens drafted, of which those that were not chosen were rolled back.
     pub(crate) n_drafted: u64,
     /// Those chosen.
@@ -56,12 +60,13 @@ pub(crate) struct Composition {
 impl Composition {
     /// The first way that is not what it must be.
     pub(crate) fn broken(&self) -> Option<&'static str> {
-        let Composition { forked, restored, rolled_back, drafted, .. } = self;
+        let Composition { forked, restored, rolled_back, drafted, shared, .. } = self;
         let ways = [
             (forked, "goes on otherwise when it is forked"),
             (restored, "goes on otherwise when it is restored"),
             (rolled_back, "goes on otherwise when it is rolled back"),
             (drafted, "writes something else with drafts"),
+            (shared, "goes on otherwise with tokens of another session"),
         ];
         ways.into_iter().find(|(is_same, _)| !**is_same).map(|(_, what)| what)
     }
@@ -92,6 +97,7 @@ impl Bench<'_> {
             progress.show(format!("composition: {}", policy.name));
             let mut found = self.compose_one(policy, tokens, &guard)?;
             self.compare_drafts(policy, tokens, &mut found, &guard)?;
+            self.compare_shared(policy, tokens, &mut found, &guard)?;
             Ok(found)
         });
         each.collect()
@@ -132,6 +138,34 @@ impl Bench<'_> {
         let slots = if policy.evicts() { slots } else { pos };
         let found = Composition { forked, restored, rolled_back, pos, slots, ..Default::default() };
         Ok(Composition { bytes, save_ms, restore_ms, ..found })
+    }
+
+    /// Evaluates the first tokens with and without another session that has them, evicts, and goes on;
+    /// the other session does so first.
+    fn compare_shared(
+        &self,
+        policy: &'static Policy,
+        tokens: &[i32],
+        found: &mut Composition,
+        guard: &Guard,
+    ) -> Result<()> {
+        let (prompt, rest) = tokens.split_at(2 * CHUNK as usize);
+        let rest = &rest[..rest.len().min(CHUNK as usize)];
+        let params = self.params(3 * CHUNK, self.common.kv_types);
+        let sharing = SessionParams { kv_share: true, ..params };
+        let lane = |params| Lane::new(self.model, params, policy, slots(self.budget, 2 * CHUNK));
+        let (mut alone, mut giver, mut taker) = (lane(&params)?, lane(&sharing)?, lane(&sharing)?);
+        for lane in [&mut alone, &mut giver, &mut taker] {
+            lane.eval(prompt, Logits::Last, guard)?;
+        }
+        found.n_shared = 2 * u64::from(CHUNK) - taker.n_evaluated();
+        let first = bits(alone.logits(0)?);
+        found.shared = bits(giver.logits(0)?) == first && bits(taker.logits(0)?) == first;
+        let expected = go_on(&mut alone, rest, guard)?;
+        for lane in [&mut giver, &mut taker] {
+            found.shared &= go_on(lane, rest, guard)? == expected;
+        }
+        Ok(())
     }
 
     /// Writes with drafts and without, while tokens leave by themselves. Each token is one of the two

@@ -125,6 +125,12 @@ impl Lane {
         Ok(tokens)
     }
 
+    /// Tokens that it has evaluated, those left out that were another session's.
+    pub(crate) fn n_evaluated(&self) -> u64 {
+        let info = self.session.info();
+        info.n_prefill + info.n_decode
+    }
+
     /// Tokens drafted, and those of them that were chosen.
     pub(crate) fn drafted(&self) -> (u64, u64) {
         let info = self.session.info();

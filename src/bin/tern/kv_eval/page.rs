@@ -216,23 +216,26 @@ fn compositions(out: &mut String, bench: &Bench<'_>, lines: &[Line<'_>]) {
         out,
         "\n## Composition after {pos} tokens of a stream\n\n\
          Whether all that follows is the same bits as in a session that did none of it: after a \
-         fork, restored from a file, after tokens were taken back (up to the next eviction), and \
-         written with drafts while tokens leave. The command fails if it is not.\n\n\
-         | policy | fork | restored | taken back | drafts (drafted, chosen) | slots | file | saved, \
-         restored in ms |\n|---|---|---|---|---|---|---|---|"
+         fork, restored from a file, after tokens were taken back (up to the next eviction), \
+         written with drafts while tokens leave, and with the first tokens of another session. The \
+         command fails if it is not.\n\n\
+         | policy | fork | restored | taken back | drafts (drafted, chosen) | shared (tokens) | \
+         slots | file | saved, restored in ms |\n|---|---|---|---|---|---|---|---|---|"
     );
     let says = |is_same: bool| if is_same { "same" } else { "**differs**" };
     for (line, found) in found {
-        let Composition { n_drafted, n_accepted, slots, save_ms, restore_ms, .. } = found;
+        let Composition { n_drafted, n_accepted, n_shared, slots, .. } = found;
+        let Composition { save_ms, restore_ms, .. } = found;
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} ({n_drafted}, {n_accepted}) | {slots} | {} | {save_ms:.1}, \
-             {restore_ms:.1} |",
+            "| {} | {} | {} | {} | {} ({n_drafted}, {n_accepted}) | {} ({n_shared}) | {slots} | {} | \
+             {save_ms:.1}, {restore_ms:.1} |",
             line.label(bench),
             says(found.forked),
             says(found.restored),
             says(found.rolled_back),
             says(found.drafted),
+            says(found.shared),
             output::bytes(found.bytes),
         );
     }

@@ -275,6 +275,8 @@ fn composition_json(found: &Composition) -> Json {
         "restored": found.restored,
         "rolled_back": found.rolled_back,
         "drafted": found.drafted,
+        "shared": found.shared,
+        "n_shared": found.n_shared,
         "n_drafted": found.n_drafted,
         "n_accepted": found.n_accepted,
         "pos": found.pos,
