@@ -236,7 +236,7 @@ impl Cpu {
         bytes.sum::<u64>() + known
     }
 
-    /// Bytes of one tile but the first of a layer that attends to everything.
+    /// Bytes of one tile of a layer that attends to everything, at most.
     pub fn tile_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
         stores(decoder, shape, 0).0.bytes(true)
     }
