@@ -395,10 +395,38 @@ fn each_quota_gets_its_share() {
     assert_eq!(got, expected);
 }
 
+/// A head that rests on the sinks keeps few of the newest tokens, but what is unusual, and what follows
+/// a token that was attended to; one that reads the newest keeps those.
+#[test]
+fn idle_heads_keep_facts_and_what_follows_them() {
+    let mut made = Made::new(400, &mut Rng::new(18), |_| 0.0);
+    made.pos = (0..400).collect();
+    made.n_past = 400;
+    made.scores[8][100..130].fill(0.01); // squares
+    made.scores[3][200..220].fill(1.0); // leverage
+    made.scores[1][300] = 0.001; // observed
+    let of = |made: &Made, policy| kept(policy, &default(policy), &made.head(), 44).unwrap();
+    // 40 cells beside the sinks: 2 newest, 6 that follow, 20 unusual ones and 12 with attention.
+    made.scores[1][0] = 0.9;
+    let idle = of(&made, Policy::Hybrid);
+    let n = |cells: std::ops::Range<u32>| idle.iter().filter(|i| cells.contains(i)).count();
+    assert_eq!([n(0..4), n(398..400), n(300..306), n(200..220)], [4, 2, 6, 20], "{idle:?}");
+    assert_eq!(n(100..130), 12, "{idle:?}");
+    let attn = of(&made, Policy::Attn);
+    assert!(attn.iter().filter(|i| (100..130).contains(*i)).count() == 30 && attn[42] == 398);
+    // 18 newest, none that follow, 2 unusual ones and 20 with attention, 300 among them.
+    (made.scores[1][0], made.scores[1][399]) = (0.0, 0.9);
+    let reading = of(&made, Policy::Hybrid);
+    let n = |cells: std::ops::Range<u32>| reading.iter().filter(|i| cells.contains(i)).count();
+    assert_eq!([n(0..4), n(382..400), n(301..306)], [4, 18, 0], "{reading:?}");
+    assert_eq!([n(100..130) + n(300..301), n(196..224)], [20, 2], "{reading:?}");
+}
+
 #[test]
 fn equal_scores_are_told_apart_by_position() {
     let n = 100;
     let mut made = Made::new(n, &mut Rng::new(7), |_| 0.5);
+    made.scores[1].fill(0.0); // else heads would be more or less idle
     made.n_past = made.pos[n - 1] + 1;
     // Of equal scores, the mean mass is not: it divides by age.
     let seen: Vec<f32> = (0..n).map(|i| made.head().n_seen(i) as f32).collect();
@@ -415,8 +443,7 @@ fn equal_scores_are_told_apart_by_position() {
             Policy::Streaming => assert_eq!(n_low, n_sink),
             Policy::Ring => assert_eq!(n_low, 0),
             Policy::Tova => assert_eq!(n_new, 1),
-            Policy::Hybrid => assert_eq!(n_new, (40 - n_sink) * 2 / 5),
-            Policy::Attn => assert_eq!(n_new, (40 - n_sink) * 35 / 100),
+            Policy::Hybrid | Policy::Attn => assert_eq!(n_new, (40 - n_sink) * 2 / 5),
             _ => assert_eq!(n_new, (40 - n_sink) / 2, "{policy:?}"),
         }
     }
@@ -762,6 +789,12 @@ mod recorded {
             compare("mean_mass", &a, &scores["mean_mass"]);
             score::attention(&params, &head, &mut a, &mut b);
             compare("attention", &a, &scores["attention"]);
+            score::follow(&params, &head, &mut a);
+            compare("follow", &a, &scores["follow"]);
+            let idle: Vec<f32> = [12, 24, 48]
+                .map(|n_near| score::idleness(&params, &head, n_near).unwrap() as f32)
+                .to_vec();
+            compare("idleness", &idle, &scores["idleness"]);
             score::low_norm(head.norm, &mut a);
             compare("low_norm", &a, &scores["low_norm"]);
             score::random(seed, &head, &mut a);

@@ -26,8 +26,12 @@ MASK = (1 << 64) - 1
 
 # Of what pinned cells and sinks leave of the budget: shares for the newest, for attention
 # (or the only score), for leverage.
-FULL, ATTN, SLIDING = (0.40, 0.40, 0.20), (0.35, 0.65, 0.0), (0.05, 0.95, 0.0)
+FULL, ATTN, SLIDING = (0.40, 0.40, 0.20), (0.40, 0.60, 0.0), (0.05, 0.95, 0.0)
 HALF = (0.50, 0.50, 0.0)  # of policies that follow a paper
+# What the quotas of the newest and of leverage are multiplied by in heads of these idlenesses, and
+# the share of what follows the last attention.
+MARKS, RECENT, LEVERAGE, FOLLOW = (0.2, 0.95), (1.125, 0.125), (0.15, 2.5), (0.0, 0.15)
+FADE = 0.9
 
 
 def splitmix(seed):
@@ -122,6 +126,34 @@ def share_of_all(x):
     return above / above.sum()
 
 
+def idleness(head, n_near):
+    """Of the attention on sinks or on the newest, the part on sinks."""
+    pos, p = np.array(head["pos"]), head["observed"]
+    sinks, near = p[pos < N_SINK].sum(), p[(pos >= N_SINK) & (head["n_past"] - pos <= n_near)].sum()
+    return sinks / (sinks + near)
+
+
+def follow(head):
+    """The most attention of the last queries to a cell before, FADE as much for each position."""
+    pos, p = np.array(head["pos"]), head["observed"]
+    counts = (pos >= N_SINK) & (head["n_past"] - pos > N_OBS)
+    apart = pos[:, None] - pos[None, :]
+    assert np.diff(pos).max() <= 90  # beyond which the library does not fade further
+    worth = np.where((apart >= 0) & counts[None, :], p[None, :] * FADE ** np.maximum(apart, 0), 0.0)
+    return worth.max(1)
+
+
+def of_head(head, quotas, has_leverage, shared):
+    """The quotas of a head by its idleness, with that of what follows."""
+    recent, _, lev = quotas
+    at = (idleness(head, part(shared, recent)) - MARKS[0]) / (MARKS[1] - MARKS[0])
+    between = lambda ends: ends[0] + (ends[1] - ends[0]) * min(max(at, 0.0), 1.0)
+    recent = recent * between(RECENT)
+    after = between(FOLLOW) if has_leverage else 0.0
+    lev = lev * between(LEVERAGE) if has_leverage else 0.0
+    return recent, after, 1.0 - recent - after - lev, lev
+
+
 def faded(seen):
     """What so many queries count together, the newest of which counts 1."""
     return np.array([(0.5 ** (np.arange(n) / HALF_LIFE)).sum() for n in seen])
@@ -166,7 +198,10 @@ def keep(name, head, scores, budget, quotas, has_segments):
             break
         kept |= cells
     recent, attn, lev = quotas
-    shared = budget - len(kept)
+    after, shared = 0.0, budget - len(kept)
+    if name in ("hybrid", "attn"):
+        has_leverage = name == "hybrid" and lev > 0
+        recent, after, attn, lev = of_head(head, quotas, has_leverage, shared)
     newest = {
         "streaming": shared,
         "ring": shared,
@@ -179,6 +214,7 @@ def keep(name, head, scores, budget, quotas, has_segments):
     if name in ("streaming", "ring"):
         mark(range(N - 1, -1, -1))
     elif name == "hybrid" and lev > 0:
+        best(scores["follow"], part(shared, after))
         best(scores["attention"], part(shared, attn))
         best(scores["leverage_pooled"], budget)
     else:
@@ -199,9 +235,10 @@ def keep(name, head, scores, budget, quotas, has_segments):
     return sorted(int(i) for i in kept)
 
 
-def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned, expired, priority):
-    """n_evicted positions between the sinks and the newest are not there any more. `priority` has
-    (from, to, priority) of some cells, the others have 0; it and `expired` count with segments."""
+def make_head(rng, layer, number, layout, n_dims, n_evicted, rest, pinned, expired, priority):
+    """The sinks draw `rest` times as much of the last attention as others. n_evicted positions between
+    the sinks and the newest are not there any more. `priority` has (from, to, priority) of some cells,
+    the others have 0; it and `expired` count with segments."""
     n_past = N + n_evicted
     gone = np.argsort(rng.uniform(n_past - 12))[:n_evicted]
     gone = gone + (N_SINK - 2)  # two sinks may be gone, too
@@ -219,6 +256,7 @@ def make_head(rng, layer, number, layout, n_dims, n_evicted, pinned, expired, pr
         head["priority"][first:end] = [level] * (end - first)
     head.update(keys=keys, values=values, queries=queries)
     head.update(mass=np.round(probabilities() * seen, 7), observed=probabilities())
+    head["observed"][np.array(pos) < N_SINK] *= rest
     head.update(last=probabilities(), zip=probabilities())
     head.update(squares=np.round(probabilities() ** 2 * faded(seen), 9))
     head["rotated"] = rotate(keys, pos, layout, n_dims)
@@ -240,6 +278,8 @@ def score(head):
         attention=share_of_all(quadratic_mean) + share_of_all(observed_pooled),
         leverage=lev,
         leverage_pooled=pool(lev, POOL_LEVERAGE),
+        follow=follow(head),
+        idleness=[idleness(head, n_near) for n_near in (12, 24, 48)],
         key_diff=key_diff(head["rotated"]),
         expected=with_sinks(expected(head, True)),
         expected_mean=with_sinks(expected(head, False)),
@@ -261,9 +301,9 @@ def main():
         ([*range(80, 90)], [(11, 96, -3), (40, 48, -2), (60, 68, 2)]),
     )
     for head in (
-        make_head(rng, 0, 0, "norm", 16, 0, [], *segments[0]),
-        make_head(rng, 3, 1, "neox", 16, 40, [5, 6, 7, 50, 95], *segments[1]),
-        make_head(rng, 29, 2, "neox", 8, 300, [10], *segments[2]),
+        make_head(rng, 0, 0, "norm", 16, 0, 0.5, [], *segments[0]),
+        make_head(rng, 3, 1, "neox", 16, 40, 8, [5, 6, 7, 50, 95], *segments[1]),
+        make_head(rng, 29, 2, "neox", 8, 300, 200, [10], *segments[2]),
     ):
         scores = score(head)
         for field, has_segments in (("keep", False), ("keep_segments", True)):

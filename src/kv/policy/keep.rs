@@ -142,7 +142,8 @@ impl Work {
 /// but not for all of them.
 ///
 /// The quotas share what is left of the budget then, so that a long prompt that is pinned takes
-/// from all quotas alike: first the newest cells, then the best scores; among equal scores the
+/// from all quotas alike: first the newest cells, then, in the hybrid's idle heads, what follows that
+/// which was attended to last ([`score::follow`]), then the best scores; among equal scores the
 /// lowest position, and NaN after every number. A cell among the newest that stays anyway leaves
 /// its place to the last quota; one that leaves, to the next newest. Takes time proportional to
 /// `n`.
@@ -201,7 +202,13 @@ pub fn keep(
     choice.mark(0..n_sink);
     choice.highest(head);
     let shared = choice.room;
+    let idleness = score::idleness(params, head, params.n_near(shared));
+    let (params, n_follow) = &params.of_head(policy, idleness, shared);
     choice.newest(params.n_recent(policy, shared));
+    if *n_follow > 0 {
+        score::follow(params, head, score);
+        choice.best(score, (*n_follow).min(choice.room));
+    }
 
     let n_attn = params.n_attn(policy, shared, choice.room);
     if n_attn > 0 {

@@ -5,6 +5,9 @@ use crate::base::error::{Result, err};
 
 /// Shares of what pinned cells and sinks leave of a budget, each from 0 to 1, together 1 (two
 /// hundredths more or less are no error; what is missing goes to the last share that is not 0).
+///
+/// For the hybrid and for `attn` they are those of a model as a whole: each head has its own, by how
+/// idle it is ([`score::idleness`](super::score::idleness)).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quotas {
     /// Of the newest tokens.
@@ -21,7 +24,7 @@ impl Quotas {
     /// For the policies that follow a paper.
     pub const HALF: Quotas = Quotas { recent: 0.50, attn: 0.50, leverage: 0.0 };
     /// Without leverage.
-    pub const ATTN: Quotas = Quotas { recent: 0.35, attn: 0.65, leverage: 0.0 };
+    pub const ATTN: Quotas = Quotas { recent: 0.40, attn: 0.60, leverage: 0.0 };
     /// For models with sliding windows, whose windows hold what is recent; the layers that attend
     /// to all tokens need not.
     pub const SLIDING: Quotas = Quotas { recent: 0.05, attn: 0.95, leverage: 0.0 };
@@ -51,6 +54,20 @@ pub struct Params {
     /// Seed of [`Policy::Random`].
     pub seed: u64,
 }
+
+/// How the quotas of a head depend on its idleness: below the first of these marks the first number of
+/// each pair holds, above the second the second, and in proportion between them. What attention gets is
+/// the rest.
+///
+/// Chosen with SmolLM2 and a fifth of 1024 tokens (docs/kv-quality.md): an idle head loses little
+/// with the newest tokens, and a head that reads them little with unusual ones.
+const MARKS: [f64; 2] = [0.2, 0.95];
+/// Times the quota of the newest tokens.
+const RECENT: [f64; 2] = [1.125, 0.125];
+/// Times the quota of leverage.
+const LEVERAGE: [f64; 2] = [0.15, 2.5];
+/// Of all: what follows the tokens that the last queries attended to, where leverage has a quota.
+const FOLLOW: [f64; 2] = [0.0, 0.15];
 
 /// No pool is wider: it would average what is told apart.
 const MAX_POOL: usize = 63;
@@ -131,6 +148,34 @@ impl Params {
             ));
         }
         Ok(())
+    }
+
+    /// The parameters for one head by its idleness, and how many of `shared` cells go to what follows
+    /// the tokens that the last queries attended to.
+    pub(super) fn of_head(
+        &self,
+        policy: Policy,
+        idleness: Option<f64>,
+        shared: usize,
+    ) -> (Params, usize) {
+        let has_own = matches!(policy, Policy::Hybrid | Policy::Attn) && self.quotas.attn > 0.0;
+        let Some(idleness) = idleness.filter(|_| has_own) else { return (*self, 0) };
+        let part = ((idleness - MARKS[0]) / (MARKS[1] - MARKS[0])).clamp(0.0, 1.0);
+        let between = |[low, high]: [f64; 2]| low + (high - low) * part;
+        let Quotas { recent, leverage, .. } = self.quotas;
+        let has_leverage = policy == Policy::Hybrid && leverage > 0.0;
+        let recent = (f64::from(recent) * between(RECENT)).min(1.0);
+        let follow = if has_leverage { between(FOLLOW).min(1.0 - recent) } else { 0.0 };
+        let leverage = (f64::from(leverage) * between(LEVERAGE)).min(1.0 - recent - follow);
+        let attn = 1.0 - recent - follow - leverage;
+        let [recent, attn, leverage] = [recent, attn, leverage].map(|x| x.max(0.0) as f32);
+        let quotas = Quotas { recent, attn, leverage };
+        (Params { quotas, ..*self }, share(shared, follow as f32))
+    }
+
+    /// Of so many cells that the quotas share, those that go to the newest tokens whatever a head does.
+    pub(super) fn n_near(&self, shared: usize) -> usize {
+        share(shared, self.quotas.recent)
     }
 
     /// Of the cells that the quotas share, those that go to the newest tokens.
@@ -215,6 +260,46 @@ mod tests {
             let error = wrong.check().unwrap_err();
             assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
             assert!(error.message().contains(word), "{error}: no {word:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_head_has_other_quotas_than_one_that_reads_the_newest() {
+        let of = |policy, idleness| {
+            let (own, n_follow) = Params::new(policy, false).of_head(policy, idleness, 1000);
+            let Quotas { recent, attn, leverage } = own.quotas;
+            ([recent, attn, leverage].map(|x| (x * 1000.0).round() as u32), n_follow)
+        };
+        assert_eq!(of(Policy::Hybrid, None), ([400, 400, 200], 0));
+        for low in [0.0, 0.2] {
+            assert_eq!(of(Policy::Hybrid, Some(low)), ([450, 520, 30], 0));
+            assert_eq!(of(Policy::Attn, Some(low)), ([450, 550, 0], 0));
+        }
+        assert_eq!(of(Policy::Hybrid, Some(0.575)), ([250, 410, 265], 75));
+        for high in [0.95, 1.0] {
+            assert_eq!(of(Policy::Hybrid, Some(high)), ([50, 300, 500], 150));
+            assert_eq!(of(Policy::Attn, Some(high)), ([50, 950, 0], 0));
+        }
+        // Policies of papers, and quotas without attention, stay as they are.
+        assert_eq!(of(Policy::H2o, Some(0.9)), ([500, 500, 0], 0));
+        let quotas = Quotas { recent: 0.5, attn: 0.0, leverage: 0.5 };
+        let blind = Params { quotas, ..Params::new(Policy::Hybrid, false) };
+        assert_eq!(blind.of_head(Policy::Hybrid, Some(0.9), 1000), (blind, 0));
+        // However the quotas are, they remain shares.
+        for (recent, leverage) in [(1.0, 0.0), (0.9, 0.09), (0.0, 0.9), (0.3, 0.69)] {
+            let quotas = Quotas { recent, attn: 0.01, leverage };
+            let params = Params { quotas, ..Params::new(Policy::Hybrid, false) };
+            for tenth in 0..=10 {
+                let idleness = Some(f64::from(tenth) / 10.0);
+                let (own, n_follow) = params.of_head(Policy::Hybrid, idleness, 1000);
+                let Quotas { recent, attn, leverage } = own.quotas;
+                assert!(
+                    [recent, attn, leverage].iter().all(|x| (0.0..=1.0).contains(x)),
+                    "{own:?}"
+                );
+                let sum = recent + attn + leverage + n_follow as f32 / 1000.0;
+                assert!((sum - 1.0).abs() < 0.002, "{own:?}, {n_follow}");
+            }
         }
     }
 

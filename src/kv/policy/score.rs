@@ -37,6 +37,51 @@ pub fn quadratic_mean(params: &Params, head: &Head<'_>, score: &mut [f32]) {
     }
 }
 
+/// How idle a head is: of the attention of the last queries that is on the sinks or on the newest
+/// `n_near` positions, the part on the sinks. `None` if none of it is known.
+///
+/// A head that looks for something rests on the sinks while there is nothing to find, and one that
+/// reads what was just said never does. In SmolLM2 the idlest of 90 heads is the one without which no
+/// code in a text is found again.
+pub fn idleness(params: &Params, head: &Head<'_>, n_near: usize) -> Option<f64> {
+    let (mut sinks, mut near) = (0.0, 0.0);
+    for (i, &p) in head.observed.iter().enumerate() {
+        let p = if p > 0.0 { f64::from(p) } else { 0.0 };
+        if (head.pos[i] as usize) < params.n_sink {
+            sinks += p;
+        } else if head.n_seen(i) as usize <= n_near {
+            near += p;
+        }
+    }
+    let all = sinks + near;
+    (all > 0.0 && all.is_finite()).then(|| sinks / all)
+}
+
+/// What part of the highest is left of [`follow`]'s score one position later.
+const FADE: f32 = 0.9;
+/// After so many positions a ten-thousandth is left, and need not fade further.
+const MOST_STEPS: u32 = 90;
+
+/// What the last queries attended to, and what follows it: their attention to a cell or, if that is
+/// more, to one before it, a tenth less for every position in between. Sinks do not count, nor do the
+/// tokens of the queries themselves.
+///
+/// A head that finds a phrase again attends to what came after it, and next to what came after that:
+/// to the end of a fact of which a question has but the first words.
+pub fn follow(params: &Params, head: &Head<'_>, score: &mut [f32]) {
+    let (mut last, mut worth) = (0, 0.0f32);
+    for (i, (score, &p)) in score.iter_mut().zip(head.observed).enumerate() {
+        let pos = head.pos[i];
+        for _ in 0..(pos - last).min(MOST_STEPS) {
+            worth *= FADE;
+        }
+        if pos as usize >= params.n_sink && head.n_seen(i) as usize > params.n_obs {
+            worth = worth.max(p);
+        }
+        (*score, last) = (worth, pos);
+    }
+}
+
 /// Mean attention probability over the queries that saw a cell. Not the sum: sums grow with age,
 /// so that a new token would be the first to leave.
 pub fn mean_mass(head: &Head<'_>, score: &mut [f32]) {
@@ -104,6 +149,7 @@ pub fn raise(zip: &mut [f32], probabilities: &[f32]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Policy;
     use super::*;
 
     #[test]
@@ -134,6 +180,39 @@ mod tests {
         let mut equal = [7.0; 5];
         normalise(&mut equal);
         assert_eq!(equal, [0.0; 5]);
+    }
+
+    #[test]
+    fn what_follows_is_worth_less_with_every_position() {
+        let params = Params { n_sink: 2, n_obs: 3, ..Params::new(Policy::Hybrid, false) };
+        // A sink, one that is attended to, what follows it, one that is worth more, a gap, and the
+        // tokens of the last three queries.
+        let pos = [0, 5, 6, 8, 11, 400, 401, 997, 998, 999];
+        let observed = [0.9, 0.5, 0.1, 0.0, 0.45, 0.0, 0.2, 0.8, f32::NAN, 0.8];
+        let head = Head { n_past: 1000, pos: &pos, observed: &observed, ..Head::default() };
+        let mut score = [f32::NAN; 10];
+        follow(&params, &head, &mut score);
+        assert_eq!(score[..4], [0.0, 0.5, 0.5 * FADE, 0.5 * FADE * FADE * FADE]);
+        assert_eq!((score[4], score[6]), (0.45, 0.2));
+        assert!(score[5] < 1e-4 && score[7..].iter().all(|&x| x < 2e-5), "{score:?}");
+    }
+
+    #[test]
+    fn a_head_is_as_idle_as_it_rests_on_the_sinks() {
+        let params = Params { n_sink: 2, ..Params::new(Policy::Hybrid, false) };
+        let pos: Vec<u32> = (0..10).collect();
+        let idle = |observed: &[f32], n_near| {
+            let head = Head { n_past: 10, pos: &pos, observed, ..Head::default() };
+            idleness(&params, &head, n_near)
+        };
+        let mut observed = [0.0; 10];
+        assert_eq!(idle(&observed, 3), None);
+        (observed[1], observed[7], observed[6]) = (0.375, 0.125, 0.5);
+        assert_eq!([idle(&observed, 3), idle(&observed, 4)], [Some(0.75), Some(0.375)]);
+        (observed[0], observed[8]) = (f32::NAN, -1.0);
+        assert_eq!(idle(&observed, 3), Some(0.75));
+        observed[1] = f32::INFINITY;
+        assert_eq!(idle(&observed, 3), None);
     }
 
     #[test]
