@@ -63,7 +63,9 @@ policies! {
     Streaming = "streaming",
     /// Three quotas: the newest tokens, those that are attended to, and those whose keys and
     /// values are unlike all others, which answer questions that nobody has asked yet (leverage
-    /// of keys: Compactor, Chari and Van Durme 2025, arXiv 2507.08143).
+    /// of keys: Compactor, Chari and Van Durme 2025, arXiv 2507.08143). How large they are depends on
+    /// the head ([`score::idleness`]); idle ones have a fourth, for what follows the tokens that the
+    /// last queries attended to ([`score::follow`]).
     #[default]
     Hybrid = "hybrid",
     /// The hybrid without its third quota: the best for text that continues what was read.
