@@ -283,11 +283,17 @@ impl Session {
         Ok((self.runner.rule(policy, n_sink)?, n_keep))
     }
 
+    /// Bytes of so many slots of every KV head that has slots of its own: of keys and values, and of what
+    /// is known of them.
+    pub fn kv_slot_bytes(&self, n_slots: u32) -> u64 {
+        self.slot_bytes() * u64::from(n_slots) * self.runner.cache.n_heads() as u64
+    }
+
     /// Bytes of the key and value of one slot of a head, and of what is known of it.
     fn slot_bytes(&self) -> u64 {
         let backend = &self.runner.weights.backend;
         let shape = self.params.shape(backend.panels(), 0);
-        let slots = self.params.n_ctx * backend.decoder().n_head_kv;
+        let slots = self.params.n_ctx.next_multiple_of(TILE) * backend.decoder().n_head_kv;
         Cpu::kv_bytes(backend.decoder(), &shape, 0) / slots.max(1) as u64
     }
 

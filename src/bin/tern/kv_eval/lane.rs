@@ -175,7 +175,6 @@ impl Lane {
 
     /// Bytes of keys and values of so many slots.
     pub(crate) fn bytes(&self, slots: u32) -> u64 {
-        let info = self.session.info();
-        info.kv_bytes * u64::from(slots) / u64::from(info.n_ctx)
+        self.session.kv_slot_bytes(slots)
     }
 }
