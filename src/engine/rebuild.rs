@@ -110,11 +110,11 @@ impl Session {
     /// last. In one span if they fit; else, where the session evicts by itself, in spans of a
     /// batch, or of half of the slots if these are fewer. Allocates 4 bytes a token.
     ///
-    /// Fails, before anything has changed, with `OutOfMemory`, `Unsupported` if the first tokens are not known any
-    /// more (twice as many are as there are positions to turn keys by), `NotReady` if there are
-    /// none, `KvFull` if they do not fit and none may leave. After any other error, as `Aborted`,
-    /// `Deadline`, or `KvFull` because too many are pinned, the session holds no tokens but still
-    /// knows them until the next eval, for another [`Session::kv_rebuild`].
+    /// Fails, before anything has changed, with `OutOfMemory`, `Unsupported` if the first tokens are
+    /// not known any more (twice as many are as there are positions to turn keys by), `NotReady` if
+    /// there are none, `KvFull` if they do not fit and none may leave. After any other error, as
+    /// `Aborted`, `Deadline`, or `KvFull` because too many are pinned, the session holds no tokens but
+    /// still knows them until the next eval, for another [`Session::kv_rebuild`].
     pub fn kv_rebuild(&mut self, kv_budget: u32, control: &Control<'_>) -> Result<()> {
         let wish = control.budget.and_then(Wish::take);
         if let Some(n_slots) = wish {

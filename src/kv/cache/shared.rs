@@ -51,7 +51,8 @@ impl<B: Backend> Cache<B> {
         (1..=n_complete / TILE).take_while(is_pinned).last().unwrap_or(0)
     }
 
-    /// Shares the first tiles of its sequences from now on by such a chain.
+    /// Shares the first tiles of its sequences from now on by such a chain. No layer has a window: what
+    /// one sees is not in tiles.
     pub fn share(&mut self, chain: Chain<B::Tile>) {
         self.chain = Some(chain);
     }
@@ -145,8 +146,8 @@ impl<B: Backend> Cache<B> {
                     break;
                 }
             };
-            let (layers, own) = (&mut self.layers, &self.own);
-            let swap = |tiles: &[B::Tile]| swap(backend, layers, own, tile, tiles, &mut room);
+            let layers = &mut self.layers;
+            let swap = |tiles: &[B::Tile]| swap(backend, layers, tile, tiles, &mut room);
             if !chain.take(tokens, swap) {
                 break;
             }
@@ -181,7 +182,7 @@ impl<B: Backend> Cache<B> {
             return;
         }
         for (tile, tiles) in displaced.tiles.iter().enumerate() {
-            swap(backend, &mut self.layers, &self.own, tile, tiles, &mut Vec::new());
+            swap(backend, &mut self.layers, tile, tiles, &mut Vec::new());
         }
         if let Some(chain) = &mut self.chain {
             chain.truncate(0);
@@ -205,9 +206,9 @@ impl<B: Backend> Cache<B> {
             if self.history.first_pos() == 0 { self.n_complete() as usize / TILE } else { 0 };
         for tile in chain.len()..whole {
             let tiles = self.tiles(backend, tile)?;
-            let Cache { layers, own, history, .. } = &mut *self;
+            let Cache { layers, history, .. } = &mut *self;
             let tokens = &history.tokens()[tile * TILE..(tile + 1) * TILE];
-            let swap = |tiles: &[B::Tile]| swap(backend, layers, own, tile, tiles, &mut Vec::new());
+            let swap = |tiles: &[B::Tile]| swap(backend, layers, tile, tiles, &mut Vec::new());
             if !chain.take(tokens, swap) {
                 chain.give(tokens, tiles)?;
             }
@@ -221,24 +222,21 @@ impl<B: Backend> Cache<B> {
         tiles
             .try_reserve_exact(self.layers.len())
             .map_err(|_| err!(OutOfMemory, "KV cache: no memory for a tile of all layers"))?;
-        let full = self.layers.iter().zip(&self.own).filter(|(_, own)| own.is_some());
-        tiles.extend(full.filter_map(|(kv, _)| backend.tile(kv, tile)));
+        tiles.extend(self.layers.iter().filter_map(|kv| backend.tile(kv, tile)));
         Ok(tiles)
     }
 }
 
-/// Puts tiles in the place of those that layers have, all that attend to everything: `gone` takes
-/// these, as far as it has room.
+/// Puts tiles in the place of those that the layers have, none of which has a window where there is a
+/// chain: `gone` takes these, as far as it has room.
 fn swap<B: Backend>(
     backend: &B,
     layers: &mut [B::Kv],
-    own: &[Option<usize>],
     tile: usize,
     with: &[B::Tile],
     gone: &mut Vec<B::Tile>,
 ) {
-    let full = layers.iter_mut().zip(own).filter(|(_, own)| own.is_some());
-    for ((kv, _), with) in full.zip(with) {
+    for (kv, with) in layers.iter_mut().zip(with) {
         let old = backend.swap_tile(kv, tile, with.clone());
         let has_room = gone.len() < gone.capacity();
         gone.extend(old.filter(|_| has_room));
