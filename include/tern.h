@@ -611,7 +611,10 @@ typedef struct {
 #define TERN_KV_Q8_0 2
 
 /// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,
-/// are kept in half precision beside.
+/// are kept in half precision beside, and each token reads itself and the 15 before it in half
+/// precision: codes of so few bits lose most in the nearest tokens. That takes as much as 48 slots of
+/// TERN_KV_F16 for each KV head. tern_session_kv_truncate()
+/// says when they are read from their codes all the same.
 #define TERN_KV_Q5_0 3
 
 /// 4 bits: 18 bytes for 32 elements.
@@ -743,7 +746,8 @@ typedef struct {
 #define TERN_KV_OP_EVICT 1
 
 /// Go back to any position as if nothing had come after it: tern_session_kv_truncate(). Not where
-/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo.
+/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo. With
+/// codes of less than 8 bits the newest of what is left are read rounded (TERN_KV_Q5_0).
 #define TERN_KV_OP_TRUNCATE 2
 
 /// Go on when its slots are full.
@@ -1049,6 +1053,10 @@ tern_status tern_session_kv_evict_range(tern_session *session,
                                         size_t *n_evicted);
 
 /// Forgets every token from position `pos` on; 0 forgets all.
+///
+/// What follows is what would have followed without them, to the bit; with keys or values in codes of
+/// less than 8 bits where at most 16 tokens are forgotten, which came in calls of at most 16. Else the
+/// 15 tokens before `pos` are read from their codes (TERN_KV_Q5_0).
 ///
 /// Fails with TERN_ERROR_INVALID_ARGUMENT beyond the position that the next token will have.
 TERN_MUST_USE

@@ -102,10 +102,19 @@ fn forks_share_what_is_full_and_none_notices_the_other() {
         fork.truncate(200).unwrap();
         assert_eq!((s.info().kv_shared_bytes > 0, fork.info().kv_shared_bytes > 0), (false, false));
         eval(&mut fork, &first);
+        // Of codes of less than 8 bits, those before the 200th are read rounded from now on.
+        let mut rolled_back = session(&model, params);
+        eval(&mut rolled_back, &prefix);
+        eval(&mut rolled_back, &second);
+        rolled_back.truncate(200).unwrap();
+        eval(&mut rolled_back, &first);
         assert!(
-            bits(&fork) == answer(&model, params, &[&prefix[..200], &first]),
+            bits(&fork) == bits(&rolled_back),
             "type {kv_dtype}: the fork, after both have changed"
         );
+        let is_packed = kv_dtype > 2;
+        let anew = answer(&model, params, &[&prefix[..200], &first]);
+        assert!(is_packed || bits(&fork) == anew, "type {kv_dtype}: the fork, against a new one");
         let mut alone = session(&model, params);
         eval(&mut alone, &prefix);
         eval(&mut alone, &first);

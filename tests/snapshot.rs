@@ -151,7 +151,7 @@ fn the_format_is_what_it_was() {
     let bytes = written(&made);
     let mut expected = Vec::new();
     expected.extend(b"TERNSNAP");
-    expected.extend([1, 0, 0, 0, 4, 0, 0, 0]);
+    expected.extend([2, 0, 0, 0, 4, 0, 0, 0]);
     let layout_len = LAYOUT.iter().map(|(name, _)| 9 + name.len()).sum::<usize>();
     let data = HEADER + 4 * 16;
     expected.extend(((data + layout_len + 9) as u64).to_le_bytes());

@@ -281,6 +281,11 @@ impl KvType {
     pub fn is_codes(self) -> bool {
         !matches!(self, KvType::F16 | KvType::F32)
     }
+
+    /// Whether it is codes of less than 8 bits.
+    pub fn is_packed(self) -> bool {
+        self.is_codes() && self != KvType::Q8_0
+    }
 }
 
 /// One of the two vectors that a cell of a KV head holds.
@@ -329,6 +334,9 @@ pub struct Shape {
 
 /// Slots of a tile, which sessions can share ([`Backend::Tile`]).
 pub const TILE: usize = 128;
+/// Tokens that are read as they came, where keys or values are codes of less than 8 bits: the one that
+/// reads and those before it. A span of so many can be taken back as if it had never come.
+pub const RECENT: usize = 16;
 
 /// The last slots of each KV head of a layer, and what is to be done with them.
 #[derive(Clone, Copy, Debug)]
@@ -434,9 +442,9 @@ pub trait Backend: Send + Sync {
         head: usize,
         turns: impl Iterator<Item = (u32, u32)>,
     ) -> Result<()>;
-    /// Moves the keys and values of one KV head's slots `kept`, which ascend, to the first slots, in
-    /// that order. Fails with `Internal` if slots that it writes to are shared.
-    fn compact(&self, kv: &mut Self::Kv, head: usize, kept: &[u32]) -> Result<()>;
+    /// Moves the keys and values of one KV head's slots `kept`, which ascend, of the `n_held` in use to
+    /// the first slots, in that order. Fails with `Internal` if slots that it writes to are shared.
+    fn compact(&self, kv: &mut Self::Kv, head: usize, n_held: usize, kept: &[u32]) -> Result<()>;
     /// How many have a tile of a layer, itself included; 0 if it has none or the layer has a window.
     fn n_owners(&self, kv: &Self::Kv, tile: usize) -> usize;
     /// Makes the slots of a layer from this one on its own: tiles that it shares are copied. Fails with
@@ -470,6 +478,13 @@ pub trait Backend: Send + Sync {
         place: (u32, u32),
         row: &[u8],
     ) -> Result<()>;
+    /// Bytes of what a KV head has of the tokens before the next one beside their rows.
+    fn recent_bytes(&self, kv: &Self::Kv, of: Row) -> usize;
+    /// Writes that, of keys or values of a head, to so many bytes: the same on every machine. `end`: the
+    /// slots that the head uses, 0 in layers with a window, and the position of the next token.
+    fn export_recent(&self, kv: &Self::Kv, of: (Row, usize), end: (u32, u32), out: &mut [u8]);
+    /// Takes back what [`Backend::export_recent`] gave, of all KV heads before the next token comes.
+    fn import_recent(&self, kv: &mut Self::Kv, of: (Row, usize), end: (u32, u32), bytes: &[u8]);
     /// What is known of a KV head and its first `n` slots, keys and values left out: as many numbers
     /// for every session that is made to know the same. The last of them are [`Backend::leverage`].
     fn knowledge<'k>(&self, kv: &'k Self::Kv, head: usize, n: usize) -> [&'k [f32]; 3];

@@ -66,9 +66,11 @@ impl Session {
         };
         self.generation.next = Some((first, pos));
 
-        // A draft must not make the session evict or move what it would have kept without.
+        // A draft must not make the session evict or move what it would have kept without, and what is
+        // refused of it must leave nothing.
         let cache = &self.runner.cache;
         let free = cache.n_free().min(cache.n_turns_left()).min(cache.n_undisturbed());
+        let free = free.min(self.params.n_retractable());
         let n = (n_draft as usize).min(room).min(free.saturating_sub(1));
         tokens[0] = first;
         let n = match self.model().tokenizer().is_eog(first) {

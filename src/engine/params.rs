@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::backend::{KvType, Observing};
+use crate::backend::{KvType, Observing, RECENT};
 use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
@@ -192,6 +192,12 @@ impl Resolved {
     /// What keys and values of the session depend on beside the tokens.
     pub(super) fn kv_kind(&self) -> Kind {
         Kind { k_type: self.k_type, v_type: self.v_type }
+    }
+
+    /// Tokens of a span of which any number can be taken back as if they had never come.
+    pub(super) fn n_retractable(&self) -> usize {
+        let is_packed = self.k_type.is_packed() || self.v_type.is_packed();
+        if is_packed { RECENT } else { usize::MAX }
     }
 
     /// What attention counts for the policy.

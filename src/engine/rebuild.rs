@@ -16,7 +16,8 @@ use super::session::Session;
 pub enum KvOp {
     /// Make room by its policy: [`Session::kv_evict`].
     Evict,
-    /// Go back to any position as if nothing had come after it: [`Session::truncate`].
+    /// Go back to any position as if nothing had come after it: [`Session::truncate`], which says what
+    /// is rounded then.
     Truncate,
     /// Go on when its slots are full.
     Grow,

@@ -342,7 +342,8 @@ impl Session {
         Ok(self.runner.kv_evict_range(from, to)? as u32)
     }
 
-    /// Forgets every token from position `pos` on.
+    /// Forgets every token from position `pos` on. What follows is what would have followed without
+    /// them, to the bit; with codes of less than 8 bits if they are at most 16, of spans of at most 16.
     pub fn truncate(&mut self, pos: u32) -> Result<()> {
         self.generation.forget();
         self.runner.truncate(pos)?;

@@ -134,7 +134,8 @@ pub type tern_kv_op = u32;
 /// Make room by its policy: tern_session_kv_evict().
 pub const TERN_KV_OP_EVICT: tern_kv_op = 1;
 /// Go back to any position as if nothing had come after it: tern_session_kv_truncate(). Not where
-/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo.
+/// tokens have been evicted or keys were turned back meanwhile, which truncating does not undo. With
+/// codes of less than 8 bits the newest of what is left are read rounded (TERN_KV_Q5_0).
 pub const TERN_KV_OP_TRUNCATE: tern_kv_op = 2;
 /// Go on when its slots are full.
 pub const TERN_KV_OP_GROW: tern_kv_op = 3;

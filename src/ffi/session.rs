@@ -200,6 +200,10 @@ pub unsafe extern "C" fn tern_session_kv_evict_range(
 
 /// Forgets every token from position `pos` on; 0 forgets all.
 ///
+/// What follows is what would have followed without them, to the bit; with keys or values in codes of
+/// less than 8 bits where at most 16 tokens are forgotten, which came in calls of at most 16. Else the
+/// 15 tokens before `pos` are read from their codes (TERN_KV_Q5_0).
+///
 /// Fails with TERN_ERROR_INVALID_ARGUMENT beyond the position that the next token will have.
 #[unsafe(no_mangle)]
 #[must_use]

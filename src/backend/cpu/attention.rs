@@ -24,6 +24,7 @@ use super::attention_q8::Eights;
 use super::cache_floats::{Element, key_panel, value_panel};
 use super::cache_store::{Head, Stored, value_width};
 use super::mass::Mass;
+use super::packed_cells::Side;
 use super::tiles::{Block, Cells, Held, MOST_TOKENS, TILE, Tile};
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
@@ -195,12 +196,12 @@ impl Cpu {
         let (rows, powers_at) = (n * sizes.n_group, sizes.part_len(n));
         let part_len = powers_at + powers;
         let held = |h: usize| kv.held(h, l.window, batch);
-        let block = |h: usize| Block::new(held(h), 0, n);
+        let block = |h: usize| kv.block(h, l.window, batch, (0, n));
         // Of a head that holds less than another the last tiles are empty.
         let tiles = (0..d.n_head_kv).map(|h| block(h).tiles());
         let tiles = tiles.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
         let parts = &mut s.parts[..d.n_head_kv * tiles.len() * part_len];
-        let (q, work, eights) = (&s.q, &s.work, &s.eights);
+        let (q, work, eights, recent) = (&s.q, &s.work, &s.eights, &s.recent);
         // The parts of some items from `first` on.
         let make = |worker: usize, first: usize, parts: &mut [f32]| {
             let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
@@ -208,7 +209,7 @@ impl Cpu {
             let mut packed = None;
             for (i, part) in parts.chunks_exact_mut(part_len).enumerate() {
                 let (h, tile) = ((first + i) / tiles.len(), (first + i) % tiles.len());
-                let head = kv.head(h, tiles.start + tile);
+                let head = kv.head(h, tiles.start + tile, recent);
                 if packed.as_ref().is_none_or(|&(of, _)| of != h) {
                     let block = block(h);
                     self.pack_queries(q, &block, h, &head, &mut work);
@@ -245,7 +246,7 @@ impl Cpu {
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
                 mass.note(self, (&block, batch.first_pos), (h, tile), (&part, powers), &merged);
             }
-            let span = kv.head(h, 0).v.span();
+            let span = kv.head(h, 0, recent).v.span();
             self.finish(&block, h, &merged, span, &mut s.mixed[..width.len(n)]);
         }
         Ok(())
@@ -257,6 +258,7 @@ impl Cpu {
         let sizes = Sizes::new(d);
         let width = Width::spread(d.n_head * d.head_dim);
         let (q, work, eights, totals) = (&s.q, &s.work, &s.eights, &s.totals);
+        let recent = &s.recent;
         // At least two blocks for each thread, to even out.
         let n_tokens = (n / (2 * s.pool.n_active())).clamp(1, sizes.n_tokens);
         let mixed = &mut s.mixed[..width.len(n)];
@@ -264,15 +266,17 @@ impl Cpu {
             let (mut buffer, mut eights) = (lock(&work[worker]), lock(&eights[worker]));
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
             for h in 0..d.n_head_kv {
-                let (head, held) = (kv.head(h, 0), kv.held(h, l.window, batch));
-                let block = Block::new(held, first, out.len() / width.pitch);
+                let (head, held) = (kv.head(h, 0, recent), kv.held(h, l.window, batch));
+                let n = out.len() / width.pitch;
+                let block = kv.block(h, l.window, batch, (first, n));
                 let rows = block.n * sizes.n_group;
                 self.pack_queries(q, &block, h, &head, &mut work);
                 work.merged.clear();
                 for tile in block.tiles() {
                     let buffer = std::mem::take(&mut work.part);
                     let mut part = Part::new(&mut buffer[..rows * (sizes.width + 2)], rows);
-                    self.part(&kv.head(h, tile), held, &block, tile, &mut work, &mut part);
+                    let head = kv.head(h, tile, recent);
+                    self.part(&head, held, &block, tile, &mut work, &mut part);
                     self.merge(&block, tile, &mut work.merged, &part);
                     work.part = buffer;
                 }
@@ -328,7 +332,10 @@ impl Cpu {
         match head.v {
             Stored::F16(v) => self.mix_all(v, &values, block, tile, work, part),
             Stored::F32(v) => self.mix_all(v, &values, block, tile, work, part),
-            Stored::Codes(v) => self.mix_all_coded(&v, &values, block, tile, work, part),
+            Stored::Codes(v) => {
+                let v = (&v, head.recent[Side::Values as usize].as_ref());
+                self.mix_all_coded(v, &values, block, tile, work, part);
+            }
         }
     }
 
@@ -353,7 +360,12 @@ impl Cpu {
         match head.k {
             Stored::F16(k) => self.scores(k, &cells, start..end, rows, work),
             Stored::F32(k) => self.scores(k, &cells, start..end, rows, work),
-            Stored::Codes(k) => self.scores_coded(&k, (&cells, tile), start..end, rows, work),
+            Stored::Codes(k) => {
+                self.scores_coded(&k, (&cells, tile), start..end, rows, work);
+                if let Some(recent) = &head.recent[Side::Keys as usize] {
+                    self.scores_of_recent(recent, block, tile, work);
+                }
+            }
         }
         for i in 0..block.n {
             let (start, end) = seen(i);

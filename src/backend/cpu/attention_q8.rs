@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{Decoder, KvType, Shape};
+use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
@@ -20,8 +20,9 @@ use super::attention::{Part, Sizes, Work};
 use super::cache_packed::HeadPacked;
 use super::cache_q8::n_blocks;
 use super::cache_store::Coded;
-use super::packed_cells::N_SINKS;
-use super::tiles::{Block, Cells, TILE, Tile};
+use super::packed_cells::{N_SINKS, Side};
+use super::recent::{HeadRecent, Positions};
+use super::tiles::{Block, Cells, Recently, TILE, Tile};
 
 /// Cells of a run of a tile that does not begin with a whole quad.
 const SHIFTED: usize = TILE + KV_QUAD;
@@ -56,9 +57,8 @@ impl Lengths {
         let (rows, blocks) = (sizes.rows(), n_blocks(d.head_dim));
         let queries = if shape.k_type.is_codes() { rows * blocks } else { 0 };
         let of_rows = if shape.v_type.is_codes() { rows } else { 0 };
-        let is_packed = |kv_type| kv_type != KvType::Q8_0 && KvType::is_codes(kv_type);
-        let keys = if is_packed(shape.k_type) { TILE / GROUP } else { 0 };
-        let values = if is_packed(shape.v_type) { SHIFTED / KV_QUAD } else { 0 };
+        let keys = if shape.k_type.is_packed() { TILE / GROUP } else { 0 };
+        let values = if shape.v_type.is_packed() { SHIFTED / KV_QUAD } else { 0 };
         let key_codes = keys * d.head_dim.div_ceil(KV_QUAD) * PACKED;
         Lengths([
             queries * KV_BLOCK,
@@ -169,10 +169,45 @@ impl Cpu {
         }
     }
 
+    /// Scores of the rows of a block for what they read of a tile in half precision.
+    pub(super) fn scores_of_recent(
+        &self,
+        recents: &HeadRecent<'_>,
+        block: &Block,
+        tile: usize,
+        work: &mut Work<'_>,
+    ) {
+        let Sizes { n_group, query, .. } = Sizes::new(&self.decoder);
+        let n = block.n * n_group;
+        let recent = |i: usize| block.recent(Side::Keys, i, tile);
+        let span = (0..block.n).filter_map(recent).map(|r| (r.pos, r.pos + r.n as u32));
+        let Some(span) = span.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else { return };
+        recents.each_group(span, |keys, positions| {
+            let of_group = (&mut *work.block, GROUP);
+            self.kernels.panel_f16(n, (work.q, query), &keys, of_group, true);
+            let rows = work.scores.chunks_exact_mut(TILE).zip(work.block.chunks_exact(GROUP));
+            for (row, (scores, sums)) in rows.take(n).enumerate() {
+                let Some(Recently { start, n, pos: first }) = recent(row / n_group) else {
+                    continue;
+                };
+                for (i, sum) in sums.iter().enumerate() {
+                    let pos = match positions {
+                        Positions::From(from) => from + i as u32,
+                        Positions::Listed(listed) => listed[i],
+                    };
+                    let at = pos.wrapping_sub(first) as usize;
+                    if at < n {
+                        scores[start + at] = *sum;
+                    }
+                }
+            }
+        });
+    }
+
     /// Mixes values for all rows of a block.
     pub(super) fn mix_all_coded(
         &self,
-        v: &Coded<'_>,
+        (v, recents): (&Coded<'_>, Option<&HeadRecent<'_>>),
         Tile { cells, seen: all }: &Tile<'_>,
         block: &Block,
         tile: usize,
@@ -194,6 +229,9 @@ impl Cpu {
                 let planes = &mut eights.weights[(b * n + row) * 2 * TILE..][..2 * TILE];
                 planes.fill(0);
                 let (high, low) = planes.split_at_mut(TILE);
+                // What is read in half precision weighs nothing here.
+                let recent = block.recent(Side::Values, row / n_group, tile);
+                let end = recent.map_or(end, |recent| recent.start);
                 let powers = &work.scores[row * TILE..][start..end];
                 let (high, low) = (&mut high[start..end], &mut low[start..end]);
                 let worth = self.kernels.weigh_q8(powers, &d[start..end], high, low);
@@ -244,8 +282,20 @@ impl Cpu {
         if let Coded::Packed(v) = v {
             for i in 0..block.n {
                 let (start, end) = block.in_tile(i, tile);
+                let rows = i * n_group..(i + 1) * n_group;
+                let recent = block.recent(Side::Values, i, tile);
+                let end = recent.map_or(end, |recent| recent.start);
                 let sinks = sinks(v, cells, tile, start..end);
-                self.mix_sinks(v, sinks, i * n_group..(i + 1) * n_group, work, part);
+                self.mix_sinks(v, sinks, rows.clone(), work, part);
+                if let (Some(Recently { start, n, pos }), Some(recents)) = (recent, recents) {
+                    let mut weights = &work.scores[rows.start * TILE + start..];
+                    let o = &mut part.o[rows.start * width..];
+                    recents.each_run((pos, pos + n as u32), |values| {
+                        let o = (&mut *o, width);
+                        self.kernels.panel_f16(n_group, (weights, TILE), &values, o, false);
+                        weights = &weights[values.n..];
+                    });
+                }
             }
         }
     }

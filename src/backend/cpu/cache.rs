@@ -4,7 +4,8 @@
 //! those that are full. A tile that is shared is never written to: [`Kv::own`] copies it first. Layers
 //! with a window have one store of all cells.
 
-use crate::backend::{Batch, Decoder, Shape};
+use crate::backend::{Batch, Decoder, Row, Shape};
+use crate::base::aligned::Buffer;
 use crate::base::error::{Result, err};
 use crate::base::memory::{HugePages, Lock, Memory};
 use crate::base::pool::Pool;
@@ -15,7 +16,9 @@ use super::Cpu;
 use super::cache_store::{Head, Kind, Layout, Moves, Store, Targets};
 use super::leverage::Leverage;
 use super::mass::Mass;
-use super::tiles::{Held, TILE};
+use super::packed_cells::{Form, Side};
+use super::recent::{Recent, RecentRows, WINDOW};
+use super::tiles::{Block, Held, TILE};
 
 /// The cache of one layer.
 pub struct Kv {
@@ -30,6 +33,15 @@ pub struct Kv {
     /// What its slots draw, if that is counted.
     pub(super) mass: Option<Mass>,
     pub(super) leverage: Option<Leverage>,
+    recent: Newest,
+}
+
+/// What a layer has of its newest tokens in half precision.
+struct Newest {
+    /// Keys, and values.
+    sides: [Option<Recent>; 2],
+    /// Of each head with slots of its own, the one from which on none is missing that came.
+    unbroken: Buffer<u32>,
 }
 
 /// The keys and values of 128 slots of each KV head of a layer, of one session or of several.
@@ -38,8 +50,43 @@ pub struct Tile(Shared<Store>);
 
 impl Kv {
     /// The keys and values of a head's tile: of layers with a window that of all cells.
-    pub(super) fn head(&self, head: usize, tile: usize) -> Head<'_> {
-        self.stores[if self.own.is_some() { tile } else { 0 }].head(head)
+    pub(super) fn head<'a>(
+        &'a self,
+        head: usize,
+        tile: usize,
+        recent: &'a [RecentRows; 2],
+    ) -> Head<'a> {
+        let [keys, values] = &self.recent.sides;
+        let of = |side: &'a Option<Recent>, apart| Some(side.as_ref()?.head(head, apart));
+        let recent = [of(keys, &recent[0]), of(values, &recent[1])];
+        self.stores[if self.own.is_some() { tile } else { 0 }].head(head, recent)
+    }
+
+    /// Some tokens of a batch, the first and how many, and what they see of a head.
+    pub(super) fn block(
+        &self,
+        head: usize,
+        window: u32,
+        batch: &Batch<'_>,
+        (first, n): (usize, usize),
+    ) -> Block {
+        let held = self.held(head, window, batch);
+        let mut block = Block::new(held, first, n);
+        for (side, recent) in [Side::Keys, Side::Values].into_iter().zip(&self.recent.sides) {
+            let Some(recent) = recent else { continue };
+            block = block.with_recent(side, batch.first_pos, |t| {
+                let n = recent.n_seen(batch.first_pos + t as u32);
+                match held {
+                    Held::Own(held) => {
+                        let slot = held + t;
+                        let unbroken = self.recent.unbroken[head] as usize;
+                        n.min(slot + 1 - unbroken.max(slot / TILE * TILE))
+                    }
+                    Held::Shared(batch, _) => n_unbroken(batch, t).min(n),
+                }
+            });
+        }
+        block
     }
 
     /// What a KV head holds while a batch is evaluated.
@@ -98,12 +145,23 @@ impl Kv {
         kernels: &Kernels,
         pool: &Pool,
         batch: &Batch<'_>,
-        k: &[f32],
-        v: &[f32],
+        (k, v): (&[f32], &[f32]),
+        recent: &mut [RecentRows; 2],
     ) -> Result<()> {
         let n = batch.tokens.len();
         // A few are less work than waking a thread.
         let pool = (n >= GROUP).then_some(pool);
+        let sides = self.recent.sides.iter_mut().zip(recent).zip([k, v]);
+        for ((side, rows), x) in sides {
+            if let Some(side) = side {
+                side.fill(pool, batch, x, rows)?;
+            }
+        }
+        if let Some(first) = self.own {
+            for (unbroken, held) in self.recent.unbroken.iter_mut().zip(&batch.held[first..]) {
+                *unbroken = (*unbroken).min(held + batch.n_before as u32);
+            }
+        }
         let Some(first) = self.own else {
             let to = Targets::Shared(batch.cells());
             let store = exclusive(&mut self.stores[0])?;
@@ -120,9 +178,19 @@ impl Kv {
         Ok(())
     }
 
-    /// Moves what a head's slots `kept`, which ascend, hold to the first slots, in that order. Fails
-    /// with `Internal` if any that are written to are shared.
-    pub(super) fn compact(&mut self, d: &Decoder, head: usize, kept: &[u32]) -> Result<()> {
+    /// Moves what a head's slots `kept`, which ascend, of `n_held` hold to the first slots, in that
+    /// order. Fails with `Internal` if any that are written to are shared.
+    pub(super) fn compact(
+        &mut self,
+        d: &Decoder,
+        head: usize,
+        (n_held, kept): (usize, &[u32]),
+    ) -> Result<()> {
+        if let Some(unbroken) = self.recent.unbroken.get_mut(head) {
+            let still = (*unbroken..n_held as u32).rev();
+            let n = still.zip(kept.iter().rev()).take_while(|(a, b)| a == *b).take(WINDOW).count();
+            *unbroken = (kept.len() - n) as u32;
+        }
         // Those that stand where they stay.
         let n_still = kept.iter().zip(0..).take_while(|&(&from, to)| from == to).count();
         let mut cells = [0; TILE];
@@ -154,7 +222,64 @@ impl Kv {
                 exclusive(to)?.copy_from(from);
             }
         }
+        for (to, from) in self.recent.sides.iter_mut().zip(&from.recent.sides) {
+            if let (Some(to), Some(from)) = (to, from) {
+                to.copy_from(from);
+            }
+        }
+        self.recent.unbroken.copy_from_slice(&from.recent.unbroken);
         Ok(())
+    }
+
+    /// Forgets what tokens were before they became codes.
+    pub(super) fn forget_recent(&mut self) {
+        self.recent.sides.iter_mut().flatten().for_each(Recent::clear);
+        self.recent.unbroken.fill(0);
+    }
+
+    /// The same of keys alone, which have been changed.
+    pub(super) fn forget_recent_keys(&mut self) {
+        if let Some(keys) = &mut self.recent.sides[Side::Keys as usize] {
+            keys.clear();
+        }
+    }
+
+    /// Bytes of what a head has of the newest tokens in half precision, in a snapshot.
+    pub(super) fn recent_bytes(&self, of: Row) -> usize {
+        self.recent_of(of).map_or(0, |recent| 4 + recent.saved_len())
+    }
+
+    /// Writes that: how many of its last slots follow each other, up to as many as are read, and those
+    /// rows. `held`: slots in use, 0 with a window; `next`: the position of the next token.
+    pub(super) fn export_recent(
+        &self,
+        (of, head): (Row, usize),
+        (held, next): (u32, u32),
+        out: &mut [u8],
+    ) {
+        let Some(recent) = self.recent_of(of) else { return };
+        let n = held.saturating_sub(self.recent.unbroken[head]).min(WINDOW as u32);
+        let (count, rows) = out.split_at_mut(4);
+        count.copy_from_slice(&n.to_le_bytes());
+        recent.export(head, next, rows);
+    }
+
+    /// Takes it back.
+    pub(super) fn import_recent(
+        &mut self,
+        (of, head): (Row, usize),
+        (held, next): (u32, u32),
+        bytes: &[u8],
+    ) {
+        let side = &mut self.recent.sides[Side::of(of) as usize];
+        if let (Some(recent), Some((count, rows))) = (side, bytes.split_first_chunk()) {
+            self.recent.unbroken[head] = held.saturating_sub(u32::from_le_bytes(*count));
+            recent.import(head, next, rows);
+        }
+    }
+
+    fn recent_of(&self, of: Row) -> Option<&Recent> {
+        self.recent.sides[Side::of(of) as usize].as_ref()
     }
 
     /// How many have a tile, itself included; 0 if there is none.
@@ -201,6 +326,13 @@ impl Kv {
     }
 }
 
+/// How many cells at the positions up to that of token `t` follow each other without a gap.
+fn n_unbroken(batch: &Batch<'_>, t: usize) -> usize {
+    let back = batch.order_pos[..batch.visible(t, 0).end].iter().rev();
+    let expected = (0..=batch.first_pos + t as u32).rev();
+    back.zip(expected).take(WINDOW).take_while(|(a, b)| **a == *b).count()
+}
+
 /// A store that nobody shares. Fails with `Internal`.
 fn exclusive(store: &mut Shared<Store>) -> Result<&mut Store> {
     store.get_mut().ok_or_else(|| err!(Internal, "KV cache: a tile that is shared is written to"))
@@ -233,7 +365,10 @@ impl Cpu {
         };
         let n_shared = if window == 0 { shape.n_shared.min(n) } else { 0 };
         let bytes = (n_shared..n).map(|i| kind.bytes(i == 0) + STORE);
-        bytes.sum::<u64>() + known
+        let recent = kind.recent();
+        let newest = recent.iter().flatten().map(Recent::bytes).sum::<u64>();
+        let unbroken = (4 * unbroken_len(&recent, decoder) as u64).next_multiple_of(64);
+        bytes.sum::<u64>() + known + newest + unbroken
     }
 
     /// Bytes of one tile of a layer that attends to everything, at most.
@@ -275,13 +410,27 @@ impl Cpu {
             leverage = Leverage::new(&self.decoder, shape, room.memory)?;
         }
         let n_cells = if window == 0 { shape.n_ctx } else { shape.n_cells };
+        let forms = kind.recent();
+        let unbroken = room.memory.buffer(unbroken_len(&forms, &self.decoder))?;
+        let mut recent = Newest { sides: [None, None], unbroken };
+        for (side, form) in recent.sides.iter_mut().zip(forms) {
+            *side = match form {
+                Some(form) => Some(Recent::new(form, self.kernels, room.memory)?),
+                None => None,
+            };
+        }
         let memory = room.memory.kind();
-        Ok(Kv { own, n_cells, kind, kernels: self.kernels, stores, memory, mass, leverage })
+        Ok(Kv { own, n_cells, kind, kernels: self.kernels, stores, memory, mass, leverage, recent })
     }
 }
 
 /// Bytes that a store takes beside keys and values: itself, what counts who shares it, and its place.
 const STORE: u64 = (size_of::<Store>() + 3 * size_of::<usize>()) as u64;
+
+/// Heads of which it is known from which slot on none is missing.
+fn unbroken_len(recent: &[Option<Form>; 2], d: &Decoder) -> usize {
+    if recent.iter().any(Option::is_some) { d.n_head_kv } else { 0 }
+}
 
 /// The kind of store of a layer, and how many of them there are.
 fn stores(d: &Decoder, shape: &Shape, window: u32) -> (Kind, usize) {

@@ -21,6 +21,7 @@ use crate::kernel::{GROUP, Kernels};
 use super::cache_packed::{HeadPacked, Packed};
 use super::cache_q8::{HeadCodes, Keys8, Values8};
 use super::packed_cells::{Form, Side};
+use super::recent::HeadRecent;
 use super::tiles::TILE;
 
 /// Where things lie in a store.
@@ -174,6 +175,8 @@ impl Stored<'_> {
 pub(super) struct Head<'a> {
     pub(super) k: Stored<'a>,
     pub(super) v: Stored<'a>,
+    /// What tokens read of both in half precision, by [`Side`].
+    pub(super) recent: [Option<HeadRecent<'a>>; 2],
 }
 
 impl Kind {
@@ -193,6 +196,12 @@ impl Kind {
         };
         let keys = of(self.k_type, Side::Keys, layout.key_len());
         keys + of(self.v_type, Side::Values, layout.value_len())
+    }
+
+    /// What is kept of the newest tokens of a layer, of keys and values, if anything.
+    pub(super) fn recent(&self) -> [Option<Form>; 2] {
+        [(self.k_type, Side::Keys), (self.v_type, Side::Values)]
+            .map(|(kv_type, side)| Form::new(kv_type, self.layout, side, false))
     }
 
     /// Makes one.
@@ -226,7 +235,7 @@ impl Kind {
 
 impl Store {
     /// The keys and values of a head.
-    pub(super) fn head(&self, head: usize) -> Head<'_> {
+    pub(super) fn head<'a>(&'a self, head: usize, recent: [Option<HeadRecent<'a>>; 2]) -> Head<'a> {
         let (k, v) = (self.layout.key_len(), self.layout.value_len());
         Head {
             k: match &self.k {
@@ -241,6 +250,7 @@ impl Store {
                 Values::Q8(values) => Stored::Codes(Coded::Bytes(values.head(head))),
                 Values::Packed(values) => Stored::Codes(Coded::Packed(values.head(head))),
             },
+            recent,
         }
     }
 

@@ -250,9 +250,10 @@ impl Cpu {
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
             for (item, rows) in (first..).zip(rows.chunks_exact_mut(n_rows * TILE)) {
                 let (tile, h) = (item / d.n_head_kv, item % d.n_head_kv);
-                let head = kv.head(h, tile);
+                let head = kv.head(h, tile, &s.recent);
                 for first in (0..n).step_by(sizes.n_tokens) {
-                    let block = Block::new(held(h), first, sizes.n_tokens.min(n - first));
+                    let tokens = (first, sizes.n_tokens.min(n - first));
+                    let block = kv.block(h, 0, batch, tokens);
                     if !block.tiles().contains(&tile) {
                         continue;
                     }

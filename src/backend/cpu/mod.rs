@@ -18,6 +18,7 @@ mod leverage;
 mod mass;
 mod packed_cells;
 mod phases;
+mod recent;
 mod scratch;
 mod screen;
 mod threads;

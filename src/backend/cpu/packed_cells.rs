@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use crate::backend::KvType;
+use crate::backend::{KvType, Row};
 use crate::kernel::{CodeBits, GROUP, HADAMARD_SPANS, KV_BLOCK, KV_QUAD, Kernels};
 
 use super::cache_q8::n_blocks;
@@ -35,6 +35,15 @@ pub(super) const PART: usize = 64;
 pub(super) enum Side {
     Keys,
     Values,
+}
+
+impl Side {
+    pub(super) fn of(row: Row) -> Side {
+        match row {
+            Row::Key => Side::Keys,
+            Row::Value => Side::Values,
+        }
+    }
 }
 
 /// How codes stand, and what for.

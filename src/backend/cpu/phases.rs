@@ -83,7 +83,8 @@ impl Backend for Cpu {
                 }
             }
         })?;
-        kv.fill(self.kernels, &s.pool, batch, &s.k[..n_kv], &s.v[..n_kv])
+        let rows = (&s.k[..n_kv], &s.v[..n_kv]);
+        kv.fill(self.kernels, &s.pool, batch, rows, &mut s.recent)
     }
 
     fn attend(&self, s: &mut Scratch, l: &CpuLayer, kv: &mut Kv, batch: &Batch<'_>) -> Result<()> {
@@ -204,6 +205,7 @@ impl Backend for Cpu {
         if let Some(leverage) = &mut kv.leverage {
             leverage.clear();
         }
+        kv.forget_recent();
     }
 
     fn window(&self, layer: &CpuLayer) -> u32 {
@@ -233,12 +235,13 @@ impl Backend for Cpu {
             self.rotate(key, cos, sin);
             let (store, cell) = kv.store_mut(cell)?;
             store.set_key(self.kernels, head, cell, key);
+            kv.forget_recent_keys();
         }
         Ok(())
     }
 
-    fn compact(&self, kv: &mut Kv, head: usize, kept: &[u32]) -> Result<()> {
-        kv.compact(&self.decoder, head, kept)
+    fn compact(&self, kv: &mut Kv, head: usize, n_held: usize, kept: &[u32]) -> Result<()> {
+        kv.compact(&self.decoder, head, (n_held, kept))
     }
 
     fn n_owners(&self, kv: &Kv, tile: usize) -> usize {
@@ -287,6 +290,18 @@ impl Backend for Cpu {
         row: &[u8],
     ) -> Result<()> {
         kv.import(of, head, place, row)
+    }
+
+    fn recent_bytes(&self, kv: &Kv, of: Row) -> usize {
+        kv.recent_bytes(of)
+    }
+
+    fn export_recent(&self, kv: &Kv, of: (Row, usize), end: (u32, u32), out: &mut [u8]) {
+        kv.export_recent(of, end, out);
+    }
+
+    fn import_recent(&self, kv: &mut Kv, of: (Row, usize), end: (u32, u32), bytes: &[u8]) {
+        kv.import_recent(of, end, bytes);
     }
 
     fn knowledge<'k>(&self, kv: &'k Kv, head: usize, n: usize) -> [&'k [f32]; 3] {

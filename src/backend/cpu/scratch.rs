@@ -15,6 +15,7 @@ use crate::kernel::{Activations, Kernels, TILE, Tiles};
 use super::attention_q8::Eights;
 use super::leverage::Learning;
 use super::mass::Totals;
+use super::recent::RecentRows;
 use super::screen::Screening;
 use super::threads::Threads;
 use super::weights::Matrix;
@@ -208,6 +209,8 @@ pub struct Scratch {
     pub(super) eights: Vec<Mutex<Eights>>,
     pub(super) parts: Buffer<f32>,
     pub(super) totals: Totals,
+    /// What the batch reads in half precision where keys or values are codes.
+    pub(super) recent: [RecentRows; 2],
     pub(super) learning: Learning,
     /// `[n_logits][n_vocab]`
     pub(super) logits: Buffer<f32>,
@@ -294,6 +297,7 @@ impl Cpu {
         let highest = Highest::bytes(shape.n_logits, decoder.n_vocab);
         let beside =
             eights + highest + Totals::bytes(decoder, shape) + Learning::bytes(decoder, shape);
+        let beside = beside + RecentRows::bytes(decoder, shape);
         Lengths::new(decoder, shape).bytes(shape.n_threads) + beside
     }
 
@@ -338,6 +342,7 @@ impl Cpu {
             eights,
             parts,
             totals: Totals::new(d, shape)?,
+            recent: RecentRows::both(d, shape, memory)?,
             logits,
             highest: Highest::new(shape.n_logits, d.n_vocab)?,
             n_batch: shape.n_batch,

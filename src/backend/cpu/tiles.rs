@@ -6,6 +6,7 @@ use crate::backend::Batch;
 use crate::kernel::GROUP;
 
 use super::cache::is_run;
+use super::packed_cells::Side;
 
 /// What a KV head holds, batch included: the tokens of a batch see it up to themselves.
 #[derive(Clone, Copy)]
@@ -37,6 +38,19 @@ pub(super) struct Block {
     pub(super) first: usize,
     pub(super) n: usize,
     visible: [(usize, usize); MOST_TOKENS],
+    /// Of keys and of values, how many tokens each of them reads in half precision, itself included.
+    n_recent: [[usize; MOST_TOKENS]; 2],
+    /// The position of the batch's first token.
+    first_pos: u32,
+}
+
+/// What a token reads of a tile in half precision: how many neighbours, their first place in the tile,
+/// and its position.
+#[derive(Clone, Copy)]
+pub(super) struct Recently {
+    pub(super) start: usize,
+    pub(super) n: usize,
+    pub(super) pos: u32,
 }
 
 impl Block {
@@ -46,7 +60,22 @@ impl Block {
             let range = held.visible(first + i);
             *visible = (range.start, range.end);
         }
-        Block { first, n, visible }
+        Block { first, n, visible, n_recent: Default::default(), first_pos: 0 }
+    }
+
+    /// The same, with tokens that read `n_recent(which of the batch)` in half precision; the first of
+    /// the batch stands at a position.
+    pub(super) fn with_recent(
+        mut self,
+        side: Side,
+        first_pos: u32,
+        n_recent: impl Fn(usize) -> usize,
+    ) -> Block {
+        self.first_pos = first_pos;
+        for (i, n) in self.n_recent[side as usize][..self.n].iter_mut().enumerate() {
+            *n = n_recent(self.first + i);
+        }
+        self
     }
 
     /// The tiles that any of the tokens sees.
@@ -63,6 +92,20 @@ impl Block {
         let (start, end) = self.visible[i];
         let within = |at: usize| at.saturating_sub(base).min(TILE);
         (within(start), within(end))
+    }
+
+    /// What token `i` reads of a tile in half precision; nothing of what it does not see.
+    pub(super) fn recent(&self, side: Side, i: usize, tile: usize) -> Option<Recently> {
+        let (n, visible_end) = (self.n_recent[side as usize][i], self.visible[i].1);
+        let (start, end) = self.in_tile(i, tile);
+        let first = visible_end.saturating_sub(n).saturating_sub(tile * TILE).max(start);
+        if n == 0 || first >= end {
+            return None;
+        }
+        // The last one is the token itself.
+        let after = (visible_end - (tile * TILE + first)) as u32;
+        let pos = self.first_pos + (self.first + i + 1) as u32 - after;
+        Some(Recently { start: first, n: end - first, pos })
     }
 }
 

@@ -230,7 +230,7 @@ impl<B: Backend> Cache<B> {
                 self.choose(device.backend, rule, (layer, head), budget)?;
                 let kept = self.chooser.kept();
                 n_freed += (held - kept.len()) as u64;
-                device.backend.compact(&mut self.layers[layer], head, kept)?;
+                device.backend.compact(&mut self.layers[layer], head, held, kept)?;
                 self.slots.compact(first + head, kept);
             }
         }
@@ -408,8 +408,9 @@ impl<B: Backend> Cache<B> {
                     continue;
                 }
                 n_freed += gone.len() as u64;
-                let kept = self.chooser.all_but(pos.len(), gone);
-                backend.compact(&mut self.layers[layer], head, kept)?;
+                let held = pos.len();
+                let kept = self.chooser.all_but(held, gone);
+                backend.compact(&mut self.layers[layer], head, held, kept)?;
                 self.slots.compact(first + head, kept);
             }
         }

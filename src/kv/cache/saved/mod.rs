@@ -12,18 +12,20 @@
 //! knowledge  of each KV head with slots of its own: part of the attention that stayed f32; if keys
 //!            are compared with their mean: how many u64, the mean f64; what the device knows f32
 //! slots      of each such head: positions u32, then the positions that keys are turned by u32
-//! keys       of each layer and KV head: a row for each cell in use, as the device stores it
+//! keys       of each layer and KV head: a row for each cell in use, as the device stores it, and what
+//!            it has of the newest tokens beside
 //! values     the same
 //! ```
 //! Taking it back is in two steps. [`Cache::check`] reads everything but keys and values and says
 //! whether this cache can hold that; nothing has changed then. [`Cache::take`] cannot fail for what
 //! was checked, but where bytes cannot be read again.
 
+mod rows;
 mod rule;
 
 use std::ops::Range;
 
-use crate::backend::{Backend, Row};
+use crate::backend::Backend;
 use crate::base::error::{Result, err};
 use crate::base::le::{Fields, Put, put_words};
 use crate::kv::cells::Cells;
@@ -35,6 +37,7 @@ use crate::kv::segments::Segments;
 use crate::kv::slots::Slots;
 
 use super::{Cache, Capacity};
+use rows::row_of;
 
 /// What of a cache is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +172,6 @@ impl<B: Backend> Cache<B> {
         })
     }
 
-    /// Bytes of all keys or values of a head, and of the longest.
-    fn rows_len(&self, backend: &B, part: Part, index: usize, places: &Places<'_>) -> (u64, usize) {
-        let kv = &self.layers[index / self.n_head];
-        let rows = places.pos.iter().map(|&pos| backend.row_bytes(kv, row_of(part), pos));
-        rows.fold((0, 0), |(all, longest), row| (all + row as u64, longest.max(row)))
-    }
-
     /// Bytes of what is known of a head that holds so much.
     fn knowledge_len(&self, backend: &B, head: usize, held: usize) -> u64 {
         let (layer, of_layer) = self.layer_of(head);
@@ -228,35 +224,6 @@ impl<B: Backend> Cache<B> {
             }
             Part::Slots => self.slots.write(index, put),
             Part::Keys | Part::Values => self.write_rows(backend, part, index, put),
-        }
-    }
-
-    fn write_rows(&self, backend: &B, part: Part, index: usize, put: &mut Put<'_>) -> Result<()> {
-        let (kv, head, of) = (&self.layers[index / self.n_head], index % self.n_head, row_of(part));
-        let places = self.places(&self.slots, self.cells.as_ref(), index);
-        let (all, longest) = self.rows_len(backend, part, index, &places);
-        let mut bytes = buffer(all.min(BUFFER as u64).max(longest as u64) as usize)?;
-        let mut n = 0;
-        for (i, &pos) in places.pos.iter().enumerate() {
-            let len = backend.row_bytes(kv, of, pos);
-            if n + len > bytes.len() {
-                put(&bytes[..n])?;
-                n = 0;
-            }
-            backend.export(kv, of, head, places.cell(i), &mut bytes[n..n + len]);
-            n += len;
-        }
-        put(&bytes[..n])
-    }
-
-    /// Where a layer's head has its tokens, by the bookkeeping of this cache or of one to be.
-    fn places<'c>(&self, slots: &'c Slots, cells: Option<&'c Cells>, index: usize) -> Places<'c> {
-        match (self.own[index / self.n_head], cells) {
-            (Some(first), _) => Places { pos: slots.pos(first + index % self.n_head), cells: None },
-            (None, cells) => {
-                let pos = cells.map_or(&[][..], Cells::order_pos);
-                Places { pos, cells: Some(cells.map_or(&[], Cells::order)) }
-            }
         }
     }
 
@@ -399,6 +366,7 @@ impl<B: Backend> Cache<B> {
         for part in [Part::Keys, Part::Values] {
             for index in 0..self.layers.len() * self.n_head {
                 let places = self.places(&state.slots, state.cells.as_ref(), index);
+                let held = (self.held_by(&state.slots, index), state.history.next_pos());
                 let (kv, head) = (&mut self.layers[index / self.n_head], index % self.n_head);
                 let (mut i, mut at) = (0, 0);
                 while i < places.pos.len() {
@@ -418,27 +386,13 @@ impl<B: Backend> Cache<B> {
                     }
                     i = end;
                 }
+                let recent = &mut state.rows[..backend.recent_bytes(kv, row_of(part))];
+                from.read(part, index as u32, at, recent)?;
+                backend.import_recent(kv, (row_of(part), head), held, recent);
             }
         }
         Ok(())
     }
-}
-
-/// The positions of a head's tokens, ascending, and the cells that they are in.
-struct Places<'c> {
-    pos: &'c [u32],
-    /// `None` = the first ones.
-    cells: Option<&'c [u32]>,
-}
-
-impl Places<'_> {
-    fn cell(&self, i: usize) -> u32 {
-        self.cells.map_or(i as u32, |cells| cells[i])
-    }
-}
-
-fn row_of(part: Part) -> Row {
-    if part == Part::Keys { Row::Key } else { Row::Value }
 }
 
 fn check_len(from: &dyn Saved, part: Part, index: u32, expected: u64) -> Result<()> {
