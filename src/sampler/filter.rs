@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-use super::math::{BATCH, CHUNK, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
-use super::rank::{Mass, Order, share};
+use super::math::{CHUNK, NEAR, exp, exps, ln, near_sum, sum, sum_chunk};
+use super::rank::{Mass, Order, Rank, Weights, share};
 use super::row::Row;
 use crate::base::order::{from_ordered, highest_first, ordered, sort_descending};
 
@@ -90,7 +90,7 @@ enum List {
 
 /// Which tokens of a row are still in the draw.
 #[derive(Clone, Copy)]
-struct Kept {
+pub(super) struct Kept {
     /// All of them are above it.
     floor: f32,
     /// All keys are as high.
@@ -101,7 +101,7 @@ struct Kept {
 
 impl Kept {
     /// A token's key if the token is kept.
-    fn key(&self, token: u32, logit: f32) -> Option<u64> {
+    pub(super) fn key(&self, token: u32, logit: f32) -> Option<u64> {
         let near = self.near.is_none_or(|(expected, last)| expected.key(token, logit) >= last);
         let key = key(logit, token);
         (near && key >= self.last).then_some(key)
@@ -110,7 +110,7 @@ impl Kept {
 
 /// What typical sampling measures distances from.
 #[derive(Clone, Copy)]
-struct Expected {
+pub(super) struct Expected {
     /// The highest logit that was in the draw, and the expected one less that.
     max: f64,
     mean: f64,
@@ -118,12 +118,12 @@ struct Expected {
 
 impl Expected {
     /// How far a logit is from the expected one.
-    fn distance(&self, logit: f32) -> f32 {
+    pub(super) fn distance(&self, logit: f32) -> f32 {
         (f64::from(logit) - self.max - self.mean).abs() as f32
     }
 
     /// A key in the order of distances, the nearest first.
-    fn key(&self, token: u32, logit: f32) -> u64 {
+    pub(super) fn key(&self, token: u32, logit: f32) -> u64 {
         key(-self.distance(logit), token)
     }
 }
@@ -222,13 +222,10 @@ impl<'a> Candidates<'a> {
             row,
             highest: self.chunks,
             floor: f32::NEG_INFINITY,
-            rank: |token, logit| Some((expected.distance(logit), expected.key(token, logit))),
+            rank: Rank::Near(expected),
             top: max + mean,
             range,
-            weights: |values: &mut [f64; BATCH]| {
-                values.iter_mut().for_each(|value| *value -= max);
-                exps(values);
-            },
+            weights: Weights { max, inverse: 1.0 },
         };
         let Some(last) = order.crossing(f64::from(p), self.keys) else {
             self.n = row.finite_keys(0, self.keys);
@@ -310,15 +307,12 @@ impl<'a> Candidates<'a> {
     fn top_p_of_row(&mut self, p: f32) {
         let (row, max) = (self.row, self.max);
         let weight = |key| exp(f64::from(value(key)) - max);
-        let weights = |values: &mut [f64; BATCH]| {
-            values.iter_mut().for_each(|value| *value -= max);
-            exps(values);
-        };
+        let weights = Weights { max, inverse: 1.0 };
         let exact = || {
             let mut z = 0.0;
             row.finite_chunks(|values| {
                 let [chunk] = sum_chunk(values, |values| {
-                    weights(values);
+                    weights.of(values);
                     [*values]
                 });
                 z += chunk;
@@ -342,7 +336,7 @@ impl<'a> Candidates<'a> {
                 row,
                 highest: self.chunks,
                 floor: f32::NEG_INFINITY,
-                rank: |token, logit| Some((max as f32 - logit, key(logit, token))),
+                rank: Rank::Logit,
                 top: max,
                 range: range as f32,
                 weights,
@@ -397,18 +391,13 @@ impl<'a> Candidates<'a> {
         let max = self.max;
         let inverse = 1.0 / f64::from(temperature);
         let weight = |value: f64| exp((value - max) * inverse);
-        let weights = |values: &mut [f64; BATCH]| {
-            values.iter_mut().for_each(|value| *value = (*value - max) * inverse);
-            exps(values);
-        };
+        let weights = Weights { max, inverse };
         if self.list == List::Kept {
             let order = Order {
                 row: self.row,
                 highest: self.chunks,
                 floor: self.kept.floor,
-                rank: |token, logit| {
-                    self.kept.key(token, logit).map(|key| (max as f32 - logit, key))
-                },
+                rank: Rank::Kept(&self.kept),
                 top: max,
                 range: (max - f64::from(self.kept.floor.max(self.row.lowest()))) as f32,
                 weights,
@@ -423,7 +412,7 @@ impl<'a> Candidates<'a> {
             let mut sum = 0.0;
             self.row.finite_chunks(|values| {
                 let [chunk] = sum_chunk(values, |values| {
-                    weights(values);
+                    weights.of(values);
                     [*values]
                 });
                 self.chunks[n_chunks] = chunk;

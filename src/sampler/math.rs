@@ -18,7 +18,7 @@ pub(super) const BATCH: usize = 64;
 ///
 /// `x = k ln 2 + r` with `k` the nearest integer, so that `|r| <= ln 2 / 2`; then the Taylor
 /// polynomial of degree 10 in `r`, scaled by `2^k`.
-#[inline]
+#[inline(never)] // written out some thirty times it is 4 KB
 pub(super) fn exp(x: f64) -> f64 {
     steps([x])[0]
 }

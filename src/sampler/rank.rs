@@ -7,8 +7,8 @@
 
 use crate::base::order::{highest_first, sort_descending};
 
-use super::filter::{floor_below, token};
-use super::math::{BATCH, CHUNK};
+use super::filter::{Expected, Kept, floor_below, key, token};
+use super::math::{BATCH, CHUNK, exps};
 use super::row::Row;
 
 /// How far the sorted prefix of a list reaches at first, and how much further each time.
@@ -103,28 +103,58 @@ fn add(
 }
 
 /// Tokens of a row in an order, without a list of them.
-pub(super) struct Order<'a, R, W> {
+pub(super) struct Order<'a> {
     pub(super) row: &'a Row<'a>,
     /// The highest logit of each chunk.
     pub(super) highest: &'a [f64],
     /// Tokens are above it.
     pub(super) floor: f32,
-    /// A token's key and its depth, 0 or more, which is not lower for lower keys; None for a token
-    /// that is not meant.
-    pub(super) rank: R,
+    /// What the order goes by.
+    pub(super) rank: Rank<'a>,
     /// No logit lies farther below it than its token's depth.
     pub(super) top: f64,
     /// The greatest depth of interest. Deeper tokens may be there.
     pub(super) range: f32,
-    /// Makes logits their weights.
-    pub(super) weights: W,
+    /// What makes logits weights.
+    pub(super) weights: Weights,
 }
 
-impl<R, W> Order<'_, R, W>
-where
-    R: Fn(u32, f32) -> Option<(f32, u64)>,
-    W: Fn(&mut [f64; BATCH]),
-{
+/// What tokens are ranked by. One function for all: this is called for every token of a row.
+pub(super) enum Rank<'a> {
+    /// Their logits.
+    Logit,
+    /// The same, of those that are kept.
+    Kept(&'a Kept),
+    /// How near their logits are to the expected one.
+    Near(Expected),
+}
+
+/// `exp((logit - max) * inverse)`
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    pub(super) max: f64,
+    pub(super) inverse: f64,
+}
+
+impl Weights {
+    /// Makes logits their weights.
+    pub(super) fn of(self, values: &mut [f64; BATCH]) {
+        values.iter_mut().for_each(|value| *value = (*value - self.max) * self.inverse);
+        exps(values);
+    }
+}
+
+impl Order<'_> {
+    /// A token's depth, 0 or more, which is not lower for lower keys, and its key; `None` for a token
+    /// that is not meant.
+    fn rank(&self, token: u32, logit: f32) -> Option<(f32, u64)> {
+        match &self.rank {
+            Rank::Logit => Some((self.top as f32 - logit, key(logit, token))),
+            Rank::Kept(kept) => kept.key(token, logit).map(|key| (self.top as f32 - logit, key)),
+            Rank::Near(expected) => Some((expected.distance(logit), expected.key(token, logit))),
+        }
+    }
+
     /// The key at which the weights, added one by one in the order, pass a share of their sum. None
     /// where another order of additions could pass it elsewhere.
     ///
@@ -155,7 +185,7 @@ where
             for (logit, &key) in weights.iter_mut().zip(keys) {
                 *logit = f64::from(self.row.logit(token(key) as usize));
             }
-            (self.weights)(&mut weights);
+            self.weights.of(&mut weights);
             for (key, weight) in keys.iter().zip(weights) {
                 total += weight;
                 if total >= target - margin {
@@ -185,11 +215,11 @@ where
                 }
                 let mut weights = [f64::NEG_INFINITY; BATCH];
                 weights.iter_mut().zip(some).for_each(|(to, &from)| *to = f64::from(from));
-                (self.weights)(&mut weights);
+                self.weights.of(&mut weights);
                 let first = CHUNK * i + BATCH * j;
                 for (k, (&logit, weight)) in some.iter().zip(weights).enumerate() {
                     if logit > self.floor
-                        && let Some((depth, _)) = (self.rank)((first + k) as u32, logit)
+                        && let Some((depth, _)) = self.rank((first + k) as u32, logit)
                     {
                         masses[self.bucket(depth)] += weight;
                     }
@@ -208,7 +238,7 @@ where
         }
         let mut n = 0;
         self.row.above(floor, self.highest, |token, logit| {
-            if let Some((depth, key)) = (self.rank)(token, logit)
+            if let Some((depth, key)) = self.rank(token, logit)
                 && self.bucket(depth) == bucket
             {
                 keys[n] = key;

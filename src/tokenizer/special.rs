@@ -2,6 +2,7 @@
 
 use super::vocab::{Kind, Vocab, reserve_exact};
 use crate::base::error::Result;
+use crate::base::order::sort_numbers;
 
 /// Tokens to look for: their ids, in the order of their texts.
 pub(super) struct Special {
@@ -23,13 +24,11 @@ impl Special {
         let all = 0..vocab.len() as u32; // at most MAX_TOKENS
         let mut sorted = Vec::new();
         reserve_exact(&mut sorted, all.clone().filter(wanted).count())?;
-        sorted.extend(all.filter(wanted).map(|id| (start(vocab, id), id)));
-        sorted.sort_unstable_by(|a, b| {
-            let text = |id| vocab.text(id).unwrap_or(&[]);
-            a.0.cmp(&b.0).then_with(|| text(a.1).cmp(text(b.1))).then(a.1.cmp(&b.1))
-        });
+        sorted.extend(all.filter(wanted));
+        let text = |id| vocab.text(id).unwrap_or(&[]);
+        sort_numbers(&mut sorted, &mut |a, b| text(a).cmp(text(b)).then(a.cmp(&b)));
         let user = |&id: &u32| vocab.kind(id) == Some(Kind::UserDefined);
-        let ids = sorted.iter().map(|&(_, id)| id);
+        let ids = sorted.iter().copied();
         Ok((Special::new(vocab, ids.clone().filter(user))?, Special::new(vocab, ids)?))
     }
 
@@ -100,13 +99,4 @@ impl Special {
 
 fn first_byte(vocab: &Vocab, id: u32) -> usize {
     vocab.text(id).and_then(|text| text.first()).map_or(0, |&byte| usize::from(byte))
-}
-
-/// The first bytes of a token's text, so that most texts compare as numbers.
-fn start(vocab: &Vocab, id: u32) -> u128 {
-    let mut bytes = [0; 16];
-    for (to, &byte) in bytes.iter_mut().zip(vocab.text(id).unwrap_or(&[])) {
-        *to = byte;
-    }
-    u128::from_be_bytes(bytes)
 }

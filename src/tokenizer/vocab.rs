@@ -318,6 +318,7 @@ impl Vocab {
     }
 
     /// The bytes a token stands for; for control tokens, their name.
+    #[inline(never)]
     pub(super) fn text(&self, id: u32) -> Option<&[u8]> {
         ((id as usize) < self.n_vocab).then(|| self.entry(id as usize))
     }

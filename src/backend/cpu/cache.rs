@@ -82,7 +82,10 @@ impl Kv {
                         let unbroken = self.recent.unbroken[head] as usize;
                         n.min(slot + 1 - unbroken.max(slot / TILE * TILE))
                     }
-                    Held::Shared(batch, _) => n_unbroken(batch, t).min(n),
+                    Held::Shared(batch, _) => {
+                        let seen = &batch.order_pos[..batch.visible(t, 0).end];
+                        unbroken(seen, batch.first_pos + t as u32, n)
+                    }
                 }
             });
         }
@@ -186,10 +189,10 @@ impl Kv {
         head: usize,
         (n_held, kept): (usize, &[u32]),
     ) -> Result<()> {
-        if let Some(unbroken) = self.recent.unbroken.get_mut(head) {
-            let still = (*unbroken..n_held as u32).rev();
-            let n = still.zip(kept.iter().rev()).take_while(|(a, b)| a == *b).take(WINDOW).count();
-            *unbroken = (kept.len() - n) as u32;
+        if let Some(first) = self.recent.unbroken.get_mut(head) {
+            let most = WINDOW.min(n_held.saturating_sub(*first as usize));
+            let n = unbroken(kept, (n_held as u32).wrapping_sub(1), most);
+            *first = (kept.len() - n) as u32;
         }
         // Those that stand where they stay.
         let n_still = kept.iter().zip(0..).take_while(|&(&from, to)| from == to).count();
@@ -326,11 +329,14 @@ impl Kv {
     }
 }
 
-/// How many cells at the positions up to that of token `t` follow each other without a gap.
-fn n_unbroken(batch: &Batch<'_>, t: usize) -> usize {
-    let back = batch.order_pos[..batch.visible(t, 0).end].iter().rev();
-    let expected = (0..=batch.first_pos + t as u32).rev();
-    back.zip(expected).take(WINDOW).take_while(|(a, b)| **a == *b).count()
+/// The greatest number up to `n` of the last of these, which ascend, that follow each other without a
+/// gap, up to `last`.
+fn unbroken(ascending: &[u32], last: u32, n: usize) -> usize {
+    let is_unbroken = |n: &usize| {
+        let first = ascending.len().checked_sub(*n).and_then(|at| ascending.get(at));
+        first.is_some_and(|first| last.wrapping_sub(*first) as usize == n - 1)
+    };
+    (1..=n).rev().find(is_unbroken).unwrap_or(0)
 }
 
 /// A store that nobody shares. Fails with `Internal`.

@@ -61,6 +61,7 @@ impl Form {
 
     /// Sets elements from `first` on of row `i` of `n`: those of keys stand side by side, element by
     /// element, those of values one after the other.
+    #[inline(never)]
     fn set_row(&self, rows: &mut [u16], (i, n): (usize, usize), first: usize, x: &[u16]) {
         match self.side {
             Side::Keys => {
@@ -71,23 +72,26 @@ impl Form {
         }
     }
 
-    /// Element `at` of row `i` of `n`.
-    fn element(&self, rows: &[u16], (i, n): (usize, usize), at: usize) -> u16 {
+    /// Writes elements from `first` on of row `i` of `n`.
+    #[inline(never)]
+    fn take(&self, rows: &[u16], (i, n): (usize, usize), first: usize, x: &mut [u16]) {
         match self.side {
-            Side::Keys => rows[at * n + i],
-            Side::Values => rows[i * self.row_len() + at],
+            Side::Keys => {
+                let from = rows[first * n..].chunks_exact(n);
+                x.iter_mut().zip(from).for_each(|(x, from)| *x = from[i]);
+            }
+            Side::Values => x.copy_from_slice(&rows[i * self.row_len() + first..][..x.len()]),
         }
     }
 
-    /// Copies row `i` of `n` to one of others.
-    fn copy_row(&self, from: (&[u16], (usize, usize)), to: (&mut [u16], (usize, usize))) {
-        for i in 0..self.layout.head_dim {
-            let x = self.element(from.0, from.1, i);
-            self.set_row(to.0, to.1, i, &[x]);
-        }
+    /// The parts of a row: where each begins, and how long it is.
+    fn parts(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let n = self.layout.head_dim;
+        (0..n).step_by(PART).map(move |first| (first, PART.min(n - first)))
     }
 
-    /// The same, from a row as it came.
+    /// Sets row `i` of `n` to what a row that came becomes.
+    #[inline(never)]
     fn round_row(&self, kernels: &Kernels, rows: &mut [u16], at: (usize, usize), row: &[f32]) {
         for (i, part) in row.chunks(PART).enumerate() {
             let (mut turned, mut rounded) = ([0.0; PART], [0; PART]);
@@ -141,6 +145,7 @@ impl Recent {
     }
 
     /// Takes in the tokens of a batch. `x`: a row for each, as in [`super::Scratch`].
+    #[inline(never)]
     pub(super) fn fill(
         &mut self,
         pool: Option<&Pool>,
@@ -151,7 +156,7 @@ impl Recent {
         let (n, first) = (batch.tokens.len(), batch.first_pos);
         let (form, kernels) = (self.form, self.kernels);
         // Of what was given back or forgotten since.
-        self.pos.iter_mut().filter(|pos| **pos >= first).for_each(|pos| *pos = NONE);
+        self.pos.iter_mut().for_each(|pos| *pos = if *pos >= first { NONE } else { *pos });
         let before = (first.saturating_sub(WINDOW as u32 - 1)..first).rev();
         self.from = before.take_while(|&pos| self.place(pos).is_some()).last().unwrap_or(first);
         self.apart = (u32::MAX, first);
@@ -165,8 +170,12 @@ impl Recent {
             each_head(pool, rows, form.row_len() * n_rows, |head, rows| {
                 for pos in this.from..first {
                     let Some(place) = this.place(pos) else { continue };
-                    let at = (this.number(pos), n_rows);
-                    form.copy_row((this.of_head(head), (place, PLACES)), (rows, at));
+                    for (first, len) in form.parts() {
+                        let mut part = [0; PART];
+                        let part = &mut part[..len];
+                        form.take(this.of_head(head), (place, PLACES), first, part);
+                        form.set_row(rows, (this.number(pos), n_rows), first, part);
+                    }
                 }
                 for (t, row) in form.layout.head_rows(x, head).take(n).enumerate() {
                     form.round_row(kernels, rows, (WINDOW + t, n_rows), row);
@@ -199,9 +208,10 @@ impl Recent {
             self.pos[to] = pos;
             for head in 0..form.layout.n_head {
                 let rows = self.of_head_mut(head);
-                for i in 0..form.layout.head_dim {
-                    let x = form.element(rows, (from, PLACES), i);
-                    form.set_row(rows, (to, PLACES), i, &[x]);
+                for (first, len) in form.parts() {
+                    let mut part = [0; PART];
+                    form.take(rows, (from, PLACES), first, &mut part[..len]);
+                    form.set_row(rows, (to, PLACES), first, &part[..len]);
                 }
             }
         }
@@ -234,6 +244,7 @@ impl Recent {
     }
 
     /// Writes those before the token `next`.
+    #[inline(never)]
     pub(super) fn export(&self, head: usize, next: u32, out: &mut [u8]) {
         out.fill(0);
         let (held, rows) = out.split_at_mut(4);
@@ -242,14 +253,19 @@ impl Recent {
             let place = next.checked_sub(1 + i as u32).and_then(|pos| self.place(pos));
             let Some(place) = place else { continue };
             bits |= 1 << i;
-            for (at, to) in row.as_chunks_mut().0.iter_mut().enumerate() {
-                *to = self.form.element(self.of_head(head), (place, PLACES), at).to_le_bytes();
+            for (first, len) in self.form.parts() {
+                let mut part = [0; PART];
+                let part = &mut part[..len];
+                self.form.take(self.of_head(head), (place, PLACES), first, part);
+                let to = row[2 * first..].as_chunks_mut().0;
+                to.iter_mut().zip(part).for_each(|(to, x)| *to = x.to_le_bytes());
             }
         }
         held.copy_from_slice(&bits.to_le_bytes());
     }
 
     /// Takes them back in place of all others.
+    #[inline(never)]
     pub(super) fn import(&mut self, head: usize, next: u32, bytes: &[u8]) {
         let Some((held, rows)) = bytes.split_first_chunk() else { return };
         let bits = u32::from_le_bytes(*held);
@@ -260,9 +276,11 @@ impl Recent {
             };
             let (form, place) = (self.form, pos as usize % SHORT);
             self.pos[place] = pos;
-            for (at, half) in row.as_chunks().0.iter().enumerate() {
-                let half = [u16::from_le_bytes(*half)];
-                form.set_row(self.of_head_mut(head), (place, PLACES), at, &half);
+            for (first, len) in form.parts() {
+                let mut part = [0; PART];
+                let from = row[2 * first..].as_chunks().0;
+                part.iter_mut().zip(from).for_each(|(x, from)| *x = u16::from_le_bytes(*from));
+                form.set_row(self.of_head_mut(head), (place, PLACES), first, &part[..len]);
             }
         }
     }
