@@ -1253,6 +1253,15 @@ tern_status tern_session_save(const tern_session *session,
                               const tern_sampler *sampler,
                               const char *path);
 
+/// Asks the system to read a session's file into memory that is free, and does not wait for it: a
+/// session that will be wanted soon is then restored without waiting for the disk. What has been read
+/// goes again where memory is short.
+///
+/// May be called by any thread, with any file and no model; only the header is checked. Fails with
+/// TERN_ERROR_IO, TERN_ERROR_SNAPSHOT_CORRUPT and TERN_ERROR_SNAPSHOT_VERSION.
+TERN_MUST_USE
+tern_status tern_session_prefetch(const char *path);
+
 /// Goes on from where a session was when it was saved, in place of what this one holds: what
 /// follows is what would have followed there, bit for bit, where both were made with the same
 /// parameters and run with the same instruction set. Threads may be others, and `n_ctx` larger:

@@ -3,12 +3,15 @@
 //! What a disk and a killed process do to it is the subject of `snapshot_faults.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/page_cache.rs"]
+mod page_cache;
 mod support;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use support::counting::{Counting, peak_bytes, with_allocations};
+
 use support::tiny::Random;
 use tern::Error;
 use tern::base::crc32c::crc32c;
@@ -545,4 +548,48 @@ fn forty_megabytes_take_milliseconds() {
          {load:.1}, read and checked in {load_check:.1}, restored in {restore:.1}"
     );
     std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn what_is_prefetched_is_soon_in_memory() {
+    let test = "what_is_prefetched_is_soon_in_memory";
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    snapshot::save(&IDENTITY, &Made::of_len(8 << 20), &path).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    page_cache::drop_clean(&file);
+    if page_cache::resident(&file).0 != 0 {
+        support::skipped(test, "this file system keeps files in memory");
+        return std::fs::remove_file(&path).unwrap();
+    }
+    snapshot::prefetch(&path).unwrap();
+    let began = Instant::now();
+    let resident = loop {
+        let (n, all) = page_cache::resident(&file);
+        if n == all || began.elapsed().as_secs() > 20 {
+            break (n, all);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(resident.0, resident.1, "pages in memory, of all");
+}
+
+#[test]
+fn what_is_no_snapshot_is_not_prefetched() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("not_prefetched");
+    let mut bytes = written(&Made::of_len(64 << 10));
+    let gives = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        snapshot::prefetch(&path)
+    };
+    assert_eq!(gives(&bytes), Ok(()));
+    assert!(matches!(gives(&bytes[..bytes.len() - 1]), Err(Error::SnapshotCorrupt(_))));
+    assert!(matches!(gives(&bytes[..20]), Err(Error::SnapshotCorrupt(_))));
+    bytes[8] ^= 1;
+    seal(&mut bytes);
+    assert!(matches!(gives(&bytes), Err(Error::SnapshotVersion(_))));
+    bytes[0] ^= 1;
+    assert!(matches!(gives(&bytes), Err(Error::SnapshotCorrupt(_))));
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(snapshot::prefetch(&path), Err(Error::Io(_))));
 }

@@ -11,6 +11,7 @@ use super::pointer::{out, slice};
 use super::sampler::Sampling;
 use super::status::tern_status;
 use crate::base::error::{Result, err};
+use crate::engine::snapshot::prefetch;
 
 /// Saves a session to a file, in place of one that is there: all that its next tokens depend on,
 /// but not its logits. With a sampler, which may be NULL, also the random state and the history of
@@ -33,6 +34,21 @@ pub unsafe extern "C" fn tern_session_save(
         let path = unsafe { file_path(path)? };
         let sampling = sampler.as_ref().map(|sampler| sampler.read()).transpose()?;
         session.read()?.save(sampling.as_deref().map(Sampling::sampler), path)
+    })
+}
+
+/// Asks the system to read a session's file into memory that is free, and does not wait for it: a
+/// session that will be wanted soon is then restored without waiting for the disk. What has been read
+/// goes again where memory is short.
+///
+/// May be called by any thread, with any file and no model; only the header is checked. Fails with
+/// TERN_ERROR_IO, TERN_ERROR_SNAPSHOT_CORRUPT and TERN_ERROR_SNAPSHOT_VERSION.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn tern_session_prefetch(path: *const c_char) -> tern_status {
+    guard(|| {
+        // SAFETY: the header's contract for strings.
+        prefetch(unsafe { file_path(path)? })
     })
 }
 

@@ -137,6 +137,7 @@ int main(int argc, char **argv) {
     ARGUMENT(tern_session_kv_segment_at(session, 0, buffer, 64, &n, NULL));
     OK(tern_session_kv_rebuild(session, NULL));
     ARGUMENT(tern_session_save(session, sampler, NULL));
+    ARGUMENT(tern_session_prefetch(NULL));
     ARGUMENT(tern_session_restore(session, sampler, NULL));
     ARGUMENT(tern_session_write(session, sampler, NULL, 64, &n));
     ARGUMENT(tern_session_write(session, sampler, buffer, 64, NULL));

@@ -69,6 +69,7 @@ static void comes_back(const tern_model *model, uint32_t kv_dtype) {
         if (way == 0) {
             OK(tern_session_read(twin, twin_sampler, bytes, size));
         } else {
+            OK(tern_session_prefetch(path));
             OK(tern_session_restore(twin, twin_sampler, path));
         }
         const float *logits;
@@ -93,6 +94,7 @@ static void comes_back(const tern_model *model, uint32_t kv_dtype) {
     GIVES(TERN_ERROR_SNAPSHOT_CORRUPT, tern_session_read(twin, NULL, bytes, size));
     bytes[size / 2] ^= 4;
     GIVES(TERN_ERROR_IO, tern_session_restore(twin, NULL, "/no/such/file"));
+    GIVES(TERN_ERROR_IO, tern_session_prefetch("/no/such/file"));
     GIVES(TERN_ERROR_IO, tern_session_save(twin, NULL, "/no/such/file"));
     GIVES(TERN_ERROR_INVALID_HANDLE, tern_session_save(twin, (tern_sampler *)twin, path));
     tern_session_info info = TERN_INIT(tern_session_info);

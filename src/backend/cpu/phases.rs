@@ -235,6 +235,8 @@ impl Backend for Cpu {
             self.rotate(key, cos, sin);
             let (store, cell) = kv.store_mut(cell)?;
             store.set_key(self.kernels, head, cell, key);
+        }
+        if last.is_some() {
             kv.forget_recent_keys();
         }
         Ok(())

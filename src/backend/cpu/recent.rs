@@ -72,7 +72,7 @@ impl Form {
         }
     }
 
-    /// Writes elements from `first` on of row `i` of `n`.
+    /// Writes elements from `first` on of row `i` of `n` to `x`.
     #[inline(never)]
     fn take(&self, rows: &[u16], (i, n): (usize, usize), first: usize, x: &mut [u16]) {
         match self.side {
@@ -138,7 +138,7 @@ impl Recent {
         self.pos.fill(NONE);
     }
 
-    /// Takes over another layer's.
+    /// Takes over those of another session's layer.
     pub(super) fn copy_from(&mut self, from: &Recent) {
         self.pos = from.pos;
         self.rows.copy_from_slice(&from.rows);

@@ -29,7 +29,7 @@ mod session;
 mod stored;
 mod write;
 
-pub use read::{Reader, load};
+pub use read::{Reader, load, prefetch};
 pub use stored::{Stored, StoredFile};
 pub use write::{len, save, write};
 
@@ -144,6 +144,19 @@ impl Header {
 
     /// The header of a snapshot of `len` bytes, checked against that and against the model.
     fn decode(bytes: &[u8], len: u64, model: u64) -> Result<Header> {
+        let header = Header::decode_any(bytes, len)?;
+        if header.model != model {
+            return Err(err!(
+                SnapshotModel,
+                "snapshot: of the model {:016x}, expected {model:016x}",
+                header.model
+            ));
+        }
+        Ok(header)
+    }
+
+    /// The same of any model.
+    fn decode_any(bytes: &[u8], len: u64) -> Result<Header> {
         let corrupt_at = |at: usize| err!(SnapshotCorrupt, "snapshot: it ends at byte {at}");
         let header = bytes.first_chunk::<HEADER>().ok_or_else(|| corrupt_at(bytes.len()))?;
         let Some((fields, checksum)) = header.split_last_chunk() else {
@@ -155,7 +168,7 @@ impl Header {
         }
         check("snapshot: header", *checksum, fields)?;
         let mut rest = fields.get(8..).unwrap_or(&[]);
-        let (Some(version), Some(n_sections), Some(body), Some(found_model)) =
+        let (Some(version), Some(n_sections), Some(body), Some(model)) =
             (take_u32(&mut rest), take_u32(&mut rest), take_u64(&mut rest), take_u64(&mut rest))
         else {
             return Err(corrupt_at(HEADER));
@@ -169,12 +182,6 @@ impl Header {
         let expected = total(body).ok_or_else(|| err!(SnapshotCorrupt, "{TOO_LONG}"))?;
         if len != expected {
             return Err(err!(SnapshotCorrupt, "snapshot: {len} bytes, expected {expected}"));
-        }
-        if found_model != model {
-            return Err(err!(
-                SnapshotModel,
-                "snapshot: of the model {found_model:016x}, expected {model:016x}"
-            ));
         }
         Ok(Header { n_sections, body, model })
     }

@@ -39,6 +39,20 @@ pub fn load(path: &Path, identity: &Identity<'_>) -> Result<Bytes> {
     Bytes::build(n, HugePages::Default, |to| read(&source, 0, to))
 }
 
+/// Asks the system to read the file of a snapshot into its page cache, and does not wait until it has:
+/// restoring it later finds it there, as far as memory was left for it.
+///
+/// Only the header is checked. Fails with `Io`, `SnapshotCorrupt` and `SnapshotVersion`.
+pub fn prefetch(path: &Path) -> Result<()> {
+    let source = Source::open(path)?;
+    let mut header = [0; HEADER];
+    let n = usize::try_from(source.len()).unwrap_or(HEADER).min(HEADER);
+    let header = header.get_mut(..n).unwrap_or_default();
+    read(&source, 0, header)?;
+    Header::decode_any(header, source.len())?;
+    source.prefetch()
+}
+
 pub(super) fn read(source: &Source<'_>, at: u64, to: &mut [u8]) -> Result<()> {
     source.read_at(at, to).map_err(|error| match error {
         // It became shorter after it was opened.
