@@ -5,14 +5,14 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 /// Lets the system forget what it has of a file, but for what has not been written out yet.
-pub fn drop_clean(file: &File) {
+pub(crate) fn drop_clean(file: &File) {
     // SAFETY: the descriptor is open, and no memory is passed.
     let rc = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(rc, 0, "posix_fadvise");
 }
 
 /// How many pages of a file are in memory, and how many it has.
-pub fn resident(file: &File) -> (usize, usize) {
+pub(crate) fn resident(file: &File) -> (usize, usize) {
     let map = memmap2::MmapOptions::new().map_raw_read_only(file).expect("maps");
     // SAFETY: it asks for a number.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
