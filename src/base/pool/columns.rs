@@ -115,7 +115,6 @@ impl<'a, T> Columns<'a, T> {
     ///
     /// # Panics
     /// If the matrix has no such row.
-    #[inline(never)] // written out wherever a product is stored it is 8 KB
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.n_rows, "row {row} of {}", self.n_rows);
         // SAFETY: row < n_rows and first + len <= stride, so the part lies in the matrix; these
