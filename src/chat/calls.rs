@@ -32,6 +32,7 @@ impl Given<'_> {
     }
 
     /// The argument of a name.
+    #[inline(never)]
     pub(super) fn named(&self, name: &str) -> Option<&Value> {
         self.by_name.iter().find(|(word, _)| *word == name).map(|(_, value)| value)
     }

@@ -190,6 +190,7 @@ impl<'s> Parser<'s> {
         })
     }
 
+    #[inline(never)]
     pub(super) fn emit(&mut self, op: Op) {
         self.program.code.push((op, self.lexer.line()));
     }

@@ -87,6 +87,7 @@ impl Fuel {
     }
 
     /// Pays for one step and for reading or writing so many bytes.
+    #[inline(never)]
     pub(super) fn pay(&mut self, n_bytes: usize) -> Result<(), Fault> {
         match self.0.checked_sub(1 + n_bytes as u64 / 64) {
             Some(left) => {

@@ -58,6 +58,7 @@ impl Slots {
     }
 
     /// How many slots the head uses that uses most.
+    #[inline(never)]
     pub fn most_held(&self) -> usize {
         self.held.iter().copied().max().unwrap_or(0) as usize
     }

@@ -248,6 +248,7 @@ impl Try {
         self.laps[..self.n].iter().copied().min().unwrap_or(u64::MAX)
     }
 
+    #[inline(never)]
     fn median(&self) -> u64 {
         let mut laps = self.laps;
         let laps = &mut laps[..self.n];
