@@ -22,6 +22,8 @@ const Q3_H: u32 = 6;
 const Q5_H: u32 = 7;
 /// Tokens that are read in half precision, the one that reads included.
 const WINDOW: usize = 16;
+/// How far logits may be from those in halves, as a share of the largest: what 5 bits round.
+const WORST: f32 = 0.015;
 /// Tokens of a tile, which can be shared.
 const TILE: usize = 128;
 
@@ -116,6 +118,28 @@ fn what_is_given_back_leaves_no_trace() {
         }
     }
     assert!(n_aborted >= 20, "{n_aborted} spans were given back");
+}
+
+#[test]
+fn what_leaves_among_the_newest_is_not_read() {
+    let tokens = text(64);
+    for model in models() {
+        let after = |dtype: u32| {
+            let mut s = session(&model, params(dtype, dtype));
+            eval(&mut s, &tokens);
+            s.kv_evict_range(52, 58).unwrap();
+            eval(&mut s, &[3]);
+            s.logits().unwrap().to_vec()
+        };
+        let exact = after(F16);
+        let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for dtype in [Q5_0, Q5_H] {
+            let found = after(dtype);
+            let worst = found.iter().zip(&exact).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            println!("type {dtype}: {}", worst / largest);
+            assert!(worst / largest < WORST, "type {dtype}: {}", worst / largest);
+        }
+    }
 }
 
 #[test]
