@@ -568,7 +568,8 @@ typedef struct {
 typedef struct {
     /// sizeof(tern_generate_params)
     uint32_t struct_size;
-    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none.
+    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none. With keys or
+    /// values in codes of less than 8 bits no more than 15 are drafted.
     uint32_t n_draft;
     /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
     uint64_t deadline_ns;
@@ -613,8 +614,8 @@ typedef struct {
 /// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,
 /// are kept in half precision beside, and each token reads itself and the 15 before it in half
 /// precision: codes of so few bits lose most in the nearest tokens. That takes as much as 48 slots of
-/// TERN_KV_F16 for each KV head. tern_session_kv_truncate()
-/// says when they are read from their codes all the same.
+/// TERN_KV_F16 for each KV head. tern_session_kv_truncate() says when they are read from their codes
+/// all the same.
 #define TERN_KV_Q5_0 3
 
 /// 4 bits: 18 bytes for 32 elements.

@@ -136,7 +136,6 @@ fn what_leaves_among_the_newest_is_not_read() {
         for dtype in [Q5_0, Q5_H] {
             let found = after(dtype);
             let worst = found.iter().zip(&exact).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-            println!("type {dtype}: {}", worst / largest);
             assert!(worst / largest < WORST, "type {dtype}: {}", worst / largest);
         }
     }

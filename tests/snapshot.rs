@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use support::counting::{Counting, peak_bytes, with_allocations};
-
 use support::tiny::Random;
 use tern::Error;
 use tern::base::crc32c::crc32c;

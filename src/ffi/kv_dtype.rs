@@ -12,8 +12,8 @@ pub const TERN_KV_Q8_0: tern_kv_dtype = 2;
 /// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,
 /// are kept in half precision beside, and each token reads itself and the 15 before it in half
 /// precision: codes of so few bits lose most in the nearest tokens. That takes as much as 48 slots of
-/// TERN_KV_F16 for each KV head. tern_session_kv_truncate()
-/// says when they are read from their codes all the same.
+/// TERN_KV_F16 for each KV head. tern_session_kv_truncate() says when they are read from their codes
+/// all the same.
 pub const TERN_KV_Q5_0: tern_kv_dtype = 3;
 /// 4 bits: 18 bytes for 32 elements.
 pub const TERN_KV_Q4_0: tern_kv_dtype = 4;

@@ -289,7 +289,8 @@ pub struct tern_eval_params {
 pub struct tern_generate_params {
     /// sizeof(tern_generate_params)
     pub struct_size: u32,
-    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none.
+    /// Tokens to draft at most; less than `n_logits` of tern_session_params. 0 = none. With keys or
+    /// values in codes of less than 8 bits no more than 15 are drafted.
     pub n_draft: u32,
     /// Fail with TERN_ERROR_DEADLINE at this time of CLOCK_MONOTONIC, in nanoseconds; 0 = never.
     pub deadline_ns: u64,

@@ -196,7 +196,7 @@ impl Cpu {
         let (rows, powers_at) = (n * sizes.n_group, sizes.part_len(n));
         let part_len = powers_at + powers;
         let held = |h: usize| kv.held(h, l.window, batch);
-        let block = |h: usize| kv.block(h, l.window, batch, (0, n));
+        let block = |h: usize| Block::new(held(h), 0, n);
         // Of a head that holds less than another the last tiles are empty.
         let tiles = (0..d.n_head_kv).map(|h| block(h).tiles());
         let tiles = tiles.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
@@ -211,7 +211,7 @@ impl Cpu {
                 let (h, tile) = ((first + i) / tiles.len(), (first + i) % tiles.len());
                 let head = kv.head(h, tiles.start + tile, recent);
                 if packed.as_ref().is_none_or(|&(of, _)| of != h) {
-                    let block = block(h);
+                    let block = kv.block(h, l.window, batch, (0, n));
                     self.pack_queries(q, &block, h, &head, &mut work);
                     packed = Some((h, block));
                 }

@@ -45,8 +45,9 @@ pub(super) struct Recent {
     pos: [u32; PLACES],
     /// What the tokens of a batch that has been taken in can read: from this position on.
     from: u32,
-    /// From which position on that is in [`RecentRows`], and the first of the batch.
-    apart: (u32, u32),
+    /// The position of its first token, and whether what it reads is in [`RecentRows`].
+    first: u32,
+    is_apart: bool,
     rows: Buffer<u16>,
 }
 
@@ -107,7 +108,7 @@ impl Form {
 impl Recent {
     pub(super) fn new(form: Form, kernels: &'static Kernels, memory: &Memory) -> Result<Recent> {
         let rows = memory.buffer(form.layout.n_head * PLACES * form.row_len())?;
-        Ok(Recent { form, kernels, pos: [NONE; PLACES], from: 0, apart: (0, 0), rows })
+        Ok(Recent { form, kernels, pos: [NONE; PLACES], from: 0, first: 0, is_apart: false, rows })
     }
 
     /// Bytes that they take.
@@ -159,11 +160,10 @@ impl Recent {
         self.pos.iter_mut().for_each(|pos| *pos = if *pos >= first { NONE } else { *pos });
         let before = (first.saturating_sub(WINDOW as u32 - 1)..first).rev();
         self.from = before.take_while(|&pos| self.place(pos).is_some()).last().unwrap_or(first);
-        self.apart = (u32::MAX, first);
-        let is_long = batch.n_before + n > SHORT - WINDOW;
-        if is_long {
+        self.first = first;
+        self.is_apart = batch.n_before + n > SHORT - WINDOW;
+        if self.is_apart {
             self.save(first - batch.n_before as u32);
-            self.apart.0 = self.from;
             let (this, n_rows) = (&*self, n_apart(n));
             let rows = &mut apart.rows[..form.layout.n_head * form.row_len() * n_rows];
             apart.n = n_rows;
@@ -186,7 +186,7 @@ impl Recent {
             let rows = form.layout.head_rows(x, head).take(n).enumerate();
             for (t, row) in rows.skip(n.saturating_sub(WINDOW)) {
                 let pos = first + t as u32;
-                let place = match is_long {
+                let place = match self.is_apart {
                     true => SHORT + pos as usize % LONG,
                     false => pos as usize % SHORT,
                 };
@@ -219,7 +219,7 @@ impl Recent {
 
     /// Which of [`RecentRows`] the token at a position has.
     fn number(&self, pos: u32) -> usize {
-        (pos + WINDOW as u32 - self.apart.1) as usize
+        (pos + WINDOW as u32 - self.first) as usize
     }
 
     /// Tokens that the one at a position of the batch can read so, itself included.
@@ -351,15 +351,17 @@ impl<'a> HeadRecent<'a> {
     ) {
         let head_dim = self.recent.form.layout.head_dim;
         let panel = |data, row| Panel { data, n: head_dim, row, n_groups: 1, group: GROUP };
-        let here = from..end.min(self.recent.apart.0);
+        if self.recent.is_apart {
+            let (rows, n) = self.apart;
+            for pos in (from..end).step_by(GROUP) {
+                f(panel(&rows[self.recent.number(pos)..], n), Positions::From(pos));
+            }
+            return;
+        }
         for (i, pos) in self.recent.pos.chunks_exact(GROUP).enumerate() {
-            if pos.iter().any(|pos| here.contains(pos)) {
+            if pos.iter().any(|pos| (from..end).contains(pos)) {
                 f(panel(&self.rows[i * GROUP..], PLACES), Positions::Listed(pos));
             }
-        }
-        for pos in (from.max(here.end)..end).step_by(GROUP) {
-            let (rows, n) = self.apart;
-            f(panel(&rows[self.recent.number(pos)..], n), Positions::From(pos));
         }
     }
 
@@ -370,16 +372,17 @@ impl<'a> HeadRecent<'a> {
             let data = &data[first * width..];
             Panel { data, n, row: width, n_groups: width / GROUP, group: GROUP }
         };
-        let (mut at, here) = (from, end.min(self.recent.apart.0));
-        while at < here {
+        if self.recent.is_apart {
+            let first = self.recent.number(from);
+            return f(panel(self.apart.0, first, (end - from) as usize));
+        }
+        let mut at = from;
+        while at < end {
             let Some(place) = self.recent.place(at) else { break };
-            let places = self.recent.pos[place..].iter().zip(at..here);
+            let places = self.recent.pos[place..].iter().zip(at..end);
             let n = places.take_while(|(a, b)| *a == b).count();
             f(panel(self.rows, place, n));
             at += n as u32;
-        }
-        if at < end {
-            f(panel(self.apart.0, self.recent.number(at), (end - at) as usize));
         }
     }
 }

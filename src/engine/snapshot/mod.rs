@@ -145,14 +145,19 @@ impl Header {
     /// The header of a snapshot of `len` bytes, checked against that and against the model.
     fn decode(bytes: &[u8], len: u64, model: u64) -> Result<Header> {
         let header = Header::decode_any(bytes, len)?;
-        if header.model != model {
-            return Err(err!(
-                SnapshotModel,
-                "snapshot: of the model {:016x}, expected {model:016x}",
-                header.model
-            ));
-        }
+        header.check_model(model)?;
         Ok(header)
+    }
+
+    fn check_model(&self, model: u64) -> Result<()> {
+        if self.model == model {
+            return Ok(());
+        }
+        Err(err!(
+            SnapshotModel,
+            "snapshot: of the model {:016x}, expected {model:016x}",
+            self.model
+        ))
     }
 
     /// The same of any model.

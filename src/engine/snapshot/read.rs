@@ -26,13 +26,9 @@ pub struct Reader<'a> {
 /// Fails with `Io` if it cannot be read or is empty, and as [`Reader::new`] does if that can be told
 /// from the header.
 pub fn load(path: &Path, identity: &Identity<'_>) -> Result<Bytes> {
-    let source = Source::open(path)?;
+    let (source, header) = open(path)?;
+    header.check_model(identity.model)?;
     let len = source.len();
-    let mut header = [0; HEADER];
-    let n = usize::try_from(len).unwrap_or(HEADER).min(HEADER);
-    let header = header.get_mut(..n).unwrap_or_default();
-    read(&source, 0, header)?;
-    Header::decode(header, len, identity.model)?;
     check_memory("snapshot", len)?;
     let n = usize::try_from(len)
         .map_err(|_| err!(OutOfMemory, "{len} bytes exceed the address space"))?;
@@ -44,13 +40,18 @@ pub fn load(path: &Path, identity: &Identity<'_>) -> Result<Bytes> {
 ///
 /// Only the header is checked. Fails with `Io`, `SnapshotCorrupt` and `SnapshotVersion`.
 pub fn prefetch(path: &Path) -> Result<()> {
+    open(path)?.0.prefetch()
+}
+
+/// Opens the file of a snapshot of any model, and reads its header.
+pub(super) fn open(path: &Path) -> Result<(Source<'static>, Header)> {
     let source = Source::open(path)?;
     let mut header = [0; HEADER];
     let n = usize::try_from(source.len()).unwrap_or(HEADER).min(HEADER);
     let header = header.get_mut(..n).unwrap_or_default();
     read(&source, 0, header)?;
-    Header::decode_any(header, source.len())?;
-    source.prefetch()
+    let header = Header::decode_any(header, source.len())?;
+    Ok((source, header))
 }
 
 pub(super) fn read(source: &Source<'_>, at: u64, to: &mut [u8]) -> Result<()> {

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::base::error::{Result, err};
 use crate::base::file::Source;
 
-use super::read::{Table, check_checksums, check_chunk, check_layout, read};
+use super::read::{Table, check_checksums, check_chunk, check_layout, open, read};
 use super::write::data_start;
 use super::{Chunks, ENTRY, HEADER, Header, Identity, LAYOUT, Section};
 
@@ -51,11 +51,9 @@ impl StoredFile {
     /// Reads all of a file, and checks it as [`Reader::new`](super::Reader::new) does. Fails with
     /// `Io` if it cannot be read or is empty, and as that does.
     pub fn open(path: &Path, identity: &Identity<'_>) -> Result<StoredFile> {
-        let source = Source::open(path)?;
-        let len = source.len();
-        let mut header = zeros(len.min(HEADER as u64))?;
-        read(&source, 0, &mut header)?;
-        let Header { n_sections, body, .. } = Header::decode(&header, len, identity.model)?;
+        let (source, header) = open(path)?;
+        header.check_model(identity.model)?;
+        let Header { n_sections, body, .. } = header;
         let chunks = Chunks::of(body);
         let mut checksums = zeros(chunks.checksum_bytes())?;
         read(&source, body, &mut checksums)?;
