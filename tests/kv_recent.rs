@@ -7,6 +7,7 @@ mod support;
 
 use std::sync::Arc;
 
+use support::sessions::{bits, eval, session};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
 use tern::engine::{
@@ -46,21 +47,9 @@ fn params(k_dtype: u32, v_dtype: u32) -> SessionParams {
     SessionParams { k_dtype, v_dtype, n_ctx: 400, n_batch: 24, n_threads: 2, ..Default::default() }
 }
 
-fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(Arc::clone(model), &params).expect("a session")
-}
-
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(5);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn eval(s: &mut Session, tokens: &[i32]) {
-    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
-}
-
-fn bits(s: &Session) -> Vec<u32> {
-    s.logits().expect("logits").iter().map(|x| x.to_bits()).collect()
 }
 
 /// What a session answers to one token and then to some, each time.

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use support::sessions::{bits, eval, session};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::engine::{
     Control, Error, Input, Isa, KvPolicy, Logits, Model, ModelParams, Session, SessionParams,
@@ -60,21 +61,9 @@ fn model_of(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
     Arc::new(Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads"))
 }
 
-fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(Arc::clone(model), &params).expect("a session")
-}
-
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(11);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn eval(s: &mut Session, tokens: &[i32]) {
-    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
-}
-
-fn bits(s: &Session) -> Vec<u32> {
-    s.logits().expect("logits").iter().map(|x| x.to_bits()).collect()
 }
 
 /// The largest difference of logits, as a share of the largest logit.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use support::counting::{Counting, with_allocations};
+use support::sessions::{bits, eval, session};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::engine::{
     Control, Error, Input, KvPolicy, KvSegment, Logits, Model, ModelParams, Session, SessionParams,
@@ -37,21 +38,9 @@ fn sharing() -> SessionParams {
     SessionParams { kv_share: true, ..params() }
 }
 
-fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(Arc::clone(model), &params).expect("a session")
-}
-
 fn text(seed: u64, n: usize) -> Vec<i32> {
     let mut random = Random(seed);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn eval(s: &mut Session, tokens: &[i32]) {
-    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
-}
-
-fn bits(s: &Session) -> Vec<u32> {
-    s.logits().unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
 /// What a session of its own answers to all of these.

@@ -7,6 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use support::sessions::{bits, eval};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
 use tern::engine::{
@@ -38,14 +39,6 @@ fn session(model: &Arc<Model>, params: &SessionParams) -> Session {
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(5);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn eval(s: &mut Session, tokens: &[i32]) {
-    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
-}
-
-fn bits(s: &Session) -> Vec<u32> {
-    s.logits().unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
 /// All that a session is, but for what it has counted since it was made.

@@ -8,6 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use support::sessions::{bits, eval, session};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
 use tern::base::cpu::Cores;
@@ -30,10 +31,6 @@ fn model() -> Arc<Model> {
     model_of(&tiny, None)
 }
 
-fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(Arc::clone(model), &params).expect("a session")
-}
-
 fn small() -> SessionParams {
     SessionParams { n_ctx: 64, n_batch: 16, n_threads: 2, ..SessionParams::default() }
 }
@@ -41,14 +38,6 @@ fn small() -> SessionParams {
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(11);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn eval(s: &mut Session, tokens: &[i32]) {
-    s.eval(tokens, Logits::Last, &Control::default()).expect("evaluates");
-}
-
-fn bits(s: &Session) -> Vec<u32> {
-    s.logits().expect("logits").iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]
