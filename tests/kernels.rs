@@ -870,8 +870,17 @@ fn weights_of_14_bits_have_the_same_bits_on_every_rung() {
             let mut scalar = None;
             each_isa(|kernels, isa| {
                 let what = format!("{isa}: {n} weights, {special:?}");
-                let (mut high, mut low) = (vec![255; n], vec![255; n]);
-                let scale = kernels.weigh_q8(&p, &d, &mut high, &mut low);
+                // A row of it, between others and with room beside.
+                let (stride, plane) = (n + 3, n + 2);
+                let mut rows = random.floats(2 * stride + n);
+                rows[stride..][..n].copy_from_slice(&p);
+                let mut planes = vec![255; 6 * plane];
+                let mut worth = [0.0; 3];
+                kernels.weigh_q8((&rows, stride), &d, (&mut planes, plane), &mut worth);
+                assert!(planes.chunks(plane).all(|x| x[n..].iter().all(|x| *x == 255)), "{what}");
+                let mut planes = planes[2 * plane..].chunks(plane).map(|x| x[..n].to_vec());
+                let (high, low) = (planes.next().unwrap(), planes.next().unwrap());
+                let scale = worth[1];
                 let max = products.iter().copied().fold(0f32, f32::max);
                 if products.iter().all(|p| p.is_finite()) {
                     let exact = f64::from(max) / 16383.0;

@@ -290,15 +290,24 @@ impl Kernels {
         unsafe { (self.attend8.scores)(q, k, (out, out_stride)) }
     }
 
-    /// Rounds weights of cells, `p[i] * d[i]` with `d` in half precision and neither below 0, to
-    /// codes of 14 bits: `high` has the upper 7 of each, `low` the lower. Gives what a code of 1 is
-    /// worth: the largest product / 16383 (0 where that product is below 5e-35), and a NaN or an infinity if one is among the products.
-    /// Same bits on every rung.
-    pub fn weigh_q8(&self, p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
-        let n = p.len();
-        assert!(d.len() == n && high.len() == n && low.len() == n, "lengths");
+    /// Rounds weights of cells, `p[r][i] * d[i]` with `d` in half precision and neither below 0, to
+    /// codes of 14 bits: of each row in `planes`, `[row][2][plane]`, the upper 7 and then the lower
+    /// ones, beside which nothing is written. `worth` gets for each row what a code of 1 is worth: the
+    /// largest product / 16383 (0 where that product is below 5e-35), and a NaN or an infinity if one
+    /// is among the products. Rows of `p` begin `p_stride` apart. Same bits on every rung.
+    pub fn weigh_q8(
+        &self,
+        (p, p_stride): (&[f32], usize),
+        d: &[u16],
+        (planes, plane): (&mut [u8], usize),
+        worth: &mut [f32],
+    ) {
+        let (n, len) = (worth.len(), d.len());
+        assert!(extent(n, p_stride, len) <= p.len(), "powers");
+        assert!(n == 0 || len <= plane, "planes do not overlap");
+        assert!(extent(n.saturating_mul(2), plane, len) <= planes.len(), "planes");
         // SAFETY: the CPU has this table's rung, and the lengths are checked.
-        unsafe { (self.attend8.weigh)(p, d, high, low) }
+        unsafe { (self.attend8.weigh)((p, p_stride), d, (planes, plane), worth) }
     }
 
     /// Adds values in 8 bits, times the codes of weights, to `n` rows of sums:

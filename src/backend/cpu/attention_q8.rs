@@ -224,18 +224,21 @@ impl Cpu {
                     Coded::Packed(v) => v.scales(b, first, d),
                 }
             });
-            for row in 0..n {
-                let (start, end) = block.in_tile(row / n_group, tile);
-                let planes = &mut eights.weights[(b * n + row) * 2 * TILE..][..2 * TILE];
-                planes.fill(0);
-                let (high, low) = planes.split_at_mut(TILE);
+            for i in 0..block.n {
+                let (start, end) = block.in_tile(i, tile);
                 // What is read in half precision weighs nothing here.
-                let recent = block.recent(Side::Values, row / n_group, tile);
+                let recent = block.recent(Side::Values, i, tile);
                 let end = recent.map_or(end, |recent| recent.start);
-                let powers = &work.scores[row * TILE..][start..end];
-                let (high, low) = (&mut high[start..end], &mut low[start..end]);
-                let worth = self.kernels.weigh_q8(powers, &d[start..end], high, low);
-                eights.worth[b * n + row] = worth;
+                let row = b * n + i * n_group;
+                let planes = &mut eights.weights[row * 2 * TILE..][..n_group * 2 * TILE];
+                for plane in planes.chunks_exact_mut(TILE) {
+                    plane[..start].fill(0);
+                    plane[end..].fill(0);
+                }
+                let powers = (&work.scores[i * n_group * TILE + start..], TILE);
+                let worth = &mut eights.worth[row..row + n_group];
+                let planes = (&mut planes[start..], TILE);
+                self.kernels.weigh_q8(powers, &d[start..end], planes, worth);
             }
         }
 

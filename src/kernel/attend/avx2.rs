@@ -1,7 +1,10 @@
 //! Attention for AVX2: two vectors to a group of columns. Up to six rows by one group, or three by
 //! two, stay in registers over all rows of a panel.
 
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
 use crate::kernel::elem::avx2::{exp, lanes, load, store, sum};
@@ -90,35 +93,40 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<T: Element, const R: usize, const G: usize>(
     (a, a_stride): (*const f32, usize),
-    (b, b_row, b_group, ahead): (*const T, usize, usize, usize),
+    (mut b, b_row, b_group, ahead): (*const T, usize, usize, usize),
     n: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut acc = [[[_mm256_setzero_ps(); 2]; G]; R];
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (g, acc) in acc.iter_mut().enumerate() {
-                let out = out.add(r * out_stride + g * GROUP);
-                *acc = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(LANES))];
-            }
-        }
-        for i in 0..n {
+        let out: [_; R] = from_fn(|r| out.add(r.wrapping_mul(out_stride)));
+        let mut rows: [_; R] = from_fn(|r| a.add(r.wrapping_mul(a_stride)));
+        let mut acc: [[[_; 2]; G]; R] = from_fn(|r| {
+            from_fn(|g| {
+                let out = out[r].add(g.wrapping_mul(GROUP));
+                [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(LANES))]
+            })
+        });
+        for _ in 0..n {
             for g in 0..G {
-                let b = b.add(i * b_row + g * b_group);
+                let b = b.add(g.wrapping_mul(b_group));
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(ahead).cast());
                 let b = [T::eight(b), T::eight(b.add(LANES))];
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*a.add(r * a_stride + i));
-                    acc[g] = [0, 1].map(|half| _mm256_fmadd_ps(a, b[half], acc[g][half]));
+                for r in 0..R {
+                    let a = _mm256_set1_ps(*rows[r]);
+                    acc[r][g] = [0, 1].map(|half| _mm256_fmadd_ps(a, b[half], acc[r][g][half]));
                 }
             }
+            for a in &mut rows {
+                *a = a.add(1);
+            }
+            b = b.wrapping_add(b_row);
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (g, acc) in acc.iter().enumerate() {
-                let out = out.add(r * out_stride + g * GROUP);
-                _mm256_storeu_ps(out, acc[0]);
-                _mm256_storeu_ps(out.add(LANES), acc[1]);
+        for r in 0..R {
+            for g in 0..G {
+                let out = out[r].add(g.wrapping_mul(GROUP));
+                _mm256_storeu_ps(out, acc[r][g][0]);
+                _mm256_storeu_ps(out.add(LANES), acc[r][g][1]);
             }
         }
     }

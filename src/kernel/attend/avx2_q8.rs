@@ -2,13 +2,16 @@
 //! `vpmaddubsw` and `vpmaddwd`. Of the former's operands one is unsigned: weights are, and a key gives
 //! its sign to the query. Codes are at most 127, so that two products fit into 16 bits.
 
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use super::q8::{
     Attend8, KV_BLOCK, KV_QUAD, Keys8, PLANE_BITS, Queries8, TO_INTEGER, Values8, largest,
     scale_of, to_planes,
 };
-use super::{AHEAD_BYTES, GROUP, each_rows};
+use super::{GROUP, each_rows};
 
 pub(super) const ATTEND8: Attend8 = Attend8 { scores, weigh, mix };
 
@@ -58,41 +61,68 @@ unsafe fn scores_tile<const R: usize>(
     let ones = _mm256_set1_epi16(1);
     // SAFETY: the caller's promise.
     unsafe {
-        let codes = q.codes.as_ptr().add(row * q.n_blocks * KV_BLOCK).cast::<u8>();
-        let keys = k.codes.as_ptr().add(group * k.n_quads * GROUP * KV_QUAD);
-        for b in 0..k.n_quads.div_ceil(8) {
+        let of_row: [usize; R] = from_fn(|r| row.wrapping_add(r).wrapping_mul(q.n_blocks));
+        let codes = q.codes.as_ptr().cast::<u8>();
+        let mut codes: [_; R] = from_fn(|r| codes.add(of_row[r].wrapping_mul(KV_BLOCK)));
+        let mut keys = k.codes.as_ptr();
+        keys = keys.add(group.wrapping_mul(k.n_quads).wrapping_mul(GROUP * KV_QUAD));
+        let mut scales = k.scales.as_ptr().add(group.wrapping_mul(GROUP));
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        for b in 0..q.n_blocks {
             let mut dots = [[_mm256_setzero_si256(); 2]; R];
-            for quads in 8 * b..k.n_quads.min(8 * b + 8) {
-                let keys = keys.add(quads * GROUP * KV_QUAD);
-                _mm_prefetch::<_MM_HINT_T0>(keys.wrapping_add(AHEAD_BYTES));
-                for half in 0..2 {
-                    let keys = _mm256_loadu_si256(keys.add(half * LANES * KV_QUAD).cast());
-                    let magnitudes = _mm256_abs_epi8(keys);
-                    for (r, dots) in dots.iter_mut().enumerate() {
-                        let q = quad(codes.add(r * q.n_blocks * KV_BLOCK + quads * KV_QUAD));
-                        let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(q, keys));
+            for _ in b.wrapping_mul(8)..k.n_quads.min(b.wrapping_mul(8).wrapping_add(8)) {
+                _mm_prefetch::<_MM_HINT_T0>(keys.wrapping_add(k.codes.len()));
+                for half in 0..2usize {
+                    let x = _mm256_loadu_si256(keys.cast());
+                    let magnitudes = _mm256_abs_epi8(x);
+                    for r in 0..R {
+                        let q = quad(codes[r]);
+                        let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(q, x));
                         let quads = _mm256_madd_epi16(pairs, ones);
-                        dots[half] = _mm256_add_epi32(dots[half], quads);
+                        dots[r][half] = _mm256_add_epi32(dots[r][half], quads);
                     }
+                    keys = keys.add(LANES * KV_QUAD);
+                }
+                for codes in &mut codes {
+                    *codes = codes.add(KV_QUAD);
                 }
             }
-            for half in 0..2 {
-                let at = b * k.scale_stride + group * GROUP + half * LANES;
-                let scales = _mm256_cvtph_ps(_mm_loadu_si128(k.scales.as_ptr().add(at).cast()));
-                for (r, dots) in dots.iter().enumerate() {
-                    let out = out.add(r * out_stride + half * LANES);
-                    let before = if b == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(out) };
-                    let q = _mm256_set1_ps(*q.scales.as_ptr().add((row + r) * q.n_blocks + b));
-                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[half]), scales);
-                    _mm256_storeu_ps(out, _mm256_fmadd_ps(scaled, q, before));
+            for half in 0..2usize {
+                let scales = scales.add(half.wrapping_mul(LANES)).cast();
+                let scales = _mm256_cvtph_ps(_mm_loadu_si128(scales));
+                for r in 0..R {
+                    let q = _mm256_set1_ps(*q.scales.as_ptr().add(of_row[r].wrapping_add(b)));
+                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r][half]), scales);
+                    sums[r][half] = _mm256_fmadd_ps(scaled, q, sums[r][half]);
                 }
             }
+            scales = scales.wrapping_add(k.scale_stride);
+        }
+        for r in 0..R {
+            let out = out.add(r.wrapping_mul(out_stride));
+            _mm256_storeu_ps(out, sums[r][0]);
+            _mm256_storeu_ps(out.add(LANES), sums[r][1]);
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn weigh(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
+fn weigh(
+    (p, p_stride): (&[f32], usize),
+    d: &[u16],
+    (planes, plane): (&mut [u8], usize),
+    worth: &mut [f32],
+) {
+    for (r, worth) in worth.iter_mut().enumerate() {
+        let p = &p[r * p_stride..][..d.len()];
+        let (high, low) = planes[2 * r * plane..].split_at_mut(plane);
+        *worth = weigh_row(p, d, &mut high[..d.len()], &mut low[..d.len()]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weigh_row(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
     let whole = p.len() / LANES * LANES;
     // SAFETY: the slices are of one length, and 8 elements lie there.
     let product = |at: usize| unsafe {
@@ -169,28 +199,31 @@ unsafe fn mix_tile<const R: usize>(
     let (ones, of_high) = (_mm256_set1_epi16(1), _mm256_set1_epi16(1 << PLANE_BITS));
     // SAFETY: the caller's promise.
     unsafe {
+        let mut rows: [_; R] = from_fn(|r| weights.add(r.wrapping_mul(2).wrapping_mul(plane)));
+        let mut codes = v.codes.as_ptr().add(group.wrapping_mul(GROUP * KV_QUAD));
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
-        for i in 0..v.n_quads {
-            let codes = v.codes.as_ptr().add((i * v.n_groups + group) * GROUP * KV_QUAD);
-            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD_BYTES));
-            let codes = [
+        for _ in 0..v.n_quads {
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(v.codes.len()));
+            let x = [
                 _mm256_loadu_si256(codes.cast()),
                 _mm256_loadu_si256(codes.add(LANES * KV_QUAD).cast()),
             ];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let weights = weights.add(2 * r * plane + i * KV_QUAD);
-                let (upper, lower) = (quad(weights), quad(weights.add(plane)));
-                for (sum, codes) in sums.iter_mut().zip(codes) {
-                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(upper, codes), of_high);
-                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(lower, codes), ones);
-                    *sum = _mm256_add_epi32(*sum, _mm256_add_epi32(high, low));
+            for r in 0..R {
+                let (upper, lower) = (quad(rows[r]), quad(rows[r].add(plane)));
+                for half in 0..2usize {
+                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(upper, x[half]), of_high);
+                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(lower, x[half]), ones);
+                    sums[r][half] = _mm256_add_epi32(sums[r][half], _mm256_add_epi32(high, low));
                 }
+                rows[r] = rows[r].add(KV_QUAD);
             }
+            codes = codes.wrapping_add(v.n_groups.wrapping_mul(GROUP * KV_QUAD));
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (half, sum) in sums.iter().enumerate() {
-                let out = out.add(r * out_stride + half * LANES);
-                let sum = _mm256_add_epi32(_mm256_loadu_si256(out.cast()), *sum);
+        for r in 0..R {
+            for half in 0..2usize {
+                let out =
+                    out.add(r.wrapping_mul(out_stride).wrapping_add(half.wrapping_mul(LANES)));
+                let sum = _mm256_add_epi32(_mm256_loadu_si256(out.cast()), sums[r][half]);
                 _mm256_storeu_si256(out.cast(), sum);
             }
         }

@@ -2,14 +2,19 @@
 //!
 //! One of its operands is unsigned. Weights are; to keys 128 is added, and taken off again as 128
 //! times the sum of the query's codes.
+//!
+//! Places are counted with sums that wrap. One that is checked is a way out of the loop, for which all
+//! sums are kept in memory: that took as long as the products.
+
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
 
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use super::q8::{
-    Attend8, KV_BLOCK, KV_QUAD, Keys8, PLANE_BITS, Queries8, TO_INTEGER, Values8, largest,
-    scale_of, to_planes,
+    Attend8, KV_BLOCK, KV_QUAD, Keys8, MOST, PLANE_BITS, Queries8, TO_INTEGER, Values8, scale_of,
 };
-use super::{AHEAD_BYTES, GROUP, each_rows};
+use super::{GROUP, each_rows};
 
 pub(super) const ATTEND8: Attend8 = Attend8 { scores, weigh, mix };
 
@@ -74,78 +79,161 @@ unsafe fn scores_tile<const R: usize, const G: usize>(
     (out, out_stride): (*mut f32, usize),
 ) {
     let bias = _mm512_set1_epi8(-128);
-    let group_len = k.n_quads * GROUP * KV_QUAD;
+    let group_len = k.n_quads.wrapping_mul(GROUP * KV_QUAD);
     // SAFETY: the caller's promise.
     unsafe {
-        let codes = q.codes.as_ptr().add(row * q.n_blocks * KV_BLOCK).cast::<u8>();
-        let keys = k.codes.as_ptr().add(group * group_len);
+        let of_row: [usize; R] = from_fn(|r| row.wrapping_add(r).wrapping_mul(q.n_blocks));
+        let codes = q.codes.as_ptr().cast::<u8>();
+        let mut codes: [_; R] = from_fn(|r| codes.add(of_row[r].wrapping_mul(KV_BLOCK)));
+        let keys = k.codes.as_ptr().add(group.wrapping_mul(group_len));
+        let mut keys: [_; G] = from_fn(|g| keys.add(g.wrapping_mul(group_len)));
+        let mut scales = k.scales.as_ptr().add(group.wrapping_mul(GROUP));
         let mut sums = [[_mm512_setzero_ps(); G]; R];
-        for b in 0..k.n_quads.div_ceil(8) {
+        for b in 0..q.n_blocks {
             let mut dots = [[_mm512_setzero_si512(); G]; R];
-            for (r, dots) in dots.iter_mut().enumerate() {
-                let sums = q.sums.as_ptr().add(2 * ((row + r) * q.n_blocks + b));
-                *dots = [_mm512_set1_epi32(-128 * (*sums + *sums.add(1))); G];
+            for r in 0..R {
+                let sums = q.sums.as_ptr().add(of_row[r].wrapping_add(b).wrapping_mul(2));
+                let bias = (*sums).wrapping_add(*sums.add(1)).wrapping_mul(-128);
+                dots[r] = [_mm512_set1_epi32(bias); G];
             }
-            for quads in 8 * b..k.n_quads.min(8 * b + 8) {
+            for _ in b.wrapping_mul(8)..k.n_quads.min(b.wrapping_mul(8).wrapping_add(8)) {
+                let each: [_; R] = from_fn(|r| quad(codes[r]));
                 for g in 0..G {
-                    let keys = keys.add(g * group_len + quads * GROUP * KV_QUAD);
-                    _mm_prefetch::<_MM_HINT_T0>(keys.wrapping_add(AHEAD_BYTES));
-                    let keys = _mm512_xor_si512(_mm512_loadu_si512(keys.cast()), bias);
-                    for (r, dots) in dots.iter_mut().enumerate() {
-                        let q = quad(codes.add(r * q.n_blocks * KV_BLOCK + quads * KV_QUAD));
-                        dots[g] = _mm512_dpbusd_epi32(dots[g], keys, q);
+                    _mm_prefetch::<_MM_HINT_T0>(keys[g].wrapping_add(k.codes.len()));
+                    let x = _mm512_xor_si512(_mm512_loadu_si512(keys[g].cast()), bias);
+                    for r in 0..R {
+                        dots[r][g] = _mm512_dpbusd_epi32(dots[r][g], x, each[r]);
                     }
+                    keys[g] = keys[g].add(GROUP * KV_QUAD);
+                }
+                for codes in &mut codes {
+                    *codes = codes.add(KV_QUAD);
                 }
             }
             for g in 0..G {
-                let scales = k.scales.as_ptr().add(b * k.scale_stride + (group + g) * GROUP);
+                let scales = scales.add(g.wrapping_mul(GROUP));
                 let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let q = _mm512_set1_ps(*q.scales.as_ptr().add((row + r) * q.n_blocks + b));
+                for r in 0..R {
+                    let q = _mm512_set1_ps(*q.scales.as_ptr().add(of_row[r].wrapping_add(b)));
                     let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r][g]), scales);
-                    sums[g] = _mm512_fmadd_ps(scaled, q, sums[g]);
+                    sums[r][g] = _mm512_fmadd_ps(scaled, q, sums[r][g]);
                 }
             }
+            scales = scales.wrapping_add(k.scale_stride);
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (g, sums) in sums.iter().enumerate() {
-                _mm512_storeu_ps(out.add(r * out_stride + g * GROUP), *sums);
+        for r in 0..R {
+            let out = out.add(r.wrapping_mul(out_stride));
+            for g in 0..G {
+                _mm512_storeu_ps(out.add(g.wrapping_mul(GROUP)), sums[r][g]);
             }
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn weigh(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
-    let whole = p.len() / GROUP * GROUP;
-    // SAFETY: the slices are of one length, and 16 elements lie there.
-    let product = |at: usize| unsafe {
-        let d = _mm512_cvtph_ps(_mm256_loadu_si256(d.as_ptr().add(at).cast()));
-        _mm512_mul_ps(_mm512_loadu_ps(p.as_ptr().add(at)), d)
-    };
-    let magnitudes = _mm512_set1_epi32(i32::MAX);
-    let mut max = _mm512_setzero_si512();
-    for at in (0..whole).step_by(GROUP) {
-        let bits = _mm512_and_si512(_mm512_castps_si512(product(at)), magnitudes);
-        max = _mm512_max_epu32(max, bits);
-    }
-    let max = _mm512_reduce_max_epu32(max).max(largest(&p[whole..], &d[whole..]));
-    let (inverse, scale) = scale_of(f32::from_bits(max));
-    let (inverses, to_integer) = (_mm512_set1_ps(inverse), _mm512_set1_ps(TO_INTEGER));
-    let plane = _mm_set1_epi8(127);
-    for at in (0..whole).step_by(GROUP) {
-        let code = _mm512_add_ps(_mm512_mul_ps(product(at), inverses), to_integer);
-        let code = _mm512_castps_si512(code);
-        let upper = _mm512_cvtepi32_epi8(_mm512_srli_epi32::<PLANE_BITS>(code));
-        let lower = _mm512_cvtepi32_epi8(code);
-        // SAFETY: 16 bytes lie there.
+fn weigh(
+    (p, p_stride): (&[f32], usize),
+    d: &[u16],
+    (planes, plane): (&mut [u8], usize),
+    worth: &mut [f32],
+) {
+    each_rows(worth.len(), 4, |row, n| {
+        let some = match n {
+            1 => weigh_some::<1>,
+            2 => weigh_some::<2>,
+            3 => weigh_some::<3>,
+            _ => weigh_some::<4>,
+        };
+        // SAFETY: the caller of a kernel has checked that rows and planes lie in the slices.
         unsafe {
-            _mm_storeu_si128(high.as_mut_ptr().add(at).cast(), _mm_and_si128(upper, plane));
-            _mm_storeu_si128(low.as_mut_ptr().add(at).cast(), _mm_and_si128(lower, plane));
+            let planes = planes.as_mut_ptr().add(2 * row * plane);
+            some((p.as_ptr().add(row * p_stride), p_stride), d, (planes, plane), &mut worth[row..]);
+        }
+    });
+}
+
+/// Elements whose codes are stored at once.
+const PACKED_AT_ONCE: usize = 64;
+
+/// Which of `most` lanes are elements where `left` are left.
+fn lanes(left: usize, most: u32) -> u64 {
+    match left {
+        0 => 0,
+        _ => u64::MAX >> 64u32.saturating_sub(most.min(left as u32)),
+    }
+}
+
+/// Of `R` rows, together: what one of them waits for hides behind the others.
+///
+/// # Safety
+/// `R` rows lie where the pointers point.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn weigh_some<const R: usize>(
+    (p, p_stride): (*const f32, usize),
+    d: &[u16],
+    (planes, plane): (*mut u8, usize),
+    worth: &mut [f32],
+) {
+    let p: [_; R] = from_fn(|r| p.wrapping_add(r.wrapping_mul(p_stride)));
+    let planes: [_; R] = from_fn(|r| planes.wrapping_add(r.wrapping_mul(2).wrapping_mul(plane)));
+    let magnitudes = _mm512_set1_epi32(i32::MAX);
+    let mut max = [_mm512_setzero_si512(); R];
+    for at in (0..d.len()).step_by(GROUP) {
+        let mask = lanes(d.len().wrapping_sub(at), 16) as u16;
+        // SAFETY: the caller's promise; only lanes that are elements are read.
+        unsafe {
+            let d = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, d.as_ptr().add(at).cast()));
+            for r in 0..R {
+                let product = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, p[r].add(at)), d);
+                let bits = _mm512_and_si512(_mm512_castps_si512(product), magnitudes);
+                max[r] = _mm512_max_epu32(max[r], bits);
+            }
         }
     }
-    to_planes(&p[whole..], &d[whole..], inverse, &mut high[whole..], &mut low[whole..]);
-    scale
+    let mut inverses = [_mm512_setzero_ps(); R];
+    for r in 0..R {
+        let (inverse, scale) = scale_of(f32::from_bits(_mm512_reduce_max_epu32(max[r])));
+        (inverses[r], worth[r]) = (_mm512_set1_ps(inverse), scale);
+    }
+    let (to_integer, most) = (_mm512_set1_ps(TO_INTEGER), _mm512_set1_epi32(MOST as i32));
+    // Packing leaves quads of four vectors side by side.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let lowest = _mm512_set1_epi16(127);
+    for at in (0..d.len()).step_by(PACKED_AT_ONCE) {
+        let left = d.len().wrapping_sub(at);
+        let mut codes = [[_mm512_setzero_si512(); R]; 4];
+        for i in 0..4usize {
+            let first = i.wrapping_mul(GROUP);
+            let (at, mask) = (at.wrapping_add(first), lanes(left.saturating_sub(first), 16) as u16);
+            // SAFETY: as above.
+            unsafe {
+                let d = d.as_ptr().wrapping_add(at).cast();
+                let d = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, d));
+                for r in 0..R {
+                    let p = _mm512_maskz_loadu_ps(mask, p[r].wrapping_add(at));
+                    let code = _mm512_mul_ps(_mm512_mul_ps(p, d), inverses[r]);
+                    let code = _mm512_castps_si512(_mm512_add_ps(code, to_integer));
+                    codes[i][r] = _mm512_and_si512(code, most);
+                }
+            }
+        }
+        let mask = lanes(left, 64);
+        for r in 0..R {
+            let a = _mm512_packus_epi32(codes[0][r], codes[1][r]);
+            let b = _mm512_packus_epi32(codes[2][r], codes[3][r]);
+            let (upper_a, upper_b) =
+                (_mm512_srli_epi16::<PLANE_BITS>(a), _mm512_srli_epi16::<PLANE_BITS>(b));
+            let (a, b) = (_mm512_and_si512(a, lowest), _mm512_and_si512(b, lowest));
+            let upper = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(upper_a, upper_b));
+            let lower = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(a, b));
+            // SAFETY: the caller's promise; only bytes of elements are written.
+            unsafe {
+                let (high, low) = (planes[r].add(at), planes[r].add(plane).add(at));
+                _mm512_mask_storeu_epi8(high.cast(), mask, upper);
+                _mm512_mask_storeu_epi8(low.cast(), mask, lower);
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
@@ -190,28 +278,31 @@ unsafe fn mix_tile<const R: usize, const G: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        let mut rows: [_; R] = from_fn(|r| weights.add(r.wrapping_mul(2).wrapping_mul(plane)));
+        let mut codes = v.codes.as_ptr();
         let mut high = [[_mm512_setzero_si512(); G]; R];
         let mut low = high;
-        for i in 0..v.n_quads {
-            let codes = v.codes.as_ptr().add(i * G * GROUP * KV_QUAD);
-            let codes: [__m512i; G] = std::array::from_fn(|g| {
-                let codes = codes.add(g * GROUP * KV_QUAD);
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD_BYTES));
+        for _ in 0..v.n_quads {
+            let x: [__m512i; G] = from_fn(|g| {
+                let codes = codes.add(g.wrapping_mul(GROUP * KV_QUAD));
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(v.codes.len()));
                 _mm512_loadu_si512(codes.cast())
             });
             for r in 0..R {
-                let weights = weights.add(2 * r * plane + i * KV_QUAD);
-                let (upper, lower) = (quad(weights), quad(weights.add(plane)));
+                let (upper, lower) = (quad(rows[r]), quad(rows[r].add(plane)));
                 for g in 0..G {
-                    high[r][g] = _mm512_dpbusd_epi32(high[r][g], upper, codes[g]);
-                    low[r][g] = _mm512_dpbusd_epi32(low[r][g], lower, codes[g]);
+                    high[r][g] = _mm512_dpbusd_epi32(high[r][g], upper, x[g]);
+                    low[r][g] = _mm512_dpbusd_epi32(low[r][g], lower, x[g]);
                 }
+                rows[r] = rows[r].add(KV_QUAD);
             }
+            codes = codes.add(G * GROUP * KV_QUAD);
         }
-        for (r, (high, low)) in high.iter().zip(&low).enumerate() {
-            for (g, (high, low)) in high.iter().zip(low).enumerate() {
-                let out = out.add(r * out_stride + g * GROUP);
-                let sum = _mm512_add_epi32(_mm512_slli_epi32::<PLANE_BITS>(*high), *low);
+        for r in 0..R {
+            let out = out.add(r.wrapping_mul(out_stride));
+            for g in 0..G {
+                let out = out.add(g.wrapping_mul(GROUP));
+                let sum = _mm512_add_epi32(_mm512_slli_epi32::<PLANE_BITS>(high[r][g]), low[r][g]);
                 let sum = _mm512_add_epi32(_mm512_loadu_si512(out.cast()), sum);
                 _mm512_storeu_si512(out.cast(), sum);
             }

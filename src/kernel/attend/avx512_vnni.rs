@@ -1,7 +1,10 @@
 //! Attention for AVX-512: a vector is one group of columns. Up to six rows by four groups, or three
 //! by eight, stay in registers over all rows of a panel.
 
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use super::{Attend, GROUP, Panel, Rows, Sums, rows_at_once};
 use crate::kernel::elem::avx512_vnni::{exp, load, store};
@@ -107,34 +110,36 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<T: Element, const R: usize, const V: usize>(
     (a, a_stride): (*const f32, usize),
-    (b, b_row, b_group, ahead): (*const T, usize, usize, usize),
+    (mut b, b_row, b_group, ahead): (*const T, usize, usize, usize),
     n: usize,
     (out, out_stride, fresh): (*mut f32, usize, bool),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        let out: [_; R] = from_fn(|r| out.add(r.wrapping_mul(out_stride)));
+        let mut rows: [_; R] = from_fn(|r| a.add(r.wrapping_mul(a_stride)));
         let mut acc = [[_mm512_setzero_ps(); V]; R];
         if !fresh {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = _mm512_loadu_ps(out.add(r * out_stride + v * GROUP));
-                }
-            }
+            acc = from_fn(|r| from_fn(|v| _mm512_loadu_ps(out[r].add(v.wrapping_mul(GROUP)))));
         }
-        for i in 0..n {
-            let a: [__m512; R] = std::array::from_fn(|r| _mm512_set1_ps(*a.add(r * a_stride + i)));
+        for _ in 0..n {
+            let a: [_; R] = from_fn(|r| _mm512_set1_ps(*rows[r]));
             for v in 0..V {
-                let b = b.add(i * b_row + v * b_group);
+                let b = b.add(v.wrapping_mul(b_group));
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(ahead).cast());
                 let b = T::group(b);
-                for (a, acc) in a.iter().zip(&mut acc) {
-                    acc[v] = _mm512_fmadd_ps(*a, b, acc[v]);
+                for r in 0..R {
+                    acc[r][v] = _mm512_fmadd_ps(a[r], b, acc[r][v]);
                 }
             }
+            for a in &mut rows {
+                *a = a.add(1);
+            }
+            b = b.wrapping_add(b_row);
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (v, acc) in acc.iter().enumerate() {
-                _mm512_storeu_ps(out.add(r * out_stride + v * GROUP), *acc);
+        for r in 0..R {
+            for v in 0..V {
+                _mm512_storeu_ps(out[r].add(v.wrapping_mul(GROUP)), acc[r][v]);
             }
         }
     }

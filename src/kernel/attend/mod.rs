@@ -80,7 +80,7 @@ impl<T> Panel<'_, T> {
     }
 }
 
-/// How far ahead rows are asked for: a page.
+/// How far ahead rows are asked for: a page. Codes are asked for a tile ahead, which has fewer bytes.
 #[cfg(target_arch = "x86_64")]
 const AHEAD_BYTES: usize = 4096;
 

@@ -1,7 +1,10 @@
 //! Attention for NEON: four vectors to a group of columns. Up to six rows by one group, or three by
 //! two, stay in registers over all rows of a panel.
 
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
 use core::arch::aarch64::*;
+use core::array::from_fn;
 
 use half::f16;
 
@@ -95,34 +98,38 @@ fn panel<T: Element>(s: Sums<'_>, b: &Panel<'_, T>) {
 #[target_feature(enable = "neon")]
 unsafe fn tile<T: Element, const R: usize, const G: usize>(
     (a, a_stride): (*const f32, usize),
-    (b, b_row, b_group): (*const T, usize, usize),
+    (mut b, b_row, b_group): (*const T, usize, usize),
     n: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut acc = [[[vdupq_n_f32(0.0); 4]; G]; R];
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (v, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
-                *acc = vld1q_f32(out.add(r * out_stride + 4 * v));
-            }
-        }
-        for i in 0..n {
-            let a: [f32; R] = std::array::from_fn(|r| *a.add(r * a_stride + i));
+        let out: [_; R] = from_fn(|r| out.add(r.wrapping_mul(out_stride)));
+        let mut rows: [_; R] = from_fn(|r| a.add(r.wrapping_mul(a_stride)));
+        let place = |g: usize, i: usize| g.wrapping_mul(GROUP).wrapping_add(i.wrapping_mul(4));
+        let mut acc: [[[_; 4]; G]; R] =
+            from_fn(|r| from_fn(|g| from_fn(|i| vld1q_f32(out[r].add(place(g, i))))));
+        for _ in 0..n {
+            let a: [_; R] = from_fn(|r| *rows[r]);
             for g in 0..G {
-                for half in 0..2 {
-                    let b = T::eight(b.add(i * b_row + g * b_group + 8 * half));
-                    for (a, acc) in a.iter().zip(&mut acc) {
-                        let acc = &mut acc[g][2 * half..][..2];
-                        acc[0] = vfmaq_n_f32(acc[0], b[0], *a);
-                        acc[1] = vfmaq_n_f32(acc[1], b[1], *a);
+                let b = b.add(g.wrapping_mul(b_group));
+                let ([b0, b1], [b2, b3]) = (T::eight(b), T::eight(b.add(8)));
+                for r in 0..R {
+                    for (acc, b) in acc[r][g].iter_mut().zip([b0, b1, b2, b3]) {
+                        *acc = vfmaq_n_f32(*acc, b, a[r]);
                     }
                 }
             }
+            for a in &mut rows {
+                *a = a.add(1);
+            }
+            b = b.wrapping_add(b_row);
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (v, acc) in acc.as_flattened().iter().enumerate() {
-                vst1q_f32(out.add(r * out_stride + 4 * v), *acc);
+        for r in 0..R {
+            for g in 0..G {
+                for i in 0..4 {
+                    vst1q_f32(out[r].add(place(g, i)), acc[r][g][i]);
+                }
             }
         }
     }

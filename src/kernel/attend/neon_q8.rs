@@ -1,7 +1,10 @@
 //! Keys and values in 8 bits for NEON: four vectors to a group of columns. With the dot product
 //! instructions one of them multiplies four codes of four columns; without, four do.
 
+#![allow(clippy::needless_range_loop, reason = "several arrays are walked together")]
+
 use core::arch::aarch64::*;
+use core::array::from_fn;
 
 use super::q8::{
     Attend8, KV_BLOCK, KV_QUAD, Keys8, PLANE_BITS, Queries8, TO_INTEGER, Values8, largest,
@@ -113,37 +116,60 @@ unsafe fn scores_tile<D: Dot, const R: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let codes = q.codes.as_ptr().add(row * q.n_blocks * KV_BLOCK);
-        let keys = k.codes.as_ptr().add(group * k.n_quads * GROUP * KV_QUAD);
-        for b in 0..k.n_quads.div_ceil(8) {
+        let of_row: [usize; R] = from_fn(|r| row.wrapping_add(r).wrapping_mul(q.n_blocks));
+        let codes = q.codes.as_ptr();
+        let mut codes: [_; R] = from_fn(|r| codes.add(of_row[r].wrapping_mul(KV_BLOCK)));
+        let mut keys = k.codes.as_ptr();
+        keys = keys.add(group.wrapping_mul(k.n_quads).wrapping_mul(GROUP * KV_QUAD));
+        let mut scales = k.scales.as_ptr().add(group.wrapping_mul(GROUP));
+        for b in 0..q.n_blocks {
             let mut dots = [[vdupq_n_s32(0); 4]; R];
-            for quads in 8 * b..k.n_quads.min(8 * b + 8) {
-                let keys = keys.add(quads * GROUP * KV_QUAD);
-                let keys: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(keys.add(16 * i)));
-                for (r, dots) in dots.iter_mut().enumerate() {
-                    let q = quad(codes.add(r * q.n_blocks * KV_BLOCK + quads * KV_QUAD));
-                    for (dot, keys) in dots.iter_mut().zip(keys) {
-                        *dot = D::dot(*dot, keys, q);
+            for _ in b.wrapping_mul(8)..k.n_quads.min(b.wrapping_mul(8).wrapping_add(8)) {
+                let x: [int8x16_t; 4] = from_fn(|i| vld1q_s8(keys.add(i.wrapping_mul(16))));
+                for r in 0..R {
+                    let q = quad(codes[r]);
+                    for i in 0..4usize {
+                        dots[r][i] = D::dot(dots[r][i], x[i], q);
                     }
                 }
+                for codes in &mut codes {
+                    *codes = codes.add(KV_QUAD);
+                }
+                keys = keys.add(GROUP * KV_QUAD);
             }
-            for i in 0..4 {
-                let at = b * k.scale_stride + group * GROUP + i * LANES;
-                let scales = f32_from_f16(vld1_u16(k.scales.as_ptr().add(at)));
-                for (r, dots) in dots.iter().enumerate() {
-                    let out = out.add(r * out_stride + i * LANES);
+            for i in 0..4usize {
+                let scales = f32_from_f16(vld1_u16(scales.add(i.wrapping_mul(LANES))));
+                for r in 0..R {
+                    let at = r.wrapping_mul(out_stride).wrapping_add(i.wrapping_mul(LANES));
+                    let out = out.add(at);
                     let before = if b == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(out) };
-                    let q = *q.scales.as_ptr().add((row + r) * q.n_blocks + b);
-                    let scaled = vmulq_f32(vcvtq_f32_s32(dots[i]), scales);
+                    let q = *q.scales.as_ptr().add(of_row[r].wrapping_add(b));
+                    let scaled = vmulq_f32(vcvtq_f32_s32(dots[r][i]), scales);
                     vst1q_f32(out, vfmaq_n_f32(before, scaled, q));
                 }
             }
+            scales = scales.wrapping_add(k.scale_stride);
         }
     }
 }
 
 #[target_feature(enable = "neon")]
-fn weigh(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
+fn weigh(
+    (p, p_stride): (&[f32], usize),
+    d: &[u16],
+    (planes, plane): (&mut [u8], usize),
+    worth: &mut [f32],
+) {
+    for (r, worth) in worth.iter_mut().enumerate() {
+        let p = &p[r * p_stride..][..d.len()];
+        let (high, low) = planes[2 * r * plane..].split_at_mut(plane);
+        *worth = weigh_row(p, d, &mut high[..d.len()], &mut low[..d.len()]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn weigh_row(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
     let whole = p.len() / LANES * LANES;
     // SAFETY: the slices are of one length, and 4 elements lie there.
     let product = |at: usize| unsafe {
@@ -209,25 +235,28 @@ unsafe fn mix_tile<D: Dot, const R: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        let mut rows: [_; R] = from_fn(|r| weights.add(r.wrapping_mul(2).wrapping_mul(plane)));
+        let mut codes = v.codes.as_ptr().add(group.wrapping_mul(GROUP * KV_QUAD));
         let mut high = [[vdupq_n_s32(0); 4]; R];
         let mut low = high;
-        for i in 0..v.n_quads {
-            let codes = v.codes.as_ptr().add((i * v.n_groups + group) * GROUP * KV_QUAD);
-            let codes: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(codes.add(16 * i)));
+        for _ in 0..v.n_quads {
+            let x: [int8x16_t; 4] = from_fn(|i| vld1q_s8(codes.add(i.wrapping_mul(16))));
             for r in 0..R {
-                let weights = weights.add(2 * r * plane + i * KV_QUAD);
-                let (upper, lower) = (quad(weights), quad(weights.add(plane)));
-                for (j, codes) in codes.into_iter().enumerate() {
-                    high[r][j] = D::dot(high[r][j], codes, upper);
-                    low[r][j] = D::dot(low[r][j], codes, lower);
+                let (upper, lower) = (quad(rows[r]), quad(rows[r].add(plane)));
+                for j in 0..4usize {
+                    high[r][j] = D::dot(high[r][j], x[j], upper);
+                    low[r][j] = D::dot(low[r][j], x[j], lower);
                 }
+                rows[r] = rows[r].add(KV_QUAD);
             }
+            codes = codes.wrapping_add(v.n_groups.wrapping_mul(GROUP * KV_QUAD));
         }
-        for (r, (high, low)) in high.iter().zip(&low).enumerate() {
-            for (j, (high, low)) in high.iter().zip(low).enumerate() {
-                let out = out.add(r * out_stride + j * LANES);
-                let sum = vaddq_s32(vshlq_n_s32::<{ PLANE_BITS as i32 }>(*high), *low);
-                vst1q_s32(out, vaddq_s32(vld1q_s32(out), sum));
+        for r in 0..R {
+            for j in 0..4usize {
+                let at = r.wrapping_mul(out_stride).wrapping_add(j.wrapping_mul(LANES));
+                let sum = vshlq_n_s32::<{ PLANE_BITS as i32 }>(high[r][j]);
+                let sum = vaddq_s32(vld1q_s32(out.add(at)), vaddq_s32(sum, low[r][j]));
+                vst1q_s32(out.add(at), sum);
             }
         }
     }

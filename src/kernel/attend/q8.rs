@@ -79,7 +79,7 @@ pub(crate) struct Attend8 {
 }
 
 pub(crate) type ScoresFn = unsafe fn(&Queries8<'_>, &Keys8<'_>, (&mut [f32], usize));
-pub(crate) type WeighFn = unsafe fn(&[f32], &[u16], &mut [u8], &mut [u8]) -> f32;
+pub(crate) type WeighFn = unsafe fn((&[f32], usize), &[u16], (&mut [u8], usize), &mut [f32]);
 pub(crate) type MixFn = unsafe fn(usize, (&[u8], usize), &Values8<'_>, (&mut [i32], usize));
 
 pub(super) const SCALAR: Attend8 = Attend8 { scores, weigh, mix };
@@ -134,10 +134,19 @@ pub(super) fn to_planes(p: &[f32], d: &[u16], inverse: f32, high: &mut [u8], low
     }
 }
 
-fn weigh(p: &[f32], d: &[u16], high: &mut [u8], low: &mut [u8]) -> f32 {
-    let (inverse, scale) = scale_of(f32::from_bits(largest(p, d)));
-    to_planes(p, d, inverse, high, low);
-    scale
+fn weigh(
+    (p, p_stride): (&[f32], usize),
+    d: &[u16],
+    (planes, plane): (&mut [u8], usize),
+    worth: &mut [f32],
+) {
+    for (r, worth) in worth.iter_mut().enumerate() {
+        let p = &p[r * p_stride..][..d.len()];
+        let (high, low) = planes[2 * r * plane..].split_at_mut(plane);
+        let (inverse, scale) = scale_of(f32::from_bits(largest(p, d)));
+        to_planes(p, d, inverse, &mut high[..d.len()], &mut low[..d.len()]);
+        *worth = scale;
+    }
 }
 
 fn mix(
