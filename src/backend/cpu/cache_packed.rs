@@ -231,16 +231,32 @@ impl Packed {
             return;
         }
         for (b, block) in row.chunks_exact(form.block_bytes()).enumerate() {
-            let mut codes = [0; KV_BLOCK];
-            let bits = form.bits.count();
-            for (i, code) in codes.iter_mut().enumerate() {
-                for bit in 0..bits {
-                    let at = i * bits + bit;
-                    *code |= (block[2 + at / 8] >> (at % 8) & 1) << bit;
-                }
-            }
-            form.put(bytes, cell as usize, b, (u16::from_le_bytes([block[0], block[1]]), codes));
+            let (d, packed) = block.split_at(2);
+            let codes = spread(form.bits, packed);
+            form.put(bytes, cell as usize, b, (u16::from_le_bytes([d[0], d[1]]), codes));
         }
+    }
+}
+
+/// The codes of a block that lie one behind the other, the lowest bits first: eight of them in as many
+/// bytes as they have bits.
+fn spread(bits: CodeBits, packed: &[u8]) -> codec::Codes {
+    let (mut codes, n) = ([0; KV_BLOCK], bits.count());
+    for (codes, packed) in codes.chunks_exact_mut(8).zip(packed.chunks_exact(n)) {
+        let word = packed.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = (word >> (i * n) & ((1 << n) - 1)) as u8;
+        }
+    }
+    codes
+}
+
+/// The inverse of [`spread`].
+fn join(bits: CodeBits, codes: &codec::Codes, packed: &mut [u8]) {
+    let n = bits.count();
+    for (codes, packed) in codes.chunks_exact(8).zip(packed.chunks_exact_mut(n)) {
+        let word = codes.iter().rev().fold(0u64, |word, code| word << n | u64::from(*code));
+        packed.copy_from_slice(&word.to_le_bytes()[..n]);
     }
 }
 
@@ -254,17 +270,10 @@ impl<'a> HeadPacked<'a> {
             }
             return;
         }
-        let bits = form.bits.count();
         for (b, block) in out.chunks_exact_mut(form.block_bytes()).enumerate() {
             let (d, codes) = form.get(self.bytes, cell as usize, b);
-            block.fill(0);
             block[..2].copy_from_slice(&d.to_le_bytes());
-            for (i, code) in codes.iter().enumerate() {
-                for bit in 0..bits {
-                    let at = i * bits + bit;
-                    block[2 + at / 8] |= (code >> bit & 1) << (at % 8);
-                }
-            }
+            join(form.bits, &codes, &mut block[2..]);
         }
     }
 

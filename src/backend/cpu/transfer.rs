@@ -46,23 +46,19 @@ elements!(i8, u16, f32);
 
 /// Writes elements to the front of the bytes that `out` has left.
 fn export<T: Element>(x: &[T], from: Pieces, out: &mut &mut [u8]) {
-    for i in 0..from.n {
-        for x in &x[from.at + i * from.stride..][..from.len] {
-            if let Some(to) = out.split_off_mut(..T::SIZE) {
-                x.put(to);
-            }
-        }
+    let Some(out) = out.split_off_mut(..from.n * from.len * T::SIZE) else { return };
+    let pieces = x[from.at..].chunks(from.stride).zip(out.chunks_exact_mut(from.len * T::SIZE));
+    for (x, out) in pieces {
+        x.iter().zip(out.chunks_exact_mut(T::SIZE)).for_each(|(x, out)| x.put(out));
     }
 }
 
 /// Reads elements from the front of the bytes that `row` has left.
 fn import<T: Element>(x: &mut [T], to: Pieces, row: &mut &[u8]) {
-    for i in 0..to.n {
-        for x in &mut x[to.at + i * to.stride..][..to.len] {
-            if let Some(from) = row.split_off(..T::SIZE) {
-                *x = T::take(from);
-            }
-        }
+    let Some(row) = row.split_off(..to.n * to.len * T::SIZE) else { return };
+    let pieces = x[to.at..].chunks_mut(to.stride).zip(row.chunks_exact(to.len * T::SIZE));
+    for (x, row) in pieces {
+        x.iter_mut().zip(row.chunks_exact(T::SIZE)).for_each(|(x, row)| *x = T::take(row));
     }
 }
 
@@ -75,7 +71,7 @@ impl Layout {
 
     fn value_pieces(&self, head: usize, cell: u32) -> Pieces {
         let at = head * self.value_len() + cell as usize * value_width(self.head_dim);
-        Pieces { at, len: self.head_dim, stride: 0, n: 1 }
+        Pieces { at, len: self.head_dim, stride: self.head_dim, n: 1 }
     }
 }
 
