@@ -743,6 +743,17 @@ typedef struct {
 /// Nothing leaves: TERN_ERROR_KV_FULL.
 #define TERN_KV_POLICY_NONE 11
 
+/// What the tokens that are held attend to when they are evaluated once more (KVzip, arXiv
+/// 2505.23416), to prepare a text that many will ask about: evaluate it, evict by this, and fork the
+/// session for each of them. Only for tern_session_kv_evict() and tern_session_kv_evict_plan(), of any
+/// session; as the policy of a session TERN_ERROR_UNSUPPORTED. Each KV head keeps the tokens to which any
+/// query of its heads gave most, be it a single one. They are read again in spans of at most 2048, as
+/// they stand, the last 8 of a span once more before the next, and taken back after each: that takes as
+/// long as to read them took, and, for the time of the call, 4 bytes for each slot of each KV head.
+/// Fails with TERN_ERROR_KV_FULL if no slot or position is free for them: leave `n_ctx` some hundred
+/// more than the text has tokens.
+#define TERN_KV_POLICY_KVZIP 12
+
 /// Make room by its policy: tern_session_kv_evict().
 #define TERN_KV_OP_EVICT 1
 
@@ -1036,7 +1047,9 @@ tern_status tern_session_logits_at(const tern_session *session,
 
 /// Evicts tokens from the KV cache to make room; `n_evicted` may be NULL. `params` may be NULL.
 ///
-/// Positions are not reused: the tokens that stay keep theirs.
+/// Positions are not reused: the tokens that stay keep theirs. With TERN_KV_POLICY_KVZIP, which
+/// evaluates tokens, tern_session_abort() stops it with TERN_ERROR_ABORTED; after any error the session
+/// is as it was.
 TERN_MUST_USE
 tern_status tern_session_kv_evict(tern_session *session,
                                   const tern_kv_evict_params *params,

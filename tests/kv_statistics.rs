@@ -238,7 +238,7 @@ fn leverage_is_that_of_a_dense_solve_over_everything_seen() {
             let mut session = session(&tiny, isa, KvPolicy::Hybrid, 24);
             for part in tokens.chunks(60) {
                 eval(&mut session, part);
-                session.kv_evict_plan(None, 0, 8).unwrap(); // nothing leaves
+                session.kv_evict_plan(None, 0, 8, &Control::default()).unwrap(); // nothing leaves
             }
             for (layer, seen) in full_layers(&tiny, &attention) {
                 for head in 0..tiny.n_head_kv {

@@ -469,7 +469,7 @@ fn a_budget_is_kept_as_tokens_come_and_threads_do_not_matter() {
                 eval(&mut s, &[i % N_VOCAB as i32]);
                 assert!(s.info().n_kv <= 48 + 72, "{:?}", s.info());
             }
-            let (plan, bytes) = s.kv_evict_plan(None, 0, 20).unwrap();
+            let (plan, bytes) = s.kv_evict_plan(None, 0, 20, &Control::default()).unwrap();
             assert!(plan.n_slots > 0 && bytes > 0);
             assert!((190..200).all(|pos| !plan.positions.contains(&pos)), "pinned");
             if policy == KvPolicy::Hybrid {

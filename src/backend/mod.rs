@@ -7,6 +7,7 @@
 //! computed, in plain numbers, and a [`Backend`] computes it.
 
 pub mod cpu;
+mod observing;
 pub mod rope;
 
 use std::ops::Range;
@@ -14,6 +15,8 @@ use std::ops::Range;
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
+
+pub use observing::{AttentionSum, Observe, Observing};
 
 /// Where a tensor lies in the data section of a model, and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,68 +175,6 @@ pub struct Batch<'a> {
     pub best: bool,
     /// Whether attention counts what each slot draws, where the session was made for that.
     pub observe: Observe,
-}
-
-/// How attention counts what slots draw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observe {
-    /// Not at all.
-    Nothing,
-    /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens: for
-    /// those of them that [count](Observing::counts).
-    Each {
-        /// Position of the first token of the span.
-        first_pos: u32,
-    },
-    /// For the tokens of a span of so many together.
-    Together {
-        /// Tokens of the span.
-        n_span: usize,
-    },
-}
-
-/// What a session keeps to count what slots draw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observing {
-    /// Tokens of a span that are counted apart, at most; at least 2.
-    pub n_rows: usize,
-    /// Queries that count as the last ones.
-    pub n_recent: usize,
-    /// Of tokens that are counted apart, one in so many counts, for all of them; at most `n_recent`.
-    pub every: usize,
-    /// What is added up over all of them.
-    pub sum: AttentionSum,
-}
-
-impl Observing {
-    /// Whether the token at a position counts, where tokens are counted apart.
-    pub fn counts(&self, pos: u32) -> bool {
-        (pos as usize + 1).is_multiple_of(self.every)
-    }
-}
-
-/// What attention adds up for each slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionSum {
-    /// Probabilities.
-    Probabilities,
-    /// Squares of probabilities, each query counting half as much as one `half_life` queries later.
-    Squares {
-        /// Queries; at least 1.
-        half_life: u32,
-    },
-}
-
-impl AttentionSum {
-    /// What a query still counts after `n` more.
-    pub fn decay(self, n: usize) -> f32 {
-        match self {
-            AttentionSum::Probabilities => 1.0,
-            AttentionSum::Squares { half_life } => {
-                (-(n as f64) / f64::from(half_life)).exp2() as f32
-            }
-        }
-    }
 }
 
 impl Batch<'_> {
@@ -407,6 +348,14 @@ pub trait Backend: Send + Sync {
     /// observed like this, to what they drew before. `held`: the slots that each of its KV heads used
     /// before the span.
     fn count_attention(&self, kv: &mut Self::Kv, held: &[u32], observe: Observe, n_kept: usize);
+    /// Makes room to note, of every slot of a layer that attends to everything, the largest probability
+    /// that any query head gives it while batches are watched ([`Observe::Largest`]): zeros. Allocates.
+    /// Fails with `OutOfMemory`; [`Backend::unwatch`] gives what was taken back.
+    fn watch(&self, s: &mut Self::Scratch, kv: &mut Self::Kv) -> Result<()>;
+    /// Gives that room back.
+    fn unwatch(&self, s: &mut Self::Scratch, kv: &mut Self::Kv);
+    /// What has been noted of the first slots of a KV head; zeros without [`Backend::watch`].
+    fn largest(&self, kv: &Self::Kv, head: usize, out: &mut [f32]);
     /// Tokens of a batch that attention can count one by one.
     fn n_each(&self) -> usize;
     /// What the slots of a KV head have drawn, if it is counted: the sum over all queries

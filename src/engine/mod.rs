@@ -2,6 +2,7 @@
 //!
 //! The only facade: the C boundary and the `tern` command are built on this and nothing below.
 
+mod again;
 mod digest;
 mod generate;
 mod info;

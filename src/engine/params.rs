@@ -230,6 +230,13 @@ impl SessionParams {
             None => return Ok(None),
         };
         policy.check_model(has_qk_norm)?;
+        if policy == Policy::KvZip {
+            return Err(err!(
+                Unsupported,
+                "kv_policy: kvzip reads again what a session holds, which no eval can wait for; \
+                 expected another policy, or none, and an eviction by kvzip on request"
+            ));
+        }
         let mut params = policy::Params::new(policy, is_sliding);
         if let Some(own) = self.kv_params {
             own.check()?;

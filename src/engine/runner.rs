@@ -78,7 +78,12 @@ impl<B: Backend> Runner<B> {
     }
 
     /// Runs the span that has been reserved, batch by batch; gives the rows of logits made.
-    fn run(&mut self, n: usize, logits: Logits<'_>, control: &Control<'_>) -> Result<usize> {
+    pub(super) fn run(
+        &mut self,
+        n: usize,
+        logits: Logits<'_>,
+        control: &Control<'_>,
+    ) -> Result<usize> {
         let mut n_logits = 0;
         for first in (0..n).step_by(self.n_batch) {
             let end = n.min(first + self.n_batch);
@@ -141,7 +146,7 @@ impl<B: Backend> Runner<B> {
                 ));
             }
             let rule = self.rule(None, Some(n_sink))?;
-            self.kv_evict(&rule, n_keep.min(most))?;
+            self.kv_evict(&rule, n_keep.min(most), &Control::default())?;
         }
         if n > self.cache.n_free() {
             return Ok(()); // which will be refused
@@ -174,8 +179,10 @@ impl<B: Backend> Runner<B> {
             (Some(policy), _) => {
                 let window = self.cache.window() > 0;
                 let rule = Rule { policy, params: Params::new(policy, window), budget: None };
+                // What that asks for is found when it evicts.
+                let is_found = policy == Policy::KvZip;
                 let kept = own.map(|own| own.needs()).unwrap_or_default();
-                if !kept.cover(rule.needs()) {
+                if !is_found && !kept.cover(rule.needs()) {
                     return Err(err!(
                         Unsupported,
                         "KV policy {}: the session does not count what it asks for; expected a \
@@ -190,19 +197,35 @@ impl<B: Backend> Runner<B> {
         Ok(Rule { params: Params { n_sink, ..rule.params }, ..rule })
     }
 
-    /// Keeps `n_keep` tokens in each head as a rule says.
-    pub(super) fn kv_evict(&mut self, rule: &Rule, n_keep: usize) -> Result<usize> {
+    /// Keeps `n_keep` tokens in each head as a rule says. `control`: what can stop a policy that reads
+    /// them again.
+    pub(super) fn kv_evict(
+        &mut self,
+        rule: &Rule,
+        n_keep: usize,
+        control: &Control<'_>,
+    ) -> Result<usize> {
+        let read = self.read_again(rule, n_keep, control);
         let Weights { backend, layers, .. } = &*self.weights;
         let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
-        let n_freed = self.cache.cut_all(&mut device, rule, n_keep)?;
-        Ok(self.evicted(n_freed))
+        let n_freed = read.and_then(|()| self.cache.cut_all(&mut device, rule, n_keep));
+        self.end_reading(rule);
+        Ok(self.evicted(n_freed?))
     }
 
     /// What that would do.
-    pub(super) fn kv_evict_plan(&mut self, rule: &Rule, n_keep: usize) -> Result<Plan> {
+    pub(super) fn kv_evict_plan(
+        &mut self,
+        rule: &Rule,
+        n_keep: usize,
+        control: &Control<'_>,
+    ) -> Result<Plan> {
+        let read = self.read_again(rule, n_keep, control);
         let Weights { backend, layers, .. } = &*self.weights;
         let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
-        self.cache.plan(&mut device, rule, n_keep)
+        let plan = read.and_then(|()| self.cache.plan(&mut device, rule, n_keep));
+        self.end_reading(rule);
+        plan
     }
 
     /// Evicts the tokens at positions `from..to`.

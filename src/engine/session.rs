@@ -254,14 +254,25 @@ impl Session {
     /// (0 = as many as the policy says), as the session's policy chooses, or if it has none the most
     /// recent ones. Gives the number evicted: slots that became free, by the number of heads.
     pub fn kv_evict(&mut self, n_sink: u32, n_keep: u32) -> Result<u32> {
-        self.kv_evict_by(None, n_sink, n_keep)
+        self.kv_evict_by(None, n_sink, n_keep, &Control::default())
     }
 
     /// The same by another policy. Fails with `Unsupported` if the session does not count what that
     /// asks for; `Streaming`, `Random` and `Ring` ask for nothing.
-    pub fn kv_evict_by(&mut self, policy: Option<Policy>, n_sink: u32, n_keep: u32) -> Result<u32> {
+    ///
+    /// `KvZip` is for any session: it evaluates the tokens that are held once more, in spans of at most
+    /// 2048, and takes them back; each head keeps what drew the largest attention of any of its queries.
+    /// Allocates 4 bytes for each slot of each head. Fails with `KvFull` if there is no free slot or
+    /// position for a span, `OutOfMemory`, and as `control` says; nothing has changed then.
+    pub fn kv_evict_by(
+        &mut self,
+        policy: Option<Policy>,
+        n_sink: u32,
+        n_keep: u32,
+        control: &Control<'_>,
+    ) -> Result<u32> {
         let (rule, n_keep) = self.eviction(policy, n_sink, n_keep)?;
-        Ok(self.runner.kv_evict(&rule, n_keep)? as u32)
+        Ok(self.runner.kv_evict(&rule, n_keep, control)? as u32)
     }
 
     /// What [`Session::kv_evict_by`] would do. Nothing leaves. Allocates.
@@ -270,9 +281,10 @@ impl Session {
         policy: Option<Policy>,
         n_sink: u32,
         n_keep: u32,
+        control: &Control<'_>,
     ) -> Result<(Plan, u64)> {
         let (rule, n_keep) = self.eviction(policy, n_sink, n_keep)?;
-        let plan = self.runner.kv_evict_plan(&rule, n_keep)?;
+        let plan = self.runner.kv_evict_plan(&rule, n_keep, control)?;
         let bytes = plan.n_slots * self.slot_bytes();
         Ok((plan, bytes))
     }
@@ -280,7 +292,12 @@ impl Session {
     fn eviction(&self, policy: Option<Policy>, n_sink: u32, n_keep: u32) -> Result<(Rule, usize)> {
         let n_keep = if n_keep == 0 { self.params.n_ctx / 2 } else { n_keep as usize };
         let n_sink = (n_sink > 0).then_some(n_sink as usize);
-        Ok((self.runner.rule(policy, n_sink)?, n_keep))
+        let rule = self.runner.rule(policy, n_sink)?;
+        if rule.needs().zip {
+            let n_slots = self.params.n_ctx.next_multiple_of(TILE) * self.runner.cache.n_heads();
+            check_memory("KV policy kvzip", (n_slots * size_of::<f32>()) as u64)?;
+        }
+        Ok((rule, n_keep))
     }
 
     /// Bytes of so many slots of every KV head that has slots of its own: of keys and values, and of what

@@ -42,6 +42,16 @@ pub const TERN_KV_POLICY_RANDOM: tern_kv_policy = 9;
 pub const TERN_KV_POLICY_RING: tern_kv_policy = 10;
 /// Nothing leaves: TERN_ERROR_KV_FULL.
 pub const TERN_KV_POLICY_NONE: tern_kv_policy = 11;
+/// What the tokens that are held attend to when they are evaluated once more (KVzip, arXiv
+/// 2505.23416), to prepare a text that many will ask about: evaluate it, evict by this, and fork the
+/// session for each of them. Only for tern_session_kv_evict() and tern_session_kv_evict_plan(), of any
+/// session; as the policy of a session TERN_ERROR_UNSUPPORTED. Each KV head keeps the tokens to which any
+/// query of its heads gave most, be it a single one. They are read again in spans of at most 2048, as
+/// they stand, the last 8 of a span once more before the next, and taken back after each: that takes as
+/// long as to read them took, and, for the time of the call, 4 bytes for each slot of each KV head.
+/// Fails with TERN_ERROR_KV_FULL if no slot or position is free for them: leave `n_ctx` some hundred
+/// more than the text has tokens.
+pub const TERN_KV_POLICY_KVZIP: tern_kv_policy = 12;
 
 /// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
 /// slots would become free, how many bytes that is, and which tokens no KV head would hold any
@@ -67,7 +77,12 @@ pub unsafe extern "C" fn tern_session_kv_evict_plan(
         let (params, n_positions) =
             unsafe { (read_sized(params, "params")?, out(n_positions, "n_positions")?) };
         let policy = kv_policy_of(params.policy)?;
-        let (plan, bytes) = session.write()?.kv_evict_plan(policy, params.n_sink, params.n_keep)?;
+        let (plan, bytes) = session.write()?.kv_evict_plan(
+            policy,
+            params.n_sink,
+            params.n_keep,
+            &session.control(0),
+        )?;
         let value = tern_kv_plan_info { struct_size: 0, reserved: 0, n_slots: plan.n_slots, bytes };
         // SAFETY: the header's contract for structs and buffers.
         unsafe {
@@ -185,8 +200,9 @@ pub(super) fn kv_policy_of(policy: tern_kv_policy) -> Result<Option<KvPolicy>> {
         TERN_KV_POLICY_KNORM => KvPolicy::KNorm,
         TERN_KV_POLICY_RANDOM => KvPolicy::Random,
         TERN_KV_POLICY_RING => KvPolicy::Ring,
+        TERN_KV_POLICY_KVZIP => KvPolicy::KvZip,
         other => {
-            return Err(err!(InvalidArgument, "params: KV policy {other}, expected 0 to 11"));
+            return Err(err!(InvalidArgument, "params: KV policy {other}, expected 0 to 12"));
         }
     }))
 }

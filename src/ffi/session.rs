@@ -148,7 +148,9 @@ pub unsafe extern "C" fn tern_session_logits_at(
 
 /// Evicts tokens from the KV cache to make room; `n_evicted` may be NULL. `params` may be NULL.
 ///
-/// Positions are not reused: the tokens that stay keep theirs.
+/// Positions are not reused: the tokens that stay keep theirs. With TERN_KV_POLICY_KVZIP, which
+/// evaluates tokens, tern_session_abort() stops it with TERN_ERROR_ABORTED; after any error the session
+/// is as it was.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_session_kv_evict(
@@ -162,7 +164,10 @@ pub unsafe extern "C" fn tern_session_kv_evict(
         let (params, n_evicted) =
             unsafe { (read_sized(params, "params")?, out_or_null(n_evicted, "n_evicted")?) };
         let policy = kv_policy_of(params.policy)?;
-        let n = session.write()?.kv_evict_by(policy, params.n_sink, params.n_keep)?;
+        let n = {
+            let control = session.control(0);
+            session.write()?.kv_evict_by(policy, params.n_sink, params.n_keep, &control)?
+        };
         if let Some(n_evicted) = n_evicted {
             n_evicted.write(n as usize);
         }

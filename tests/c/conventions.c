@@ -371,6 +371,17 @@ static void evaluating(const tern_model *model) {
     CHECK(n_gone == 2);
     OK(tern_session_describe(session, &info));
     CHECK(info.n_kv == 9 && info.n_evictions == 2);
+
+    /* A policy that reads again what is held, in any session, or stops when it is told to. */
+    evict.policy = TERN_KV_POLICY_KVZIP;
+    tern_session_abort(session);
+    GIVES(TERN_ERROR_ABORTED, tern_session_kv_evict(session, &evict, NULL));
+    OK(tern_session_describe(session, &info));
+    CHECK(info.n_kv == 9 && info.pos == 14);
+    OK(tern_session_kv_evict(session, &evict, &n_evicted));
+    CHECK(n_evicted == 2);
+    OK(tern_session_describe(session, &info));
+    CHECK(info.n_kv == 7 && info.pos == 14 && info.n_evictions == 3);
     CHECK(info.kv_budget == 0);
     tern_session_kv_set_budget(NULL, 1);
     OK(tern_session_kv_truncate(session, 0));
@@ -401,6 +412,9 @@ static void evaluating(const tern_model *model) {
     params.kv_dtype = 8;
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
     params.kv_dtype = TERN_KV_F16;
+    params.kv_policy = TERN_KV_POLICY_KVZIP; /* on request alone */
+    GIVES(TERN_ERROR_UNSUPPORTED, tern_session_new(model, &params, &session));
+    params.kv_policy = TERN_KV_POLICY_DEFAULT;
     params.v_dtype = TERN_KV_BALANCED; /* for both alone */
     GIVES(TERN_ERROR_INVALID_ARGUMENT, tern_session_new(model, &params, &session));
 

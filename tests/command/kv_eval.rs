@@ -73,7 +73,7 @@ const KEYS: [&str; 26] = [
     "texts",
     "tokens",
 ];
-const POLICIES: [&str; 11] = [
+const POLICIES: [&str; 12] = [
     "none",
     "hybrid",
     "attn",
@@ -82,6 +82,7 @@ const POLICIES: [&str; 11] = [
     "tova",
     "keydiff",
     "streaming",
+    "kvzip",
     "knorm",
     "random",
     "ring",
@@ -234,7 +235,7 @@ fn what_a_full_cache_writes_is_what_it_writes() {
 #[test]
 fn sessions_that_evict_compose() {
     let inputs = Inputs::new("compose");
-    for policy in ["none", "hybrid", "tova", "random"] {
+    for policy in ["none", "hybrid", "tova", "random", "kvzip"] {
         let rest =
             ["--policy", policy, "--composition", "--stream", "400", "--kv-type", "balanced"];
         let found = inputs.json(&rest)["composition"].clone();

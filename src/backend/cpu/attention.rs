@@ -175,7 +175,7 @@ impl Cpu {
             None => Ok(()),
         });
         kv.mass = mass;
-        done
+        done.and_then(|()| self.note_largest(s, kv, batch))
     }
 
     /// Few tokens: threads share heads and tiles.

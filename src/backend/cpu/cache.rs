@@ -14,6 +14,7 @@ use crate::kernel::{GROUP, Kernels};
 
 use super::Cpu;
 use super::cache_store::{Head, Kind, Layout, Moves, Store, Targets};
+use super::largest::Largest;
 use super::leverage::Leverage;
 use super::mass::Mass;
 use super::packed_cells::{Form, Side};
@@ -33,6 +34,8 @@ pub struct Kv {
     /// What its slots draw, if that is counted.
     pub(super) mass: Option<Mass>,
     pub(super) leverage: Option<Leverage>,
+    /// The largest probabilities of its slots, while they are watched.
+    pub(super) largest: Option<Largest>,
     recent: Newest,
 }
 
@@ -426,7 +429,18 @@ impl Cpu {
             };
         }
         let memory = room.memory.kind();
-        Ok(Kv { own, n_cells, kind, kernels: self.kernels, stores, memory, mass, leverage, recent })
+        Ok(Kv {
+            own,
+            n_cells,
+            kind,
+            kernels: self.kernels,
+            stores,
+            memory,
+            mass,
+            leverage,
+            largest: None,
+            recent,
+        })
     }
 }
 

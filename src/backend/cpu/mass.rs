@@ -14,6 +14,7 @@
 //!                               ones fade instead of falling out
 //! ```
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backend::{AttentionSum, Batch, Decoder, Observe, Observing, Shape};
@@ -101,7 +102,7 @@ impl Mass {
                     &mut self.recent[first + slots.start..][..slots.len()],
                 );
                 match observe {
-                    Observe::Nothing => {}
+                    Observe::Nothing | Observe::Largest => {}
                     Observe::Each { first_pos } => {
                         let counts = |&t: &usize| self.observing.counts(first_pos + t as u32);
                         let each = every as f32;
@@ -169,11 +170,13 @@ impl Mass {
 
 /// For each token of a batch and query head what its scores came to: their maximum, and the sum of
 /// the powers. Threads that have different tokens write here.
+#[derive(Default)]
 pub(super) struct Totals(Vec<AtomicU32>);
 
 impl Totals {
-    pub(super) fn new(d: &Decoder, shape: &Shape) -> Result<Totals> {
-        let n = Totals::len(d, shape);
+    /// For batches of up to `n_batch` tokens.
+    pub(super) fn new(d: &Decoder, n_batch: usize) -> Result<Totals> {
+        let n = 2 * n_batch * d.n_head;
         let mut totals = Vec::new();
         totals
             .try_reserve_exact(n)
@@ -183,11 +186,17 @@ impl Totals {
     }
 
     pub(super) fn bytes(d: &Decoder, shape: &Shape) -> u64 {
-        4 * Totals::len(d, shape) as u64
+        4 * (2 * Totals::n_batch(shape) * d.n_head) as u64
     }
 
-    fn len(d: &Decoder, shape: &Shape) -> usize {
-        if shape.observing.is_some() { 2 * shape.n_batch * d.n_head } else { 0 }
+    /// Tokens of a batch whose totals are always noted.
+    pub(super) fn n_batch(shape: &Shape) -> usize {
+        if shape.observing.is_some() { shape.n_batch } else { 0 }
+    }
+
+    /// Whether there is room for none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn place(&self, d: &Decoder, token: usize, head: usize) -> Option<&[AtomicU32]> {
@@ -237,14 +246,45 @@ impl Cpu {
         if batch.n_before == 0 {
             mass.rows.fill(0.0);
         }
-        let sizes = Sizes::new(d);
-        let n = batch.tokens.len();
+        let (n, n_group) = (batch.tokens.len(), d.n_head / d.n_head_kv);
         // Tokens from this one of the batch on are among the last of the span.
         let first_recent = (n_span - n_span.min(n_recent)).saturating_sub(batch.n_before);
-        let held = |h: usize| kv.held(h, 0, batch);
-        let ends = (0..d.n_head_kv).map(|h| Block::new(held(h), n - 1, 1).tiles().end);
+        let ends = (0..d.n_head_kv).map(|h| Block::new(kv.held(h, 0, batch), n - 1, 1).tiles().end);
         let n_items = ends.max().unwrap_or(0) * d.n_head_kv;
         let rows = &mut mass.rows[..n_items * n_rows * TILE];
+        self.see_again(s, kv, batch, (rows, n_rows), &|token, seen, rows| {
+            let Seen { slots, powers, weight } = seen;
+            // The mean over the group takes the place of its first row.
+            let (mean, others) = powers.split_at_mut(TILE);
+            let mean = &mut mean[slots.clone()];
+            let scale = weight(0) / n_group as f32;
+            mean.iter_mut().for_each(|x| *x *= scale);
+            for (row, other) in (1..n_group).zip(others.chunks_exact(TILE)) {
+                self.kernels.blend(mean, 1.0, &other[slots.clone()], weight(row) / n_group as f32);
+            }
+            let left = kind.decay(n_span - 1 - (batch.n_before + token));
+            let sums = &mut rows[SUMS * TILE..][slots.clone()];
+            self.add_up(kind, sums, 1.0, mean, left);
+            if token >= first_recent {
+                let recent = &mut rows[RECENT * TILE..][slots];
+                self.kernels.blend(recent, 1.0, mean, 1.0 / n_recent as f32);
+            }
+        })
+    }
+
+    /// Computes the powers of a batch's tokens once more, now that what they add up to is noted, and
+    /// gives them to `take` token by token, each with the rows of its tile and KV head:
+    /// `[tile][kv head][row][slot of the tile]`, so many of each. Threads have a tile and head each.
+    pub(super) fn see_again(
+        &self,
+        s: &Scratch,
+        kv: &Kv,
+        batch: &Batch<'_>,
+        (rows, n_rows): (&mut [f32], usize),
+        take: &(dyn Fn(usize, Seen<'_>, &mut [f32]) + Sync),
+    ) -> Result<()> {
+        let (d, n) = (&self.decoder, batch.tokens.len());
+        let sizes = Sizes::new(d);
         s.pool.rows(rows, n_rows * TILE, 1, |worker, first, rows| {
             let (mut buffer, mut eights) = (lock(&s.work[worker]), lock(&s.eights[worker]));
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
@@ -261,35 +301,30 @@ impl Cpu {
                     let buffer = std::mem::take(&mut work.part);
                     let n_rows = block.n * sizes.n_group;
                     let part = &mut Part::new(&mut buffer[..n_rows * (sizes.width + 2)], n_rows);
-                    self.powers(&head, held(h), &block, tile, &mut work, part);
+                    self.powers(&head, kv.held(h, 0, batch), &block, tile, &mut work, part);
                     for i in 0..block.n {
-                        let token = first + i;
                         let (start, end) = block.in_tile(i, tile);
-                        let group = i * sizes.n_group..(i + 1) * sizes.n_group;
                         let weight = |row: usize| {
-                            let total =
-                                s.totals.of(d, token, h * sizes.n_group + row - group.start);
-                            part.weight(row, total) / sizes.n_group as f32
+                            let total = s.totals.of(d, first + i, h * sizes.n_group + row);
+                            part.weight(i * sizes.n_group + row, total)
                         };
-                        // The mean over the group takes the place of its first row.
-                        let (mean, others) = work.scores[group.start * TILE..].split_at_mut(TILE);
-                        let mean = &mut mean[start..end];
-                        let scale = weight(group.start);
-                        mean.iter_mut().for_each(|x| *x *= scale);
-                        for (row, other) in group.clone().skip(1).zip(others.chunks_exact(TILE)) {
-                            self.kernels.blend(mean, 1.0, &other[start..end], weight(row));
-                        }
-                        let left = kind.decay(n_span - 1 - (batch.n_before + token));
-                        let sums = &mut rows[SUMS * TILE..][start..end];
-                        self.add_up(kind, sums, 1.0, mean, left);
-                        if token >= first_recent {
-                            let recent = &mut rows[RECENT * TILE..][start..end];
-                            self.kernels.blend(recent, 1.0, mean, 1.0 / n_recent as f32);
-                        }
+                        let powers = &mut work.scores[i * sizes.n_group * TILE..];
+                        let seen = Seen { slots: start..end, powers, weight: &weight };
+                        take(first + i, seen, rows);
                     }
                     work.part = buffer;
                 }
             }
         })
     }
+}
+
+/// What a token's query heads that share a KV head give the slots of a tile.
+pub(super) struct Seen<'s> {
+    /// The slots of the tile that it sees.
+    pub(super) slots: Range<usize>,
+    /// `[query head][TILE]`, and what follows.
+    pub(super) powers: &'s mut [f32],
+    /// What the powers of a query head are multiplied with to be probabilities.
+    pub(super) weight: &'s dyn Fn(usize) -> f32,
 }

@@ -14,6 +14,7 @@ mod cache_q8;
 mod cache_store;
 mod checksum;
 mod codec;
+mod largest;
 mod leverage;
 mod mass;
 mod packed_cells;

@@ -173,6 +173,18 @@ impl Backend for Cpu {
         }
     }
 
+    fn watch(&self, s: &mut Scratch, kv: &mut Kv) -> Result<()> {
+        self.watch_layer(s, kv)
+    }
+
+    fn unwatch(&self, s: &mut Scratch, kv: &mut Kv) {
+        self.unwatch_layer(s, kv);
+    }
+
+    fn largest(&self, kv: &Kv, head: usize, out: &mut [f32]) {
+        self.largest_of(kv, head, out);
+    }
+
     fn n_each(&self) -> usize {
         Sizes::new(&self.decoder).n_tokens
     }

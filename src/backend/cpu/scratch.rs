@@ -341,7 +341,7 @@ impl Cpu {
             work,
             eights,
             parts,
-            totals: Totals::new(d, shape)?,
+            totals: Totals::new(d, Totals::n_batch(shape))?,
             recent: RecentRows::both(d, shape, memory)?,
             logits,
             highest: Highest::new(shape.n_logits, d.n_vocab)?,

@@ -103,6 +103,11 @@ impl<B: Backend> Cache<B> {
         (first..first + self.n_head).map(held).max().unwrap_or(0)
     }
 
+    /// Whether a head holds more than `budget` slots.
+    pub fn holds_more(&self, budget: usize) -> bool {
+        self.slots.most_held() > budget
+    }
+
     /// Cuts every head back to `budget` slots, as a rule says. Layers with a window keep what they
     /// see, but where there are no others. Gives how many slots have become free.
     pub fn cut_all(
@@ -227,7 +232,9 @@ impl<B: Backend> Cache<B> {
         for head in 0..self.n_head {
             let held = self.slots.held()[first + head] as usize;
             if held > budget {
-                self.choose(device.backend, rule, (layer, head), budget)?;
+                if let Some(part) = self.choose(device.backend, rule, (layer, head), budget)? {
+                    self.retained[first + head] = part;
+                }
                 let kept = self.chooser.kept();
                 n_freed += (held - kept.len()) as u64;
                 device.backend.compact(&mut self.layers[layer], head, held, kept)?;
@@ -251,20 +258,20 @@ impl<B: Backend> Cache<B> {
         }
     }
 
-    /// Chooses what stays of a head that holds more than `budget`: [`Chooser::kept`].
+    /// Chooses what stays of a head that holds more than `budget`: [`Chooser::kept`]. Gives the part of
+    /// the last queries' attention that stays, if that is counted.
     fn choose(
         &mut self,
         backend: &B,
         rule: &Rule,
         (layer, of_layer): (usize, usize),
         budget: usize,
-    ) -> Result<()> {
-        let Some(first) = self.own[layer] else { return Ok(()) };
+    ) -> Result<Option<f32>> {
+        let Some(first) = self.own[layer] else { return Ok(None) };
         self.weigh_keys(backend, rule, layer, of_layer);
         let n_past = self.next_pos();
         let own = self.rule;
-        let Cache { layers, slots, chooser, average, weights, retained, segments, marks, .. } =
-            &mut *self;
+        let Cache { layers, slots, chooser, average, weights, segments, marks, .. } = &mut *self;
         let known = (&*segments, marks);
         let (kv, pos) = (&layers[layer], slots.pos(first + of_layer));
         let attention = backend.attention(kv, of_layer);
@@ -284,14 +291,12 @@ impl<B: Backend> Cache<B> {
             leverage,
             key_diff: weights,
             norm: weights,
+            zip: weights,
             ..Head::default()
         };
         chooser.keep(rule, head, known, budget)?;
-        if !observed.is_empty() {
-            let stayed: f32 = chooser.kept().iter().map(|&slot| observed[slot as usize]).sum();
-            retained[first + of_layer] = stayed / observed.iter().sum::<f32>();
-        }
-        Ok(())
+        let stayed = || chooser.kept().iter().map(|&slot| observed[slot as usize]).sum::<f32>();
+        Ok((!observed.is_empty()).then(|| stayed() / observed.iter().sum::<f32>()))
     }
 
     /// Looks at the slots of a layer that are of tokens before a position, if the policy asks.
@@ -348,10 +353,15 @@ impl<B: Backend> Cache<B> {
         }
     }
 
-    /// Norms of a head's keys, or how far they point away from the mean, if the policy asks.
+    /// Norms of a head's keys, or how far they point away from the mean, or what tokens that came again
+    /// gave them, if the policy asks.
     fn weigh_keys(&mut self, backend: &B, rule: &Rule, layer: usize, of_layer: usize) {
         let Some(first) = self.own[layer] else { return };
         let (needs, head) = (rule.needs(), first + of_layer);
+        if needs.zip {
+            let n = self.slots.pos(head).len().min(self.weights.len());
+            backend.largest(&self.layers[layer], of_layer, &mut self.weights[..n]);
+        }
         if !needs.key_diff && !needs.norm {
             return;
         }

@@ -9,6 +9,7 @@
 //! is turned by as much less: attention knows nothing but distances, and the recent ones stay as they
 //! are.
 
+mod again;
 mod evict;
 mod known;
 mod saved;

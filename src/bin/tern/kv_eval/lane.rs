@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tern::Error;
-use tern::engine::{Logits, Model, Sampler, Session, SessionParams};
+use tern::engine::{Control, Logits, Model, Sampler, Session, SessionParams};
 
 use super::super::args::Result;
-use super::super::interrupt::Guard;
+use super::super::interrupt::{self, Guard};
 use super::super::load;
 use super::policy::{Policy, SINKS};
 
@@ -44,7 +44,9 @@ impl Lane {
         policy: &'static Policy,
         n_keep: u32,
     ) -> Result<Lane> {
-        let params = SessionParams { kv_policy: policy.policy, ..*params };
+        // What reads again is no session's policy.
+        let kv_policy = policy.policy.filter(|_| !policy.reads_again());
+        let params = SessionParams { kv_policy, ..*params };
         let session = load::session(model, &params)?;
         Ok(Lane { policy, counters: Counters::default(), session, n_keep })
     }
@@ -56,7 +58,7 @@ impl Lane {
         policy: &'static Policy,
         n_keep: u32,
     ) -> Result<Lane> {
-        let kv_budget = if policy.evicts() { n_keep } else { 0 };
+        let kv_budget = if policy.keeps_a_budget() { n_keep } else { 0 };
         Lane::new(model, &SessionParams { kv_budget, ..*params }, policy, n_keep)
     }
 
@@ -68,9 +70,11 @@ impl Lane {
     /// A fork cut down as another lane's policy says; `None` if this session does not count what that
     /// asks for, or nothing ever leaves the other.
     pub(crate) fn fork_as(&self, other: &Lane) -> Result<Option<Lane>> {
-        let Some(policy) = other.policy.policy else { return Ok(None) };
+        let Some(policy) = other.policy.policy.filter(|_| !other.policy.reads_again()) else {
+            return Ok(None); // which may take more room
+        };
         let mut fork = self.fork()?;
-        match fork.session.kv_evict_by(Some(policy), SINKS, other.n_keep) {
+        match fork.session.kv_evict_by(Some(policy), SINKS, other.n_keep, &Control::default()) {
             Ok(_) => Ok(Some(fork)),
             Err(Error::Unsupported(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -149,7 +153,11 @@ impl Lane {
         }
         let start = Instant::now();
         let n = match self.policy.evicts() {
-            true => self.session.kv_evict(SINKS, self.n_keep)?,
+            true => {
+                let policy = self.policy.policy.filter(|_| self.policy.reads_again());
+                let guard = interrupt::guard();
+                self.session.kv_evict_by(policy, SINKS, self.n_keep, &guard.control())?
+            }
             false => 0,
         };
         let ns = start.elapsed().as_nanos() as u64;
@@ -161,6 +169,11 @@ impl Lane {
             counters.longest_ns = counters.longest_ns.max(ns);
         }
         Ok(())
+    }
+
+    /// Whether a text that is read in parts is cut down after each of them, or once.
+    pub(crate) fn streams(&self) -> bool {
+        !self.policy.reads_again()
     }
 
     /// Whether anything ever leaves.

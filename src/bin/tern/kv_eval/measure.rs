@@ -133,7 +133,7 @@ impl Test {
     /// them.
     pub(crate) fn cells(self, policy: &Policy, slots: u32) -> u32 {
         match self {
-            _ if !policy.is_bounded() => self.n_tokens(),
+            _ if !policy.is_bounded() => self.n_tokens() + policy.n_beside(self.n_whole()),
             Test::Once { n_prompt, n_generate } => n_prompt.max(slots + n_generate),
             Test::Stream { n } => n.min(slots + CHUNK),
         }

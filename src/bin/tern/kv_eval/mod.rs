@@ -153,6 +153,10 @@ impl Options {
             let least = composition::LEAST_TOKENS;
             return usage(format!("{n} tokens to compose sessions with: expected {least} or more"));
         }
+        let reads_again = self.policy.is_some_and(Policy::reads_again);
+        if reads_again && self.written().is_some() {
+            return usage("--policy kvzip evicts on request: no --greedy".into());
+        }
         self.common.model()?;
         Ok(())
     }

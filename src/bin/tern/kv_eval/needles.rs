@@ -128,7 +128,8 @@ impl Needle {
 pub(crate) enum Ask {
     /// It is the end of the prompt that is then cut down.
     Aware,
-    /// After a text that was streamed through a cache of the budget's size.
+    /// After a text that was streamed through a cache of the budget's size; or, by a policy that reads it
+    /// again, was cut down when all of it was there.
     Streamed,
 }
 
@@ -182,8 +183,10 @@ impl Bench<'_> {
         let longest = needles.iter().map(|needle| needle.question.len() + needle.code.len()).max();
         let tail = CHUNK.max(longest.unwrap_or(0) as u32);
         let mut full = self.full_lane(n_prompt + tail)?;
-        let params = self.params(n_prompt + tail, self.common.kv_types);
-        let lanes = policies.iter().map(|policy| Lane::new(self.model, &params, policy, budget));
+        let lanes = policies.iter().map(|policy| {
+            let n_ctx = n_prompt + tail + policy.n_beside(n_prompt);
+            Lane::new(self.model, &self.params(n_ctx, self.common.kv_types), policy, budget)
+        });
         let mut lanes = lanes.collect::<Result<Vec<_>>>()?;
         let mut results = vec![[Found::default(); 2]; lanes.len()];
         let guard = interrupt::guard();
@@ -278,8 +281,11 @@ fn answer(lane: &mut Lane, needle: &Needle, ask: Ask, guard: &Guard) -> Result<(
         Ask::Streamed => {
             for chunk in needle.context.chunks(CHUNK as usize) {
                 lane.eval(chunk, Logits::None, guard)?;
-                lane.evict()?;
+                if lane.streams() {
+                    lane.evict()?;
+                }
             }
+            lane.evict()?;
             complete(lane, &needle.question, needle, guard)
         }
     }

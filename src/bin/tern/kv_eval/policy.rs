@@ -68,9 +68,25 @@ impl Policy {
         self.policy.is_some()
     }
 
+    /// Whether it reads again what a session holds: on request, and with room for that.
+    pub(crate) fn reads_again(&self) -> bool {
+        self.policy == Some(KvPolicy::KvZip)
+    }
+
+    /// Cells that it takes beside `n` tokens: to read all of them again at once.
+    pub(crate) fn n_beside(&self, n: u32) -> u32 {
+        if self.reads_again() { n } else { 0 }
+    }
+
+    /// Whether tokens leave a session by themselves.
+    pub(crate) fn keeps_a_budget(&self) -> bool {
+        self.evicts() && !self.reads_again()
+    }
+
     /// Whether no layer grows without end.
     pub(crate) fn is_bounded(&self) -> bool {
-        self.policy.is_some_and(|policy| policy.n_layer_spared() == 0)
+        let spares_none = self.policy.is_some_and(|policy| policy.n_layer_spared() == 0);
+        spares_none && !self.reads_again()
     }
 }
 
@@ -113,6 +129,7 @@ pub(crate) const POLICIES: &[Policy] = &[
         Role::Subject,
         "the first four tokens and the most recent",
     ),
+    row(KvPolicy::KvZip, "kvzip", Role::Subject, "what is attended to when the text comes again"),
     row(KvPolicy::KNorm, "knorm", Role::Subject, "keys of low norm"),
     row(
         KvPolicy::Random,
