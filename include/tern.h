@@ -750,9 +750,16 @@ typedef struct {
 /// query of its heads gave most, be it a single one. They are read again in spans of at most 2048, as
 /// they stand, the last 8 of a span once more before the next, and taken back after each: that takes as
 /// long as to read them took, and, for the time of the call, 4 bytes for each slot of each KV head.
+/// All heads keep equally many, where the paper gives some more: with a small model and a fifth of the
+/// tokens that loses more than TERN_KV_POLICY_HYBRID does, so measure it with yours (`tern kv-eval`).
 /// Fails with TERN_ERROR_KV_FULL if no slot or position is free for them: leave `n_ctx` some hundred
 /// more than the text has tokens.
 #define TERN_KV_POLICY_KVZIP 12
+
+/// What queries yet to come can be expected to attend to, if they are as those so far in the mean
+/// (Expected Attention, arXiv 2510.00636, without the covariance: that takes 64 times as much memory
+/// with heads of 64 elements), over the next 512 positions.
+#define TERN_KV_POLICY_EXPECTED 13
 
 /// Make room by its policy: tern_session_kv_evict().
 #define TERN_KV_OP_EVICT 1

@@ -145,7 +145,7 @@ fn check_twins(model: &Arc<Model>, params: &SessionParams, what: &str) {
 fn policies(tiny: &Tiny) -> impl Iterator<Item = KvPolicy> {
     let qk_norm = tiny.qk_norm();
     KvPolicy::ALL.iter().copied().filter(move |policy| match policy {
-        KvPolicy::Expected | KvPolicy::KvZip | KvPolicy::None => false,
+        KvPolicy::KvZip | KvPolicy::None => false,
         KvPolicy::KNorm => !qk_norm,
         _ => true,
     })

@@ -16,7 +16,7 @@ use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
 
-pub use observing::{AttentionSum, Observe, Observing};
+pub use observing::{AttentionSum, Observe, Observing, QueryMeans, Rotation};
 
 /// Where a tensor lies in the data section of a model, and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +265,8 @@ pub struct Shape {
     pub panels: Option<Isa>,
     /// Attention counts what slots draw.
     pub observing: Option<Observing>,
+    /// Means of queries are kept ([`Backend::queries`]).
+    pub queries: Option<QueryMeans>,
     /// Statistics of keys and values are kept ([`Backend::learn`]).
     pub leverage: bool,
     /// Positions that keys can be turned by.
@@ -346,7 +348,7 @@ pub trait Backend: Send + Sync {
     fn highest(&self, s: &Self::Scratch, row: usize) -> impl Iterator<Item = Option<f32>>;
     /// Adds what a layer's slots drew from the first `n_kept` tokens of the last span, which was
     /// observed like this, to what they drew before. `held`: the slots that each of its KV heads used
-    /// before the span.
+    /// before the span. Counts the queries of these tokens, too, where means of them are kept.
     fn count_attention(&self, kv: &mut Self::Kv, held: &[u32], observe: Observe, n_kept: usize);
     /// Makes room to note, of every slot of a layer that attends to everything, the largest probability
     /// that any query head gives it while batches are watched ([`Observe::Largest`]): zeros. Allocates.
@@ -376,8 +378,13 @@ pub trait Backend: Send + Sync {
     /// The leverage of the slots of a KV head, of the key and of the value added up, as it was when
     /// it was last computed; empty if none is.
     fn leverage<'k>(&self, kv: &'k Self::Kv, head: usize) -> &'k [f32];
-    /// The key of a KV head in a slot, as it is stored.
-    fn key(&self, kv: &Self::Kv, head: usize, slot: u32, out: &mut [f32]);
+    /// The key or the value of a KV head in a slot, as it is stored.
+    fn row(&self, kv: &Self::Kv, of: Row, head: usize, slot: u32, out: &mut [f32]);
+    /// The means of the queries that have been counted, before rotation, of the query heads that share a
+    /// KV head, one after the other; empty if none are kept.
+    fn queries<'k>(&self, kv: &'k Self::Kv, head: usize) -> &'k [f32];
+    /// How a layer turns its heads, and what it multiplies scores with.
+    fn rotation<'s>(&self, s: &'s Self::Scratch, layer: &Self::Layer) -> Rotation<'s>;
     /// Forgets what is known of a layer's slots, but for their keys and values.
     fn forget(&self, kv: &mut Self::Kv);
     /// Tokens that a layer looks back on; 0 = all.
@@ -439,7 +446,8 @@ pub trait Backend: Send + Sync {
     fn knowledge<'k>(&self, kv: &'k Self::Kv, head: usize, n: usize) -> [&'k [f32]; 3];
     /// The same, to be set.
     fn knowledge_mut<'k>(&self, kv: &'k mut Self::Kv, head: usize, n: usize) -> [&'k mut [f32]; 3];
-    /// How many slots of each KV head [`Backend::learn`] has counted so far.
+    /// How many slots of each KV head [`Backend::learn`] has counted so far, or how many queries have
+    /// been.
     fn n_learnt(&self, kv: &Self::Kv) -> u64;
     /// Sets that, with [`Backend::knowledge_mut`].
     fn set_n_learnt(&self, kv: &mut Self::Kv, n: u64);

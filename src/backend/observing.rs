@@ -1,5 +1,7 @@
 //! What attention counts beside its result, for policies that choose what stays in a cache.
 
+use super::rope::{Frequencies, Layout};
+
 /// How attention counts what slots draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observe {
@@ -63,4 +65,24 @@ impl AttentionSum {
             }
         }
     }
+}
+
+/// Which queries the means are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryMeans {
+    /// Tokens of a span that are counted apart, at most.
+    pub n_rows: usize,
+    /// Positions below this one are not counted: first tokens ask for nothing that others do.
+    pub n_sink: u32,
+}
+
+/// What a layer does with queries and keys before it compares them.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation<'s> {
+    /// How its heads turn, if they do.
+    pub rope: Option<&'s Frequencies>,
+    /// Which elements turn together.
+    pub layout: Layout,
+    /// Multiplies scores.
+    pub scale: f32,
 }

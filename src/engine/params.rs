@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::backend::{KvType, Observing, RECENT};
+use crate::backend::{KvType, Observing, QueryMeans, RECENT};
 use crate::base::clock;
 use crate::base::cpu::{Cores, Isa};
 use crate::base::error::{Result, err};
@@ -204,6 +204,11 @@ impl Resolved {
     pub(super) fn observing(&self) -> Option<Observing> {
         // A draft is counted token by token; drafts are no longer than that.
         self.rule.and_then(|rule| rule.observing(self.n_logits.min(EVERY as usize)))
+    }
+
+    /// Which queries are counted for the policy, drafts likewise.
+    pub(super) fn queries(&self) -> Option<QueryMeans> {
+        self.rule.and_then(|rule| rule.queries(self.n_logits.min(EVERY as usize)))
     }
 }
 

@@ -43,6 +43,7 @@ impl Resolved {
             n_prefill: self.n_threads_batch,
             panels: panels.filter(|_| self.numerics == Numerics::Fast),
             observing: self.observing(),
+            queries: self.queries(),
             leverage: self.rule.is_some_and(|rule| rule.needs().leverage),
             n_turns: self.capacity.n_turns as usize,
             n_shared,

@@ -87,7 +87,8 @@ impl Session {
             .try_reserve_exact(params.n_batch)
             .map_err(|_| err!(OutOfMemory, "no memory for a batch of {}", params.n_batch))?;
         outputs.resize(params.n_batch, 0); // takes the pages now
-        let n_each = shape.observing.map_or(0, |o| o.n_rows.min(weights.backend.n_each()));
+        let n_apart = shape.observing.map(|o| o.n_rows).or(shape.queries.map(|q| q.n_rows));
+        let n_each = n_apart.map_or(0, |n| n.min(weights.backend.n_each()));
         let counting = (params.rule, n_each);
         let mut cache = Cache::new(layers, windows(&model), n_head, params.capacity, counting)?;
         if params.kv_share {

@@ -49,9 +49,15 @@ pub const TERN_KV_POLICY_NONE: tern_kv_policy = 11;
 /// query of its heads gave most, be it a single one. They are read again in spans of at most 2048, as
 /// they stand, the last 8 of a span once more before the next, and taken back after each: that takes as
 /// long as to read them took, and, for the time of the call, 4 bytes for each slot of each KV head.
+/// All heads keep equally many, where the paper gives some more: with a small model and a fifth of the
+/// tokens that loses more than TERN_KV_POLICY_HYBRID does, so measure it with yours (`tern kv-eval`).
 /// Fails with TERN_ERROR_KV_FULL if no slot or position is free for them: leave `n_ctx` some hundred
 /// more than the text has tokens.
 pub const TERN_KV_POLICY_KVZIP: tern_kv_policy = 12;
+/// What queries yet to come can be expected to attend to, if they are as those so far in the mean
+/// (Expected Attention, arXiv 2510.00636, without the covariance: that takes 64 times as much memory
+/// with heads of 64 elements), over the next 512 positions.
+pub const TERN_KV_POLICY_EXPECTED: tern_kv_policy = 13;
 
 /// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
 /// slots would become free, how many bytes that is, and which tokens no KV head would hold any
@@ -201,8 +207,9 @@ pub(super) fn kv_policy_of(policy: tern_kv_policy) -> Result<Option<KvPolicy>> {
         TERN_KV_POLICY_RANDOM => KvPolicy::Random,
         TERN_KV_POLICY_RING => KvPolicy::Ring,
         TERN_KV_POLICY_KVZIP => KvPolicy::KvZip,
+        TERN_KV_POLICY_EXPECTED => KvPolicy::Expected,
         other => {
-            return Err(err!(InvalidArgument, "params: KV policy {other}, expected 0 to 12"));
+            return Err(err!(InvalidArgument, "params: KV policy {other}, expected 0 to 13"));
         }
     }))
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{AttentionSum, Observing};
+use crate::backend::{AttentionSum, Observing, QueryMeans};
 use crate::base::error::Result;
 
 use super::filled;
@@ -65,6 +65,12 @@ impl Rule {
         };
         let every = COUNTED_EVERY.min(n_recent);
         needs.probabilities().then_some(Observing { n_rows: n_rows.max(2), n_recent, every, sum })
+    }
+
+    /// Which means of queries have to be kept for the policy, if any.
+    pub fn queries(&self, n_rows: usize) -> Option<QueryMeans> {
+        let n_sink = u32::try_from(self.params.n_sink).unwrap_or(u32::MAX);
+        self.needs().expected.then_some(QueryMeans { n_rows: n_rows.max(2), n_sink })
     }
 
     /// Tokens that can come before the next group of layers is cut back.

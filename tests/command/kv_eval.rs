@@ -73,7 +73,7 @@ const KEYS: [&str; 26] = [
     "texts",
     "tokens",
 ];
-const POLICIES: [&str; 12] = [
+const POLICIES: [&str; 13] = [
     "none",
     "hybrid",
     "attn",
@@ -82,6 +82,7 @@ const POLICIES: [&str; 12] = [
     "tova",
     "keydiff",
     "streaming",
+    "expected",
     "kvzip",
     "knorm",
     "random",
@@ -235,7 +236,7 @@ fn what_a_full_cache_writes_is_what_it_writes() {
 #[test]
 fn sessions_that_evict_compose() {
     let inputs = Inputs::new("compose");
-    for policy in ["none", "hybrid", "tova", "random", "kvzip"] {
+    for policy in ["none", "hybrid", "tova", "random", "expected", "kvzip"] {
         let rest =
             ["--policy", policy, "--composition", "--stream", "400", "--kv-type", "balanced"];
         let found = inputs.json(&rest)["composition"].clone();

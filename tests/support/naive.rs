@@ -100,7 +100,7 @@ impl<'a> Oracle<'a> {
             let (windowed, rotates) = self.layer(i);
             let rope = usize::from(t.arch == "gemma3" && windowed);
             let (mut qs, mut ks, mut vs) = (Vec::new(), Vec::new(), Vec::new());
-            let mut raw = Vec::new();
+            let (mut raw, mut raw_qs) = (Vec::new(), Vec::new());
             for (pos, x) in xs.iter().enumerate() {
                 let x = self.norm(&b("attn_norm"), x);
                 let [mut q, mut k, v] = if t.fused() {
@@ -117,6 +117,7 @@ impl<'a> Oracle<'a> {
                     }
                 }
                 raw.push(k.clone());
+                raw_qs.push(q.clone());
                 for head in q.chunks_exact_mut(d).chain(k.chunks_exact_mut(d)).filter(|_| rotates) {
                     self.rotate(head, pos, rope);
                 }
@@ -128,7 +129,7 @@ impl<'a> Oracle<'a> {
                 (true, w) if w > 0 => w as usize,
                 _ => usize::MAX,
             };
-            let seen = Attention { window, qs, ks, vs, raw };
+            let seen = Attention { window, qs, ks, vs, raw, raw_qs };
             for (pos, residual) in xs.iter_mut().enumerate() {
                 let mut mixed = vec![0.0; q_rows];
                 let first = (pos + 1).saturating_sub(window);
@@ -189,6 +190,8 @@ pub struct Attention {
     pub vs: Vec<Vec<f64>>,
     /// Keys before rotation.
     pub raw: Vec<Vec<f64>>,
+    /// Queries before rotation.
+    pub raw_qs: Vec<Vec<f64>>,
 }
 
 impl Attention {

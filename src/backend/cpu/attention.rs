@@ -164,6 +164,9 @@ impl Cpu {
         batch: &Batch<'_>,
     ) -> Result<()> {
         let n = batch.tokens.len();
+        if let Some(queries) = &mut kv.queries {
+            queries.note(self, s, l, batch);
+        }
         // Taken out, so that keys and values can be read while it is written.
         let mut mass = kv.mass.take();
         let done = match n <= Sizes::new(&self.decoder).n_tokens {

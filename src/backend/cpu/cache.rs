@@ -18,6 +18,7 @@ use super::largest::Largest;
 use super::leverage::Leverage;
 use super::mass::Mass;
 use super::packed_cells::{Form, Side};
+use super::queries::Queries;
 use super::recent::{Recent, RecentRows, WINDOW};
 use super::tiles::{Block, Held, TILE};
 
@@ -34,6 +35,8 @@ pub struct Kv {
     /// What its slots draw, if that is counted.
     pub(super) mass: Option<Mass>,
     pub(super) leverage: Option<Leverage>,
+    /// What is asked for, if that is kept.
+    pub(super) queries: Option<Queries>,
     /// The largest probabilities of its slots, while they are watched.
     pub(super) largest: Option<Largest>,
     recent: Newest,
@@ -369,7 +372,11 @@ impl Cpu {
     pub fn kv_bytes(decoder: &Decoder, shape: &Shape, window: u32) -> u64 {
         let (kind, n) = stores(decoder, shape, window);
         let known = match window {
-            0 => Mass::bytes(decoder, shape) + Leverage::bytes(decoder, shape),
+            0 => {
+                Mass::bytes(decoder, shape)
+                    + Leverage::bytes(decoder, shape)
+                    + Queries::bytes(decoder, shape)
+            }
             _ => 0,
         };
         let n_shared = if window == 0 { shape.n_shared.min(n) } else { 0 };
@@ -413,10 +420,11 @@ impl Cpu {
                 memory.unwrap_or(room.memory),
             )?)?);
         }
-        let (mut mass, mut leverage) = (None, None);
+        let (mut mass, mut leverage, mut queries) = (None, None, None);
         if own.is_some() {
             mass = Mass::new(&self.decoder, shape, room.memory)?;
             leverage = Leverage::new(&self.decoder, shape, room.memory)?;
+            queries = Queries::new(&self.decoder, shape, room.memory)?;
         }
         let n_cells = if window == 0 { shape.n_ctx } else { shape.n_cells };
         let forms = kind.recent();
@@ -438,6 +446,7 @@ impl Cpu {
             memory,
             mass,
             leverage,
+            queries,
             largest: None,
             recent,
         })

@@ -19,6 +19,7 @@ mod leverage;
 mod mass;
 mod packed_cells;
 mod phases;
+mod queries;
 mod recent;
 mod scratch;
 mod screen;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::rope::Layout;
-use crate::backend::{Backend, Batch, NewSlots, Observe, Row, SlotsOfHead};
+use crate::backend::{Backend, Batch, Decoder, NewSlots, Observe, Rotation, Row, SlotsOfHead};
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
@@ -171,6 +171,9 @@ impl Backend for Cpu {
         if let Some(mass) = &mut kv.mass {
             mass.fold(self, held, observe, n_kept);
         }
+        if let Some(queries) = &mut kv.queries {
+            queries.fold(observe, n_kept);
+        }
     }
 
     fn watch(&self, s: &mut Scratch, kv: &mut Kv) -> Result<()> {
@@ -209,13 +212,28 @@ impl Backend for Cpu {
         leverage.map_or(&[], |leverage| leverage.of_head(&self.decoder, kv.n_cells(), head))
     }
 
-    fn key(&self, kv: &Kv, head: usize, slot: u32, out: &mut [f32]) {
-        kv.key(head, slot, out);
+    fn row(&self, kv: &Kv, of: Row, head: usize, slot: u32, out: &mut [f32]) {
+        match of {
+            Row::Key => kv.key(head, slot, out),
+            Row::Value => kv.value(head, slot, out),
+        }
+    }
+
+    fn queries<'k>(&self, kv: &'k Kv, head: usize) -> &'k [f32] {
+        kv.queries.as_ref().map_or(&[], |queries| queries.of_head(&self.decoder, head))
+    }
+
+    fn rotation<'s>(&self, s: &'s Scratch, l: &CpuLayer) -> Rotation<'s> {
+        let Decoder { rope_layout: layout, attn_scale: scale, .. } = self.decoder;
+        Rotation { rope: l.rope.map(|i| &s.frequencies[i]), layout, scale }
     }
 
     fn forget(&self, kv: &mut Kv) {
         if let Some(leverage) = &mut kv.leverage {
             leverage.clear();
+        }
+        if let Some(queries) = &mut kv.queries {
+            queries.clear();
         }
         kv.forget_recent();
     }
@@ -281,6 +299,9 @@ impl Backend for Cpu {
         if let (Some(to), Some(from)) = (&mut to.leverage, &from.leverage) {
             to.copy(from);
         }
+        if let (Some(to), Some(from)) = (&mut to.queries, &from.queries) {
+            to.copy(from);
+        }
     }
 
     fn copy_cells(&self, from: &Kv, to: &mut Kv) -> Result<()> {
@@ -327,12 +348,16 @@ impl Backend for Cpu {
     }
 
     fn n_learnt(&self, kv: &Kv) -> u64 {
-        kv.leverage.as_ref().map_or(0, |leverage| leverage.n)
+        let of_queries = kv.queries.as_ref().map_or(0, |queries| queries.n);
+        kv.leverage.as_ref().map_or(of_queries, |leverage| leverage.n)
     }
 
     fn set_n_learnt(&self, kv: &mut Kv, n: u64) {
         if let Some(leverage) = &mut kv.leverage {
             leverage.n = n;
+        }
+        if let Some(queries) = &mut kv.queries {
+            queries.n = n;
         }
     }
 }
@@ -388,7 +413,13 @@ impl Cpu {
     }
 
     /// The rotations of rope `i` for the whole batch: `[n_batch][n_dims / 2]` cosines and sines.
-    fn angles<'s>(&self, i: usize, cos: &'s [f32], sin: &'s [f32], n_batch: usize) -> Angles<'s> {
+    pub(super) fn angles<'s>(
+        &self,
+        i: usize,
+        cos: &'s [f32],
+        sin: &'s [f32],
+        n_batch: usize,
+    ) -> Angles<'s> {
         let before: usize = self.decoder.ropes[..i].iter().map(|r| n_batch * r.n_dims / 2).sum();
         let half = self.decoder.ropes[i].n_dims / 2;
         let range = before..before + n_batch * half;
@@ -444,10 +475,10 @@ fn lcm(a: usize, b: usize) -> usize {
 
 /// Rotations of all tokens of a batch.
 #[derive(Clone, Copy)]
-struct Angles<'s> {
-    cos: &'s [f32],
-    sin: &'s [f32],
-    half: usize,
+pub(super) struct Angles<'s> {
+    pub(super) cos: &'s [f32],
+    pub(super) sin: &'s [f32],
+    pub(super) half: usize,
 }
 
 fn rotations(per_pair: &[f64], pos: f64, scale: f64, cos: &mut [f32], sin: &mut [f32]) {

@@ -206,7 +206,9 @@ impl Kv {
     /// What is known of a head and its first `n` slots: what these draw, all of it and lately, and
     /// what leverages are computed from, with these.
     pub(super) fn knowledge(&self, d: &Decoder, head: usize, n: usize) -> [&[f32]; 3] {
-        let (sum, recent) = self.mass.as_ref().map_or((&[][..], &[][..]), |mass| {
+        let queries = self.queries.as_ref().map_or(&[][..], |queries| queries.of_head(d, head));
+        // No policy needs both.
+        let (sum, recent) = self.mass.as_ref().map_or((queries, &[][..]), |mass| {
             let (sum, recent) = mass.of_head(head);
             (&sum[..n], &recent[..n])
         });
@@ -218,9 +220,10 @@ impl Kv {
     /// The same, to be set.
     pub(super) fn knowledge_mut(&mut self, d: &Decoder, head: usize, n: usize) -> [&mut [f32]; 3] {
         let n_slots = self.n_cells();
-        let (sum, recent) = match &mut self.mass {
-            Some(mass) => mass.of_head_mut(head, n),
-            None => Default::default(),
+        let (sum, recent) = match (&mut self.mass, &mut self.queries) {
+            (Some(mass), _) => mass.of_head_mut(head, n),
+            (None, Some(queries)) => (queries.of_head_mut(d, head), &mut [][..]),
+            (None, None) => Default::default(),
         };
         let leverage = self.leverage.as_mut();
         let leverage = leverage.map(|leverage| leverage.known_mut(d, n_slots, head, n));

@@ -44,8 +44,8 @@ Models are GGUF files. All commands with a model take these:
                         rotated: q5_h, q4_h, q3_h; TYPE,TYPE: keys, and values; balanced: q8_0,q4_h;
                         small: q5_h,q4_h; tiny: q8_0,q3_h
       --kv-policy P     what leaves the KV cache when it is too full: hybrid (default), attn, h2o,
-                        snapkv, tova, keydiff, knorm, streaming, random or ring; `tern help
-                        kv-eval` says more
+                        snapkv, tova, keydiff, expected, knorm, streaming, random or ring;
+                        `tern help kv-eval` says more
       --kv-budget N     slots of each KV head that stay in use as tokens come, or N% of --ctx;
                         default: what is full is an error, or half stays where text is endless
       --load-mode MODE  copy: into memory of its own; map-guarded: mapped, and watched for
@@ -229,7 +229,7 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --policy P        none: keep all; hybrid: recent tokens, those that draw attention, and those
                         that are unlike all others; attn: the first two of these; streaming: the
                         first four tokens and the most recent; and, to compare, h2o, snapkv, tova,
-                        keydiff, knorm, random, and ring: the most recent only; kvzip: what the
+                        keydiff, expected, knorm, random, and ring: the most recent only; kvzip: what the
                         text is seen to need when it is read once more, not with --greedy;
                         needles \"streamed\" are asked for when all of it was cut down
                         once

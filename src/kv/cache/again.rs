@@ -42,7 +42,7 @@ impl<B: Backend> Cache<B> {
     /// Gives the room back.
     pub fn unwatch(&mut self, device: &mut Device<'_, B>) {
         let needs = self.rule.map(|rule| rule.needs()).unwrap_or_default();
-        if !needs.key_diff && !needs.norm {
+        if !needs.weighs_keys() {
             self.weights = Vec::new();
         }
         for (kv, own) in self.layers.iter_mut().zip(&self.own) {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{Backend, NewSlots, Observe, SlotsOfHead};
+use crate::backend::{Backend, NewSlots, Observe, Row, SlotsOfHead};
 use crate::base::error::{Result, err};
 use crate::kv::eviction::{EVERY, Look, PARTS, Rule, Timetable};
 use crate::kv::filled;
@@ -191,7 +191,7 @@ impl<B: Backend> Cache<B> {
             let is_over = self.is_over(rule, layer, budget);
             if is_over {
                 self.learn(device, rule, layer, (Look::All, self.next_pos()))?;
-                self.prepare(device.backend, rule, layer);
+                self.prepare(device, rule, layer);
             }
             for head in 0..self.n_head {
                 let held = self.slots.held()[first + head] as usize;
@@ -228,7 +228,7 @@ impl<B: Backend> Cache<B> {
     ) -> Result<u64> {
         let Some(first) = self.own[layer] else { return Ok(0) };
         let mut n_freed = 0;
-        self.prepare(device.backend, rule, layer);
+        self.prepare(device, rule, layer);
         for head in 0..self.n_head {
             let held = self.slots.held()[first + head] as usize;
             if held > budget {
@@ -252,9 +252,14 @@ impl<B: Backend> Cache<B> {
     }
 
     /// Makes what all heads of a layer are chosen by.
-    fn prepare(&mut self, backend: &B, rule: &Rule, layer: usize) {
+    fn prepare(&mut self, device: &Device<'_, B>, rule: &Rule, layer: usize) {
         if rule.needs().last {
-            self.average_last(backend, layer);
+            self.average_last(device.backend, layer);
+        }
+        let next = self.next_turn();
+        if let Some(expectation) = self.expectation.as_mut().filter(|_| rule.needs().expected) {
+            let by = device.backend.rotation(device.scratch, &device.weights[layer]);
+            expectation.look_ahead(by, next, rule.params.n_future);
         }
     }
 
@@ -290,6 +295,7 @@ impl<B: Backend> Cache<B> {
             last: average,
             leverage,
             key_diff: weights,
+            expected: weights,
             norm: weights,
             zip: weights,
             ..Head::default()
@@ -353,14 +359,19 @@ impl<B: Backend> Cache<B> {
         }
     }
 
-    /// Norms of a head's keys, or how far they point away from the mean, or what tokens that came again
-    /// gave them, if the policy asks.
+    /// What a head's keys are worth by themselves, or to tokens that came again or are yet to come, if the
+    /// policy asks.
     fn weigh_keys(&mut self, backend: &B, rule: &Rule, layer: usize, of_layer: usize) {
         let Some(first) = self.own[layer] else { return };
         let (needs, head) = (rule.needs(), first + of_layer);
         if needs.zip {
             let n = self.slots.pos(head).len().min(self.weights.len());
             backend.largest(&self.layers[layer], of_layer, &mut self.weights[..n]);
+        }
+        if let Some(expectation) = self.expectation.as_mut().filter(|_| needs.expected) {
+            let (kv, pos) = (&self.layers[layer], self.slots.pos(head));
+            let score = &mut self.weights[..pos.len()];
+            expectation.weigh((backend, kv, of_layer), &rule.params, pos, score);
         }
         if !needs.key_diff && !needs.norm {
             return;
@@ -370,12 +381,12 @@ impl<B: Backend> Cache<B> {
         let pos = slots.pos(head);
         if let Some(mean) = means.get_mut(head) {
             for slot in pos.partition_point(|&pos| pos < learnt[layer])..pos.len() {
-                backend.key(kv, of_layer, slot as u32, key);
+                backend.row(kv, Row::Key, of_layer, slot as u32, key);
                 mean.add_unit(key);
             }
         }
         for (slot, weight) in weights.iter_mut().enumerate().take(pos.len()) {
-            backend.key(kv, of_layer, slot as u32, key);
+            backend.row(kv, Row::Key, of_layer, slot as u32, key);
             *weight = match means.get(head).filter(|_| needs.key_diff) {
                 Some(mean) => mean.key_diff(key),
                 None => key.iter().map(|x| x * x).sum::<f32>().sqrt(),

@@ -11,6 +11,7 @@
 
 mod again;
 mod evict;
+mod expected;
 mod known;
 mod saved;
 mod shared;
@@ -29,6 +30,8 @@ use super::policy::mean::Mean;
 use super::prefix::Chain;
 use super::segments::Segments;
 use super::slots::Slots;
+
+use expected::Expectation;
 
 pub use evict::{Device, Plan};
 pub use known::HeadSlots;
@@ -83,6 +86,7 @@ pub struct Cache<B: Backend> {
     weights: Vec<f32>,
     /// Means of unit keys of each head.
     means: Vec<Mean>,
+    expectation: Option<Expectation>,
     key: Vec<f32>,
     segments: Segments,
     /// What the segments say of one head's slots.
@@ -129,6 +133,7 @@ impl<B: Backend> Cache<B> {
                 means.push(Mean::new(capacity.head_dim)?);
             }
         }
+        let expectation = || Expectation::new(capacity.head_dim, capacity.n_slots);
         Ok(Cache {
             layers,
             own,
@@ -147,8 +152,9 @@ impl<B: Backend> Cache<B> {
             learnt: filled(n_layer, 0, "layers")?,
             next_part: filled(n_layer, 0, "layers")?,
             average: slots_if(needs.last)?,
-            weights: slots_if(needs.key_diff || needs.norm)?,
+            weights: slots_if(needs.weighs_keys())?,
             means,
+            expectation: needs.expected.then(expectation).transpose()?,
             key: filled(capacity.head_dim, 0.0, "elements")?,
             segments: Segments::new()?,
             marks: SlotMarks::new(capacity.n_slots)?,
@@ -182,7 +188,12 @@ impl<B: Backend> Cache<B> {
         let slots = |wanted: bool| if wanted { 4 * capacity.n_slots as u64 } else { 0 };
         let means =
             if needs.key_diff { n_heads as u64 * Mean::bytes(capacity.head_dim) } else { 0 };
-        4 * n_heads as u64 + slots(needs.last) + slots(needs.key_diff || needs.norm) + means
+        let expectation = match needs.expected {
+            true => Expectation::bytes(capacity.head_dim, capacity.n_slots),
+            false => 0,
+        };
+        let slots = slots(needs.last) + slots(needs.weighs_keys());
+        4 * n_heads as u64 + slots + means + expectation
     }
 
     /// Tokens held: those of the KV head that holds most, in a layer that attends to everything if
@@ -286,7 +297,7 @@ impl<B: Backend> Cache<B> {
     /// another choice of what leaves, than if they came one after the other.
     pub fn n_undisturbed(&self) -> usize {
         match self.rule {
-            Some(rule) if rule.needs().probabilities() => {
+            Some(rule) if rule.needs().counts() => {
                 rule.n_undisturbed(self.next_pos()).min(self.n_each)
             }
             Some(rule) => rule.n_undisturbed(self.next_pos()),
@@ -318,7 +329,7 @@ impl<B: Backend> Cache<B> {
         self.history.reserve(tokens);
         self.n_reserved = n;
         self.observe = match self.rule {
-            Some(rule) if rule.needs().probabilities() => match n <= self.n_each {
+            Some(rule) if rule.needs().counts() => match n <= self.n_each {
                 true => Observe::Each { first_pos: self.history.next_pos() },
                 false => Observe::Together { n_span: n },
             },

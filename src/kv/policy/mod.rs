@@ -124,7 +124,7 @@ impl Needs {
             other;
         // Norms take the room of what else is found of keys; the last query is counted in place of the
         // last few.
-        (!norm || self.norm || self.key_diff)
+        (!norm || self.weighs_keys())
             && (!mass || self.probabilities() && !self.squares)
             && (!squares || self.squares)
             && (!observed || self.probabilities() && !self.last)
@@ -133,6 +133,16 @@ impl Needs {
             && (!key_diff || self.key_diff)
             && (!expected || self.expected)
             && (!zip || self.zip)
+    }
+
+    /// Whether something is counted of each query.
+    pub fn counts(self) -> bool {
+        self.probabilities() || self.expected
+    }
+
+    /// Whether keys are weighed when tokens leave.
+    pub fn weighs_keys(self) -> bool {
+        self.key_diff || self.norm || self.expected
     }
 
     /// Whether the attention kernels have to give their probabilities.

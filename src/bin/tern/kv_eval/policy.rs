@@ -129,6 +129,12 @@ pub(crate) const POLICIES: &[Policy] = &[
         Role::Subject,
         "the first four tokens and the most recent",
     ),
+    row(
+        KvPolicy::Expected,
+        "expected",
+        Role::Subject,
+        "what queries like those so far can be expected to attend to",
+    ),
     row(KvPolicy::KvZip, "kvzip", Role::Subject, "what is attended to when the text comes again"),
     row(KvPolicy::KNorm, "knorm", Role::Subject, "keys of low norm"),
     row(
