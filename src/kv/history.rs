@@ -42,6 +42,7 @@ impl History {
     }
 
     /// Position of the next token, a batch under way left out.
+    #[inline(never)] // Asked for in many places, and in none of them often.
     pub fn next_pos(&self) -> u32 {
         self.first + (self.tokens.len() - self.n_reserved) as u32
     }

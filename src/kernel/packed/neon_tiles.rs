@@ -65,9 +65,9 @@ impl Token {
     #[inline(always)]
     fn after(self, i: usize, k: usize) -> Token {
         Token {
-            q: self.q.wrapping_add(i * k),
-            d: self.d.wrapping_add(i * (k / 32)),
-            sum: self.sum.wrapping_add(i * (k / 16)),
+            q: self.q.wrapping_add(i.wrapping_mul(k)),
+            d: self.d.wrapping_add(i.wrapping_mul(k / 32)),
+            sum: self.sum.wrapping_add(i.wrapping_mul(k / 16)),
         }
     }
 
@@ -103,7 +103,7 @@ impl Token {
 }
 
 /// The heads and codes of a group.
-#[inline(always)]
+#[inline(never)] // Every format asks for it, and each has many rows to go.
 pub(super) fn group<'a>(w: &Packed<'a>, g: usize) -> (&'a [u8], &'a [u8]) {
     let (codes_at, bytes) = p16::group_bytes(w.dtype, w.k).expect("whole blocks");
     w.bytes[g * bytes..(g + 1) * bytes].split_at(codes_at)
@@ -324,7 +324,8 @@ pub(super) fn multiply<D: Dot, const OF_16: bool, const MIN: bool, const LARGE: 
                 _ => tile::<D, OF_16, MIN, LARGE, 3>(panel, place, token, act.k, rows),
             }
         }
-        (t, token, row) = (t + n, token.after(n, act.k), row.wrapping_add(n * pitch));
+        (t, token) = (t + n, token.after(n, act.k));
+        row = row.wrapping_add(n.wrapping_mul(pitch));
     }
 }
 
