@@ -229,10 +229,10 @@ By default a prompt is cut down once and the text goes on; what goes on is score
       --policy P        none: keep all; hybrid: recent tokens, those that draw attention, and those
                         that are unlike all others; attn: the first two of these; streaming: the
                         first four tokens and the most recent; and, to compare, h2o, snapkv, tova,
-                        keydiff, expected, knorm, random, and ring: the most recent only; kvzip: what the
-                        text is seen to need when it is read once more, not with --greedy;
-                        needles \"streamed\" are asked for when all of it was cut down
-                        once
+                        keydiff, expected, knorm, random, and ring: the most recent only; kvzip:
+                        what the text is seen to need when it is read once more, not with
+                        --greedy; needles \"streamed\" are asked for when all of it was cut
+                        down once
       --budget X        the part of the prompt's or the stream's tokens that stays; default: 0.2,
                         in a suite with a model that has layers with windows 0.5
       --prompt N        tokens before the cut; default: 1024
