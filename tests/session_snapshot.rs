@@ -323,11 +323,11 @@ fn each_mismatch_has_its_code_and_changes_nothing() {
 #[test]
 fn damage_is_found_and_changes_nothing() {
     let model = model_of(&full());
-    let (mut one, mut chooser) =
-        (session(&model, &SessionParams { kv_budget: 60, ..params() }), sampler());
+    let params = SessionParams { kv_budget: 60, ..params() };
+    let (mut one, mut chooser) = (session(&model, &params), sampler());
     begin(&mut one, &mut chooser);
     let saved = bytes_of(&one, Some(&chooser));
-    let mut s = session(&model, &SessionParams { kv_budget: 60, ..params() });
+    let mut s = session(&model, &params);
     let mut random = Random(4);
     for i in 0..60 {
         if i == 30 {
@@ -339,6 +339,13 @@ fn damage_is_found_and_changes_nothing() {
         refused(&mut s, Some(&mut chooser), &bad, "SNAPSHOT_CORRUPT", "");
         refused(&mut s, Some(&mut chooser), &saved[..at], "SNAPSHOT_CORRUPT", "");
     }
+    // So it is in what nobody asks for.
+    let (kind, state) = sections(&saved).pop().unwrap();
+    assert_eq!(kind, 32, "the sampler's");
+    let mut bad = saved.clone();
+    bad[state.end - 1] ^= 1;
+    refused(&mut s, None, &bad, "SNAPSHOT_CORRUPT", "");
+    refused(&mut session(&model, &params), None, &bad, "SNAPSHOT_CORRUPT", "");
     s.restore(None, &written(&saved)).unwrap();
     assert!(bytes_of(&s, Some(&chooser)) == saved);
 }

@@ -153,7 +153,7 @@ fn the_format_is_what_it_was() {
     let bytes = written(&made);
     let mut expected = Vec::new();
     expected.extend(b"TERNSNAP");
-    expected.extend([2, 0, 0, 0, 4, 0, 0, 0]);
+    expected.extend([3, 0, 0, 0, 4, 0, 0, 0]);
     let layout_len = LAYOUT.iter().map(|(name, _)| 9 + name.len()).sum::<usize>();
     let data = HEADER + 4 * 16;
     expected.extend(((data + layout_len + 9) as u64).to_le_bytes());
@@ -476,10 +476,14 @@ fn a_file_is_read_a_chunk_at_a_time_and_may_not_change_meanwhile() {
     assert!(matches!(found, Error::SnapshotCorrupt(_)), "{found}");
     std::fs::remove_file(&path).unwrap();
 
-    // As a buffer is refused, so is a file.
+    // As a buffer is refused, so is a file: at once, or when all of it was asked for.
+    let refused = || {
+        let mut file = StoredFile::open(&path, &IDENTITY)?;
+        file.check_rest()
+    };
     for bad in [&bytes[..0], &bytes[..35], &bytes[..bytes.len() - 1], &noise(1, 5000)] {
         std::fs::write(&path, bad).unwrap();
-        let error = StoredFile::open(&path, &IDENTITY).err().unwrap();
+        let error = refused().unwrap_err();
         let is_empty = bad.is_empty() && matches!(error, Error::Io(_));
         assert!(is_empty || matches!(error, Error::SnapshotCorrupt(_)), "{error}");
     }
@@ -487,9 +491,11 @@ fn a_file_is_read_a_chunk_at_a_time_and_may_not_change_meanwhile() {
         let mut bad = bytes.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&path, &bad).unwrap();
-        let error = StoredFile::open(&path, &IDENTITY).err().unwrap();
+        let error = refused().unwrap_err();
         assert!(matches!(error, Error::SnapshotCorrupt(_)), "bit {bit}: {error}");
     }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(refused(), Ok(()));
     std::fs::remove_file(&path).unwrap();
 }
 

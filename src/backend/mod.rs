@@ -423,16 +423,16 @@ pub trait Backend: Send + Sync {
     /// Writes the key or the value of a KV head's cell, as it is stored, to [`Backend::row_bytes`]
     /// bytes: the same on every machine, wherever the cell lies.
     fn export(&self, kv: &Self::Kv, of: Row, head: usize, cell: u32, out: &mut [u8]);
-    /// Overwrites the key or the value of a KV head at `place`, a cell and the position of its token,
-    /// with what [`Backend::export`] gave, of a cache that stores rows of the same type.
-    /// Fails with `Internal` if the cell is shared.
+    /// Overwrites keys or values of a KV head in neighbours from `cell` on with what
+    /// [`Backend::export`] gave, of a cache that stores rows of the same type: one row after the other
+    /// of tokens at `pos`. Fails with `Internal` if one of the cells is shared.
     fn import(
         &self,
         kv: &mut Self::Kv,
-        of: Row,
-        head: usize,
-        place: (u32, u32),
-        row: &[u8],
+        of: (Row, usize),
+        cell: u32,
+        pos: &[u32],
+        rows: &[u8],
     ) -> Result<()>;
     /// Bytes of what a KV head has of the tokens before the next one beside their rows.
     fn recent_bytes(&self, kv: &Self::Kv, of: Row) -> usize;

@@ -114,6 +114,14 @@ impl Kv {
         }
     }
 
+    /// How many neighbours from a cell on its store has.
+    pub(super) fn n_left(&self, cell: u32) -> usize {
+        match self.own {
+            Some(_) => TILE - cell as usize % TILE,
+            None => self.n_cells.saturating_sub(cell as usize),
+        }
+    }
+
     /// What has a cell, and the cell there.
     pub(super) fn store(&self, cell: u32) -> (&Store, u32) {
         let (store, cell) = self.place(cell);

@@ -30,11 +30,6 @@ const NONE: u32 = u32::MAX;
 const MOST_QUADS: usize = TILE / KV_QUAD + 1;
 
 impl Form {
-    /// Bytes of a block in a snapshot.
-    fn block_bytes(&self) -> usize {
-        2 + self.bits.count() * KV_BLOCK / 8
-    }
-
     /// Halves of a head's sinks.
     fn sink_len(&self) -> usize {
         match self.side {
@@ -204,8 +199,8 @@ impl Packed {
     }
 }
 
-/// What snapshots hold of a cell: block by block its scale, and its codes, the lowest bits first; of a
-/// sink its elements.
+/// What snapshots hold of a cell: of a sink its elements; of others block by block the scale, and the
+/// codes as they are packed, without those of other cells between them.
 impl Packed {
     /// Bytes of the row of the token at a position.
     pub(super) fn row_bytes(&self, pos: u32) -> usize {
@@ -215,9 +210,10 @@ impl Packed {
         }
     }
 
-    /// Overwrites a head's cell, whose token stands at `pos`.
-    pub(super) fn import(&mut self, head: usize, (cell, pos): (u32, u32), row: &[u8]) {
+    /// Overwrites a head's cell, whose token stands at `pos`, with the front of what `rows` has left.
+    pub(super) fn import(&mut self, head: usize, (cell, pos): (u32, u32), rows: &mut &[u8]) {
         let form = self.form;
+        let Some(row) = rows.split_off(..self.row_bytes(pos)) else { return };
         self.free(head, cell);
         let bytes = &mut self.bytes[head * form.head_bytes()..][..form.head_bytes()];
         let sink = pos as usize;
@@ -231,32 +227,8 @@ impl Packed {
             return;
         }
         for (b, block) in row.chunks_exact(form.block_bytes()).enumerate() {
-            let (d, packed) = block.split_at(2);
-            let codes = spread(form.bits, packed);
-            form.put(bytes, cell as usize, b, (u16::from_le_bytes([d[0], d[1]]), codes));
+            form.import(bytes, cell as usize, b, block);
         }
-    }
-}
-
-/// The codes of a block that lie one behind the other, the lowest bits first: eight of them in as many
-/// bytes as they have bits.
-fn spread(bits: CodeBits, packed: &[u8]) -> codec::Codes {
-    let (mut codes, n) = ([0; KV_BLOCK], bits.count());
-    for (codes, packed) in codes.chunks_exact_mut(8).zip(packed.chunks_exact(n)) {
-        let word = packed.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = (word >> (i * n) & ((1 << n) - 1)) as u8;
-        }
-    }
-    codes
-}
-
-/// The inverse of [`spread`].
-fn join(bits: CodeBits, codes: &codec::Codes, packed: &mut [u8]) {
-    let n = bits.count();
-    for (codes, packed) in codes.chunks_exact(8).zip(packed.chunks_exact_mut(n)) {
-        let word = codes.iter().rev().fold(0u64, |word, code| word << n | u64::from(*code));
-        packed.copy_from_slice(&word.to_le_bytes()[..n]);
     }
 }
 
@@ -271,9 +243,7 @@ impl<'a> HeadPacked<'a> {
             return;
         }
         for (b, block) in out.chunks_exact_mut(form.block_bytes()).enumerate() {
-            let (d, codes) = form.get(self.bytes, cell as usize, b);
-            block[..2].copy_from_slice(&d.to_le_bytes());
-            join(form.bits, &codes, &mut block[2..]);
+            form.export(self.bytes, cell as usize, b, block);
         }
     }
 

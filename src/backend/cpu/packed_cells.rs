@@ -23,6 +23,7 @@ use crate::kernel::{CodeBits, GROUP, HADAMARD_SPANS, KV_BLOCK, KV_QUAD, Kernels}
 use super::cache_q8::n_blocks;
 use super::cache_store::{Layout, Moves, gather_lanes, value_width};
 use super::codec;
+use super::transfer::{self, Strided};
 
 /// First positions that are kept in half precision.
 pub(super) const N_SINKS: usize = 4;
@@ -194,6 +195,71 @@ impl Form {
         (d, codes)
     }
 
+    /// The runs of block `b` of a cell, as bytes of its head.
+    fn runs(&self, cell: usize, b: usize) -> Range<usize> {
+        let (first, n) = match self.side {
+            Side::Keys => {
+                let before = b * (KV_BLOCK / KV_QUAD);
+                let n = self.layout.head_dim.div_ceil(KV_QUAD) - before;
+                (self.key_run(cell) + before, n.min(KV_BLOCK / KV_QUAD))
+            }
+            Side::Values => (self.value_run(b, cell / KV_QUAD), self.groups(b)),
+        };
+        first * self.bits.bytes()..(first + n) * self.bits.bytes()
+    }
+
+    /// Bytes of a block of a cell in a snapshot: its scale and its codes, which have bytes of their own
+    /// there. Those of values are as in a run; of keys, plane by plane, it is quads of one cell that
+    /// share bytes and not those of cells. Zeros where a last block is shorter.
+    pub(super) fn block_bytes(&self) -> usize {
+        2 + self.bits.count() * KV_BLOCK / 8
+    }
+
+    /// Writes block `b` of a cell of one head as it is in a snapshot.
+    pub(super) fn export(&self, head: &[u8], cell: usize, b: usize, out: &mut [u8]) {
+        let at = self.scale_at(b, cell);
+        let (d, mut out) = out.split_at_mut(2);
+        d.copy_from_slice(&head[at..at + 2]);
+        out.fill(0);
+        let runs = &head[self.runs(cell, b)];
+        if self.side == Side::Values {
+            return transfer::export(runs, lane_at(runs.len(), cell), &mut out);
+        }
+        for (plane, n, _) in planes(self.bits) {
+            let Some(out) = out.split_off_mut(..KV_QUAD * n) else { return };
+            let (words, each) = (out.as_chunks_mut::<KV_QUAD>().0, 8 / n);
+            let (at, shift) = quad_at(n, cell % GROUP);
+            for (i, run) in runs.chunks_exact(self.bits.bytes()).enumerate() {
+                let quad = word(&run[plane + at..]) >> shift & quad_mask(n);
+                let joined = u32::from_le_bytes(words[i / each]) | quad << (i % each * n);
+                words[i / each] = joined.to_le_bytes();
+            }
+        }
+    }
+
+    /// Sets block `b` of a cell of one head to what [`Form::export`] gave.
+    pub(super) fn import(&self, head: &mut [u8], cell: usize, b: usize, block: &[u8]) {
+        let at = self.scale_at(b, cell);
+        let (d, mut block) = block.split_at(2);
+        head[at..at + 2].copy_from_slice(d);
+        let runs = self.runs(cell, b);
+        let runs = &mut head[runs];
+        if self.side == Side::Values {
+            return transfer::import(runs, lane_at(runs.len(), cell), &mut block);
+        }
+        for (plane, n, _) in planes(self.bits) {
+            let Some(codes) = block.split_off(..KV_QUAD * n) else { return };
+            let (words, each) = (codes.as_chunks::<KV_QUAD>().0, 8 / n);
+            let (at, shift) = quad_at(n, cell % GROUP);
+            for (i, run) in runs.chunks_exact_mut(self.bits.bytes()).enumerate() {
+                let quad = u32::from_le_bytes(words[i / each]) >> (i % each * n) & quad_mask(n);
+                let bytes = &mut run[plane + at..];
+                let others = word(bytes) & !(quad_mask(n) << shift);
+                bytes[..KV_QUAD].copy_from_slice(&(others | quad << shift).to_le_bytes());
+            }
+        }
+    }
+
     /// Leaves nothing in a cell of one head.
     pub(super) fn clear(&self, head: &mut [u8], cell: usize) {
         for b in 0..n_blocks(self.layout.head_dim) {
@@ -282,13 +348,22 @@ fn quad_mask(n: usize) -> u32 {
     0x0101_0101 * ((1 << n) - 1)
 }
 
+/// The first bytes as they stand.
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// The bytes of a cell of values among those of its runs.
+fn lane_at(len: usize, cell: usize) -> Strided {
+    Strided { at: cell % KV_QUAD, stride: KV_QUAD, n: len / KV_QUAD }
+}
+
 fn set_quad(bits: CodeBits, run: &mut [u8], lane: usize, quad: [u8; KV_QUAD]) {
     for (plane, n, below) in planes(bits) {
         let (at, shift) = quad_at(n, lane);
         let bytes = &mut run[plane + at..][..KV_QUAD];
-        let old = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let part = (u32::from_le_bytes(quad) >> below) & quad_mask(n);
-        let new = old & !(quad_mask(n) << shift) | part << shift;
+        let new = word(bytes) & !(quad_mask(n) << shift) | part << shift;
         bytes.copy_from_slice(&new.to_le_bytes());
     }
 }
@@ -297,9 +372,7 @@ fn get_quad(bits: CodeBits, run: &[u8], lane: usize) -> [u8; KV_QUAD] {
     let mut quad = 0;
     for (plane, n, below) in planes(bits) {
         let (at, shift) = quad_at(n, lane);
-        let bytes = &run[plane + at..][..KV_QUAD];
-        let bytes = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        quad |= (bytes >> shift & quad_mask(n)) << below;
+        quad |= (word(&run[plane + at..]) >> shift & quad_mask(n)) << below;
     }
     quad.to_le_bytes()
 }
@@ -324,6 +397,67 @@ fn get_lane(bits: CodeBits, run: &[u8], lane: usize, codes: &mut [u8; GROUP]) {
             let byte = u32::from(run[plane + j * KV_QUAD + lane]);
             for (k, code) in codes.iter_mut().skip(j).step_by(2 * n).enumerate() {
                 *code |= ((byte >> (k * n) & ((1 << n) - 1)) << below) as u8;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::cpu::Isa;
+
+    const N_CELLS: usize = 40;
+
+    /// All blocks of a cell as they are in a snapshot.
+    fn row(form: &Form, head: &[u8], cell: usize) -> Vec<u8> {
+        let mut row = vec![0xff; n_blocks(form.layout.head_dim) * form.block_bytes()];
+        for (b, block) in row.chunks_exact_mut(form.block_bytes()).enumerate() {
+            form.export(head, cell, b, block);
+        }
+        row
+    }
+
+    #[test]
+    fn rows_of_a_snapshot_come_back_to_any_cell_and_leave_the_others_alone() {
+        let kernels = Kernels::for_isa(Isa::Scalar);
+        let mut state = 1u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state >> 24) as u8
+        };
+        for kv_type in [KvType::Q5_0, KvType::Q4_0, KvType::Q3H] {
+            for (side, head_dim) in [Side::Keys, Side::Values]
+                .into_iter()
+                .flat_map(|side| [8, 24, 32, 40, 64, 80, 96].map(|d| (side, d)))
+            {
+                let layout = Layout { n_head: 1, head_dim, n_cells: N_CELLS };
+                let form = Form::new(kv_type, layout, side, false).unwrap();
+                let mut from = vec![0; form.head_bytes()];
+                for cell in 0..N_CELLS {
+                    let x: Vec<f32> = (0..head_dim).map(|_| f32::from(noise()) - 128.0).collect();
+                    form.encode(kernels, &mut from, cell, &x);
+                }
+                let mut to: Vec<u8> = from.iter().map(|_| noise()).collect();
+                for cell in 0..N_CELLS {
+                    let other = (cell * 7 + 3) % N_CELLS;
+                    let saved = row(&form, &from, cell);
+                    let mut expected: Vec<_> = (0..N_CELLS).map(|i| row(&form, &to, i)).collect();
+                    expected[other].clone_from(&saved);
+                    for (b, block) in saved.chunks_exact(form.block_bytes()).enumerate() {
+                        form.import(&mut to, other, b, block);
+                    }
+                    let found: Vec<_> = (0..N_CELLS).map(|i| row(&form, &to, i)).collect();
+                    assert!(found == expected, "{:?}, {head_dim}, {cell}", form.bits);
+                    for b in 0..n_blocks(head_dim) {
+                        let n = (head_dim - b * KV_BLOCK).min(KV_BLOCK);
+                        let of = |head: &[u8], cell| {
+                            let (d, codes) = form.get(head, cell, b);
+                            (d, codes[..n].to_vec())
+                        };
+                        assert_eq!(of(&to, other), of(&from, cell), "{head_dim}, {cell}, {b}");
+                    }
+                }
             }
         }
     }

@@ -319,12 +319,12 @@ impl Backend for Cpu {
     fn import(
         &self,
         kv: &mut Kv,
-        of: Row,
-        head: usize,
-        place: (u32, u32),
-        row: &[u8],
+        of: (Row, usize),
+        cell: u32,
+        pos: &[u32],
+        rows: &[u8],
     ) -> Result<()> {
-        kv.import(of, head, place, row)
+        kv.import(of, cell, pos, rows)
     }
 
     fn recent_bytes(&self, kv: &Kv, of: Row) -> usize {

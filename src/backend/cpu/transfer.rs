@@ -2,7 +2,7 @@
 //!
 //! A row is one cell's key or value as it is stored, but for what fills values up to whole vectors:
 //! elements in their order; of codes first those, then the scales of their blocks; of codes of fewer
-//! than 8 bits block by block the scale and the codes, and sinks in half precision. Where a row
+//! than 8 bits what [`cache_packed`](super::cache_packed) says, and sinks in half precision. Where a row
 //! stands in a cache is not part of it, so that it can come back to a larger one.
 
 use crate::backend::{Decoder, Row};
@@ -10,28 +10,27 @@ use crate::base::error::Result;
 use crate::kernel::{GROUP, KV_BLOCK, KV_QUAD};
 
 use super::Kv;
-use super::cache_q8::{Codes, key_at, n_blocks, value_at};
+use super::cache_q8::{Codes, Keys8, Values8, key_at, n_blocks, value_at};
 use super::cache_store::{Keys, Layout, Store, Values, value_width};
 
-/// Where elements of a row stand: `n` pieces of `len` neighbours, which begin `stride` apart.
+/// Where units of a row stand: `n` of them, the first at `at`, `stride` units apart.
 #[derive(Clone, Copy)]
-struct Pieces {
-    at: usize,
-    len: usize,
-    stride: usize,
-    n: usize,
+pub(super) struct Strided {
+    pub(super) at: usize,
+    pub(super) stride: usize,
+    pub(super) n: usize,
 }
 
-/// What caches are made of.
-trait Element: Copy {
+/// What is copied at once: an element, or some codes that stay together.
+pub(super) trait Unit: Copy {
     const SIZE: usize;
     fn put(self, to: &mut [u8]);
     fn take(from: &[u8]) -> Self;
 }
 
-macro_rules! elements {
+macro_rules! units {
     ($($t:ty),*) => {$(
-        impl Element for $t {
+        impl Unit for $t {
             const SIZE: usize = size_of::<$t>();
             fn put(self, to: &mut [u8]) {
                 to.copy_from_slice(&self.to_le_bytes());
@@ -42,83 +41,99 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(i8, u16, f32);
+units!(u8, i8, u16, f32);
 
-/// Writes elements to the front of the bytes that `out` has left.
-fn export<T: Element>(x: &[T], from: Pieces, out: &mut &mut [u8]) {
-    let Some(out) = out.split_off_mut(..from.n * from.len * T::SIZE) else { return };
-    let pieces = x[from.at..].chunks(from.stride).zip(out.chunks_exact_mut(from.len * T::SIZE));
-    for (x, out) in pieces {
-        x.iter().zip(out.chunks_exact_mut(T::SIZE)).for_each(|(x, out)| x.put(out));
+impl Unit for [i8; KV_QUAD] {
+    const SIZE: usize = KV_QUAD;
+    fn put(self, to: &mut [u8]) {
+        to.copy_from_slice(&self.map(i8::cast_unsigned));
+    }
+    fn take(from: &[u8]) -> Self {
+        from.try_into().map_or_else(|_| Self::default(), |from: [u8; _]| from.map(u8::cast_signed))
     }
 }
 
-/// Reads elements from the front of the bytes that `row` has left.
-fn import<T: Element>(x: &mut [T], to: Pieces, row: &mut &[u8]) {
-    let Some(row) = row.split_off(..to.n * to.len * T::SIZE) else { return };
-    let pieces = x[to.at..].chunks_mut(to.stride).zip(row.chunks_exact(to.len * T::SIZE));
-    for (x, row) in pieces {
-        x.iter_mut().zip(row.chunks_exact(T::SIZE)).for_each(|(x, row)| *x = T::take(row));
+/// Writes units to the front of the bytes that `out` has left.
+pub(super) fn export<T: Unit>(x: &[T], from: Strided, out: &mut &mut [u8]) {
+    let Some(out) = out.split_off_mut(..from.n * T::SIZE) else { return };
+    let out = out.chunks_exact_mut(T::SIZE);
+    match from.stride {
+        1 => x[from.at..].iter().zip(out).for_each(|(x, out)| x.put(out)),
+        n => x[from.at..].iter().step_by(n).zip(out).for_each(|(x, out)| x.put(out)),
+    }
+}
+
+/// Reads units from the front of the bytes that `row` has left.
+pub(super) fn import<T: Unit>(x: &mut [T], to: Strided, row: &mut &[u8]) {
+    let Some(row) = row.split_off(..to.n * T::SIZE) else { return };
+    let row = row.chunks_exact(T::SIZE);
+    match to.stride {
+        1 => x[to.at..].iter_mut().zip(row).for_each(|(x, row)| *x = T::take(row)),
+        n => x[to.at..].iter_mut().step_by(n).zip(row).for_each(|(x, row)| *x = T::take(row)),
     }
 }
 
 impl Layout {
-    fn key_pieces(&self, head: usize, cell: u32) -> Pieces {
+    fn key_at(&self, head: usize, cell: u32) -> Strided {
         let (block, lane) = self.block(cell);
         let at = head * self.key_len() + block.start + lane;
-        Pieces { at, len: 1, stride: GROUP, n: self.head_dim }
+        Strided { at, stride: GROUP, n: self.head_dim }
     }
 
-    fn value_pieces(&self, head: usize, cell: u32) -> Pieces {
+    fn value_at(&self, head: usize, cell: u32) -> Strided {
         let at = head * self.value_len() + cell as usize * value_width(self.head_dim);
-        Pieces { at, len: self.head_dim, stride: self.head_dim, n: 1 }
+        Strided { at, stride: 1, n: self.head_dim }
     }
 }
 
 impl Codes {
-    /// The codes of a cell's key: whole quads.
-    fn key_pieces(&self, head: usize, cell: u32) -> impl Iterator<Item = Pieces> + use<> {
+    /// The codes of a cell's key, in whole quads.
+    fn key_at(&self, head: usize, cell: u32) -> Strided {
         let (at, stride) = key_at(&self.layout, cell as usize);
-        let at = head * self.layout.key_codes() + at;
-        let n = self.layout.head_dim.div_ceil(KV_QUAD);
-        std::iter::once(Pieces { at, len: KV_QUAD, stride, n })
+        let at = (head * self.layout.key_codes() + at) / KV_QUAD;
+        Strided { at, stride: stride / KV_QUAD, n: self.layout.head_dim.div_ceil(KV_QUAD) }
     }
 
     /// The codes of a cell's value, block by block.
-    fn value_pieces(&self, head: usize, cell: u32) -> impl Iterator<Item = Pieces> + use<> {
+    fn value_at(&self, head: usize, cell: u32) -> impl Iterator<Item = Strided> + use<> {
         let (layout, cell) = (self.layout, cell as usize);
         (0..n_blocks(layout.head_dim)).map(move |b| {
             let at = value_at(&layout, b, cell / KV_QUAD).0 + cell % KV_QUAD;
             let at = head * layout.value_codes() + at;
             let n = (layout.head_dim - b * KV_BLOCK).min(KV_BLOCK);
-            Pieces { at, len: 1, stride: KV_QUAD, n }
+            Strided { at, stride: KV_QUAD, n }
         })
     }
 
-    fn scale_pieces(&self, head: usize, cell: u32) -> Pieces {
+    fn scales_at(&self, head: usize, cell: u32) -> Strided {
         let at = head * self.layout.scale_len() + cell as usize;
         let (stride, n) = (self.layout.scale_stride(), n_blocks(self.layout.head_dim));
-        Pieces { at, len: 1, stride, n }
+        Strided { at, stride, n }
     }
 
-    fn export(
-        &self,
-        pieces: impl Iterator<Item = Pieces>,
-        (head, cell): (usize, u32),
-        out: &mut &mut [u8],
-    ) {
-        pieces.for_each(|pieces| export(&self.codes, pieces, out));
-        export(&self.scales, self.scale_pieces(head, cell), out);
+    fn export(&self, of: Row, (head, cell): (usize, u32), out: &mut &mut [u8]) {
+        match of {
+            Row::Key => {
+                let quads = self.codes.as_chunks::<KV_QUAD>().0;
+                export(quads, self.key_at(head, cell), out);
+            }
+            Row::Value => self.value_at(head, cell).for_each(|at| export(&self.codes, at, out)),
+        }
+        export(&self.scales, self.scales_at(head, cell), out);
     }
 
-    fn import(
-        &mut self,
-        pieces: impl Iterator<Item = Pieces>,
-        (head, cell): (usize, u32),
-        row: &mut &[u8],
-    ) {
-        pieces.for_each(|pieces| import(&mut self.codes, pieces, row));
-        let scales = self.scale_pieces(head, cell);
+    fn import(&mut self, of: Row, (head, cell): (usize, u32), row: &mut &[u8]) {
+        match of {
+            Row::Key => {
+                let at = self.key_at(head, cell);
+                import(self.codes.as_chunks_mut::<KV_QUAD>().0, at, row);
+            }
+            Row::Value => {
+                let each = self.value_at(head, cell);
+                each.for_each(|at| import(&mut self.codes, at, row));
+            }
+        }
+        let scales = self.scales_at(head, cell);
         import(&mut self.scales, scales, row);
     }
 }
@@ -141,15 +156,12 @@ impl Store {
     fn export(&self, of: Row, head: usize, cell: u32, mut out: &mut [u8]) {
         let (layout, out) = (&self.layout, &mut out);
         match (of, &self.k, &self.v) {
-            (Row::Key, Keys::F16(x), _) => export(x, layout.key_pieces(head, cell), out),
-            (Row::Key, Keys::F32(x), _) => export(x, layout.key_pieces(head, cell), out),
-            (Row::Key, Keys::Q8(x), _) => {
-                x.0.export(x.0.key_pieces(head, cell), (head, cell), out);
-            }
-            (Row::Value, _, Values::F16(x)) => export(x, layout.value_pieces(head, cell), out),
-            (Row::Value, _, Values::F32(x)) => export(x, layout.value_pieces(head, cell), out),
-            (Row::Value, _, Values::Q8(x)) => {
-                x.0.export(x.0.value_pieces(head, cell), (head, cell), out);
+            (Row::Key, Keys::F16(x), _) => export(x, layout.key_at(head, cell), out),
+            (Row::Key, Keys::F32(x), _) => export(x, layout.key_at(head, cell), out),
+            (Row::Value, _, Values::F16(x)) => export(x, layout.value_at(head, cell), out),
+            (Row::Value, _, Values::F32(x)) => export(x, layout.value_at(head, cell), out),
+            (Row::Key, Keys::Q8(Keys8(x)), _) | (Row::Value, _, Values::Q8(Values8(x))) => {
+                x.export(of, (head, cell), out);
             }
             (Row::Key, Keys::Packed(x), _) | (Row::Value, _, Values::Packed(x)) => {
                 x.head(head).export(cell, out);
@@ -157,22 +169,27 @@ impl Store {
         }
     }
 
-    /// Overwrites a key or a value of a head.
-    fn import(&mut self, of: Row, head: usize, (cell, pos): (u32, u32), mut row: &[u8]) {
-        let (layout, row) = (&self.layout, &mut row);
+    /// Overwrites keys or values of a head in neighbours from `cell` on: a row for each position.
+    fn import(&mut self, (of, head): (Row, usize), cell: u32, pos: &[u32], rows: &mut &[u8]) {
+        let (layout, cells) = (self.layout, cell..);
         match (of, &mut self.k, &mut self.v) {
-            (Row::Key, Keys::F16(x), _) => import(x, layout.key_pieces(head, cell), row),
-            (Row::Key, Keys::F32(x), _) => import(x, layout.key_pieces(head, cell), row),
-            (Row::Key, Keys::Q8(x), _) => {
-                x.0.import(x.0.key_pieces(head, cell), (head, cell), row);
+            (Row::Key, Keys::F16(x), _) => {
+                cells.zip(pos).for_each(|(cell, _)| import(x, layout.key_at(head, cell), rows));
             }
-            (Row::Value, _, Values::F16(x)) => import(x, layout.value_pieces(head, cell), row),
-            (Row::Value, _, Values::F32(x)) => import(x, layout.value_pieces(head, cell), row),
-            (Row::Value, _, Values::Q8(x)) => {
-                x.0.import(x.0.value_pieces(head, cell), (head, cell), row);
+            (Row::Key, Keys::F32(x), _) => {
+                cells.zip(pos).for_each(|(cell, _)| import(x, layout.key_at(head, cell), rows));
+            }
+            (Row::Value, _, Values::F16(x)) => {
+                cells.zip(pos).for_each(|(cell, _)| import(x, layout.value_at(head, cell), rows));
+            }
+            (Row::Value, _, Values::F32(x)) => {
+                cells.zip(pos).for_each(|(cell, _)| import(x, layout.value_at(head, cell), rows));
+            }
+            (Row::Key, Keys::Q8(Keys8(x)), _) | (Row::Value, _, Values::Q8(Values8(x))) => {
+                cells.zip(pos).for_each(|(cell, _)| x.import(of, (head, cell), rows));
             }
             (Row::Key, Keys::Packed(x), _) | (Row::Value, _, Values::Packed(x)) => {
-                x.import(head, (cell, pos), row);
+                cells.zip(pos).for_each(|(cell, pos)| x.import(head, (cell, *pos), rows));
             }
         }
     }
@@ -190,16 +207,22 @@ impl Kv {
         store.export(of, head, cell, out);
     }
 
-    /// Overwrites a key or a value of a head. Fails with `Internal` if the cell is shared.
+    /// Overwrites keys or values of a head in neighbours from `cell` on: a row for each position. Fails
+    /// with `Internal` if one of the cells is shared.
     pub(super) fn import(
         &mut self,
-        of: Row,
-        head: usize,
-        (cell, pos): (u32, u32),
-        row: &[u8],
+        (of, head): (Row, usize),
+        mut cell: u32,
+        mut pos: &[u32],
+        mut rows: &[u8],
     ) -> Result<()> {
-        let (store, cell) = self.store_mut(cell)?;
-        store.import(of, head, (cell, pos), row);
+        while !pos.is_empty() {
+            let n = self.n_left(cell).min(pos.len());
+            let (some, later) = pos.split_at(n);
+            let (store, first) = self.store_mut(cell)?;
+            store.import((of, head), first, some, &mut rows);
+            (cell, pos) = (cell + n as u32, later);
+        }
         Ok(())
     }
 

@@ -38,7 +38,7 @@ use crate::base::error::{Result, err};
 pub use crate::base::le::Put;
 
 /// The version of the format: another one whenever a byte of it means something else.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The kind of the first section, which holds the layout. All others are greater.
 pub const LAYOUT: u32 = 0;
 

@@ -99,6 +99,10 @@ impl Saved for Parts<'_> {
         }
         self.0.read(from, to)
     }
+
+    fn check_rest(&mut self) -> Result<()> {
+        self.0.check_rest()
+    }
 }
 
 fn section(from: &mut dyn Stored, section: Section) -> Result<Vec<u8>> {
@@ -145,9 +149,9 @@ impl Session {
     /// depends on the cache being full then comes later. Given a sampler, that goes on from where
     /// the saved one was. There are no logits until the next eval.
     ///
-    /// A file is read twice, a chunk at a time, into a session that has not evaluated anything or
-    /// has been truncated to 0. What another holds must still be there if reading fails: then all
-    /// of the file comes into memory first.
+    /// A file is read once, a chunk at a time, into a session that has not evaluated anything or has
+    /// been truncated to 0. What another holds must still be there if reading fails: then all of the
+    /// file comes into memory first.
     ///
     /// All or nothing. Fails with `Io`; `SnapshotCorrupt`, `SnapshotVersion`; `SnapshotModel` if it
     /// is of another model; `SnapshotLayout` if it is of a session with other types of keys or

@@ -1,8 +1,8 @@
 //! Snapshots in files, read a chunk at a time: what does not fit beside a session in memory.
 //!
-//! All chunks are read and compared with their checksums before anything is used, and each that is
-//! used is read and compared once more: a file that changes meanwhile is an error, and never half
-//! of another. The checksums themselves stay in memory.
+//! The checksums come into memory first, and each chunk is compared with its own whenever it is read: a
+//! file that is damaged, or changes meanwhile, is an error, and never half of another. What nobody
+//! reads is compared in the end.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,19 +20,24 @@ pub trait Stored {
     /// there is none.
     fn find(&self, section: Section) -> Result<Range<u64>>;
 
-    /// Reads bytes of the body.
+    /// Reads bytes of the body. Fails with `SnapshotCorrupt` if they are not what they were.
     fn read(&mut self, at: u64, to: &mut [u8]) -> Result<()>;
+
+    /// Checks all that was never read. Fails as that does.
+    fn check_rest(&mut self) -> Result<()>;
 }
 
-/// The file of a snapshot that is whole, and of the model and layout that were expected. Takes as
-/// much memory as a chunk and the table: 64 KiB and 16 bytes a section, of files above 64 MiB a
-/// 512th part.
+/// The file of a snapshot of the model and layout that were expected, which is whole as far as it was
+/// read. Takes as much memory as a chunk and the table: 64 KiB and 16 bytes a section, of files above
+/// 64 MiB a 512th part.
 pub struct StoredFile {
     source: Source<'static>,
     body: u64,
     chunks: Chunks,
     checksums: Vec<u8>,
     table: Vec<u8>,
+    /// Of each chunk, whether it was what it has to be; 0 or 1.
+    checked: Vec<u8>,
     /// The chunk that was read last, and which one that is.
     chunk: Vec<u8>,
     at: Option<u64>,
@@ -48,8 +53,8 @@ fn zeros(n: u64) -> Result<Vec<u8>> {
 }
 
 impl StoredFile {
-    /// Reads all of a file, and checks it as [`Reader::new`](super::Reader::new) does. Fails with
-    /// `Io` if it cannot be read or is empty, and as that does.
+    /// Opens a file, and checks all but what its sections hold as [`Reader::new`](super::Reader::new)
+    /// does. Fails with `Io` if it cannot be read or is empty, and as that does.
     pub fn open(path: &Path, identity: &Identity<'_>) -> Result<StoredFile> {
         let (source, header) = open(path)?;
         header.check_model(identity.model)?;
@@ -59,10 +64,9 @@ impl StoredFile {
         read(&source, body, &mut checksums)?;
         check_checksums(&checksums)?;
         let (chunk, table) = (zeros(chunks.size.min(body))?, Vec::new());
-        let mut file = StoredFile { source, body, chunks, checksums, table, chunk, at: None };
-        for i in 0..chunks.n {
-            file.load(i)?;
-        }
+        let checked = zeros(chunks.n)?;
+        let mut file =
+            StoredFile { source, body, chunks, checksums, table, checked, chunk, at: None };
         let data = data_start(n_sections);
         if data > body {
             return Err(err!(SnapshotCorrupt, "snapshot: the table does not fit"));
@@ -96,6 +100,9 @@ impl StoredFile {
         read(&self.source, at, chunk)?;
         check_chunk(at, chunk, *checksum)?;
         self.at = Some(i);
+        if let Some(checked) = usize::try_from(i).ok().and_then(|i| self.checked.get_mut(i)) {
+            *checked = 1;
+        }
         Ok(())
     }
 }
@@ -124,6 +131,13 @@ impl Stored for StoredFile {
                 to.copy_from_slice(from);
             }
             at = at.saturating_add(n as u64);
+        }
+        Ok(())
+    }
+
+    fn check_rest(&mut self) -> Result<()> {
+        while let Some(i) = self.checked.iter().position(|checked| *checked == 0) {
+            self.load(i as u64)?;
         }
         Ok(())
     }

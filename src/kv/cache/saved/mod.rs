@@ -37,7 +37,6 @@ use crate::kv::segments::Segments;
 use crate::kv::slots::Slots;
 
 use super::{Cache, Capacity};
-use rows::row_of;
 
 /// What of a cache is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +80,9 @@ pub trait Saved {
 
     /// Reads bytes of a part from `at` on.
     fn read(&mut self, part: Part, index: u32, at: u64, to: &mut [u8]) -> Result<()>;
+
+    /// Fails with `SnapshotCorrupt` if what was never read is not what it was.
+    fn check_rest(&mut self) -> Result<()>;
 }
 
 /// Which of [`Backend::knowledge`] ends with a number for each slot that is computed later.
@@ -325,12 +327,12 @@ impl<B: Backend> Cache<B> {
         self.next_pos() == 0
     }
 
-    /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read
-    /// again; nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of
+    /// Takes what was checked in place of what the cache holds. Fails only if bytes cannot be read, or
+    /// not again; nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of
     /// no use. And with `OutOfMemory` if it shares tiles; it holds what it held then.
     pub fn take(&mut self, backend: &B, mut state: State, from: &mut dyn Saved) -> Result<()> {
         self.own(backend, 0)?;
-        if let Err(error) = self.fill(backend, &mut state, from) {
+        if let Err(error) = self.fill(backend, &mut state, from).and_then(|()| from.check_rest()) {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
             return Err(error);
         }
@@ -365,30 +367,7 @@ impl<B: Backend> Cache<B> {
         }
         for part in [Part::Keys, Part::Values] {
             for index in 0..self.layers.len() * self.n_head {
-                let places = self.places(&state.slots, state.cells.as_ref(), index);
-                let held = (self.held_by(&state.slots, index), state.history.next_pos());
-                let (kv, head) = (&mut self.layers[index / self.n_head], index % self.n_head);
-                let (mut i, mut at) = (0, 0);
-                while i < places.pos.len() {
-                    let row = |i: usize| backend.row_bytes(kv, row_of(part), places.pos[i]);
-                    let (mut end, mut n) = (i, 0);
-                    while end < places.pos.len() && n + row(end) <= state.rows.len() {
-                        (end, n) = (end + 1, n + row(end));
-                    }
-                    let mut bytes = &mut state.rows[..n];
-                    from.read(part, index as u32, at, bytes)?;
-                    at += n as u64;
-                    for i in i..end {
-                        let pos = places.pos[i];
-                        let len = backend.row_bytes(kv, row_of(part), pos);
-                        let Some(row) = bytes.split_off_mut(..len) else { break };
-                        backend.import(kv, row_of(part), head, (places.cell(i), pos), row)?;
-                    }
-                    i = end;
-                }
-                let recent = &mut state.rows[..backend.recent_bytes(kv, row_of(part))];
-                from.read(part, index as u32, at, recent)?;
-                backend.import_recent(kv, (row_of(part), head), held, recent);
+                self.read_rows(backend, part, index, state, from)?;
             }
         }
         Ok(())

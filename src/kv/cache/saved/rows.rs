@@ -6,7 +6,7 @@ use crate::base::le::Put;
 use crate::kv::cells::Cells;
 use crate::kv::slots::Slots;
 
-use super::{BUFFER, Cache, Part, buffer};
+use super::{BUFFER, Cache, Part, Saved, State, buffer};
 
 impl<B: Backend> Cache<B> {
     /// Bytes of all keys or values of a head, and of the longest piece of them.
@@ -49,6 +49,41 @@ impl<B: Backend> Cache<B> {
         let held = self.held_by(&self.slots, index);
         backend.export_recent(kv, (of, head), (held, self.next_pos()), recent);
         put(recent)
+    }
+
+    pub(super) fn read_rows(
+        &mut self,
+        backend: &B,
+        part: Part,
+        index: usize,
+        state: &mut State,
+        from: &mut dyn Saved,
+    ) -> Result<()> {
+        let places = self.places(&state.slots, state.cells.as_ref(), index);
+        let held = (self.held_by(&state.slots, index), state.history.next_pos());
+        let (kv, of) = (&mut self.layers[index / self.n_head], (row_of(part), index % self.n_head));
+        let (mut i, mut at) = (0, 0);
+        while i < places.pos.len() {
+            // Neighbours, as many as there is room for.
+            let (mut end, mut n) = (i, 0);
+            while end < places.pos.len()
+                && places.cell(end) as usize == places.cell(i) as usize + (end - i)
+            {
+                let len = backend.row_bytes(kv, of.0, places.pos[end]);
+                if n + len > state.rows.len() {
+                    break;
+                }
+                (end, n) = (end + 1, n + len);
+            }
+            let rows = &mut state.rows[..n];
+            from.read(part, index as u32, at, rows)?;
+            backend.import(kv, of, places.cell(i), &places.pos[i..end], rows)?;
+            (i, at) = (end, at + n as u64);
+        }
+        let recent = &mut state.rows[..backend.recent_bytes(kv, of.0)];
+        from.read(part, index as u32, at, recent)?;
+        backend.import_recent(kv, of, held, recent);
+        Ok(())
     }
 
     /// Slots that a layer's head uses, by the bookkeeping of this cache or of one to be; 0 if it has none
