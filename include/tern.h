@@ -608,7 +608,8 @@ typedef struct {
 #define TERN_KV_F32 1
 
 /// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
-/// TERN_KV_F16, and of what a long context makes a token read.
+/// TERN_KV_F16, and of what a long context makes a token read. Keys beside values of fewer bits, and
+/// values beside such keys, are read as those are (TERN_KV_Q5_0) where they are new.
 #define TERN_KV_Q8_0 2
 
 /// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,

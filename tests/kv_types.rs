@@ -198,9 +198,14 @@ fn forked_truncated_and_evaluated_again_is_the_same() {
         eval(&mut s, &[1, 2, 3]); // the original goes elsewhere
         eval(&mut fork, &tokens[30..]);
         assert!(bits(&fork) == bits(&whole), "types {k} {v}: a fork");
-        s.truncate(12).expect("truncates");
-        eval(&mut s, &tokens[12..]);
-        assert!(bits(&s) == bits(&whole), "types {k} {v}: truncated");
+        // A short span can be taken back whatever the types; all the rest where none is below 8 bits,
+        // with which the newest tokens are read otherwise than those before them.
+        let is_packed = [k, v].iter().any(|kv_type| (1..8).contains(&ALL[*kv_type as usize].1));
+        for to in if is_packed { vec![30] } else { vec![30, 12] } {
+            s.truncate(to).expect("truncates");
+            eval(&mut s, &tokens[to as usize..]);
+            assert!(bits(&s) == bits(&whole), "types {k} {v}: truncated to {to}");
+        }
     }
 }
 
@@ -258,9 +263,11 @@ fn the_plan_knows_every_byte() {
         let scales = 2 * dim.div_ceil(32);
         let sinks = 4 * 4; // the cells of the first 4 positions
         let recent = (32 + 16) * 2; // the newest tokens, in half precision
-        let keys = |kv_type| match ALL[kv_type as usize].1 {
+        // Of 8 bits, too, beside fewer.
+        let with = |other| if (1..8).contains(&ALL[other as usize].1) { recent } else { 0 };
+        let keys = |kv_type, v| match ALL[kv_type as usize].1 {
             0 => cells * dim * (2 + 2 * u64::from(kv_type == F32)),
-            8 => cells * (dim + scales),
+            8 => cells * (dim + scales) + with(v) * dim,
             bits => {
                 cells * narrow * bits / 8
                     + cells * scales
@@ -269,15 +276,15 @@ fn the_plan_knows_every_byte() {
                     + recent * dim
             }
         };
-        let values = |kv_type| match ALL[kv_type as usize].1 {
+        let values = |kv_type, k| match ALL[kv_type as usize].1 {
             0 => cells * wide * (2 + 2 * u64::from(kv_type == F32)),
-            8 => cells * wide + cells * scales,
+            8 => cells * wide + cells * scales + with(k) * wide,
             bits => cells * wide * bits / 8 + cells * scales + 4 * wide * 2 + sinks + recent * wide,
         };
-        let beside = bytes(F16, F16) - heads * (keys(F16) + values(F16));
+        let beside = bytes(F16, F16) - heads * (keys(F16, F16) + values(F16, F16));
         for (k, _) in ALL {
             for (v, _) in ALL {
-                let expected = heads * (keys(k) + values(v)) + beside;
+                let expected = heads * (keys(k, v) + values(v, k)) + beside;
                 // Each of up to six buffers of a layer's tile is whole cache lines.
                 let lines = 3 * 6 * 64 * (cells / 128);
                 let found = bytes(k, v);
@@ -428,8 +435,8 @@ fn smollm2_reads_as_well_in_codes() {
     let bounds = [
         ((F16, F16), 2e-4, 1e-5),
         ((Q8_0, Q8_0), 3e-3, 1e-3),
-        ((Q8_0, Q4_H), 6e-3, 1.5e-3),
-        ((Q8_0, Q3_H), 8e-3, 4e-3),
+        ((Q8_0, Q4_H), 6e-3, 8e-4),
+        ((Q8_0, Q3_H), 8e-3, 2.5e-3),
         ((Q5_H, Q4_H), 8e-3, 2.5e-3),
         ((Q5_0, Q5_0), 0.015, 8e-3),
         ((Q4_H, Q4_H), 0.01, 8e-3),

@@ -277,8 +277,8 @@ pub struct Shape {
 
 /// Slots of a tile, which sessions can share ([`Backend::Tile`]).
 pub const TILE: usize = 128;
-/// Tokens that are read as they came, where keys or values are codes of less than 8 bits: the one that
-/// reads and those before it. A span of so many can be taken back as if it had never come.
+/// Tokens whose codes are not read, where keys or values have less than 8 bits: the one that reads and
+/// those before it, which are read as they came. A span of so many can be taken back as if it had never come.
 pub const RECENT: usize = 16;
 
 /// The last slots of each KV head of a layer, and what is to be done with them.

@@ -7,7 +7,8 @@ pub const TERN_KV_F16: tern_kv_dtype = 0;
 /// Single precision: 4 bytes.
 pub const TERN_KV_F32: tern_kv_dtype = 1;
 /// 8 bits: 34 bytes for 32 elements of a head, which share a scale. About half the memory of
-/// TERN_KV_F16, and of what a long context makes a token read.
+/// TERN_KV_F16, and of what a long context makes a token read. Keys beside values of fewer bits, and
+/// values beside such keys, are read as those are (TERN_KV_Q5_0) where they are new.
 pub const TERN_KV_Q8_0: tern_kv_dtype = 2;
 /// 5 bits: 22 bytes for 32 elements. Here and below the first 4 positions, which all others attend to,
 /// are kept in half precision beside, and each token reads itself and the 15 before it in half

@@ -282,23 +282,23 @@ impl Cpu {
                 }
             }
         }
-        if let Coded::Packed(v) = v {
-            for i in 0..block.n {
-                let (start, end) = block.in_tile(i, tile);
-                let rows = i * n_group..(i + 1) * n_group;
-                let recent = block.recent(Side::Values, i, tile);
-                let end = recent.map_or(end, |recent| recent.start);
+        for i in 0..block.n {
+            let (start, end) = block.in_tile(i, tile);
+            let rows = i * n_group..(i + 1) * n_group;
+            let recent = block.recent(Side::Values, i, tile);
+            let end = recent.map_or(end, |recent| recent.start);
+            if let Coded::Packed(v) = v {
                 let sinks = sinks(v, cells, tile, start..end);
                 self.mix_sinks(v, sinks, rows.clone(), work, part);
-                if let (Some(Recently { start, n, pos }), Some(recents)) = (recent, recents) {
-                    let mut weights = &work.scores[rows.start * TILE + start..];
-                    let o = &mut part.o[rows.start * width..];
-                    recents.each_run((pos, pos + n as u32), |values| {
-                        let o = (&mut *o, width);
-                        self.kernels.panel_f16(n_group, (weights, TILE), &values, o, false);
-                        weights = &weights[values.n..];
-                    });
-                }
+            }
+            if let (Some(Recently { start, n, pos }), Some(recents)) = (recent, recents) {
+                let mut weights = &work.scores[rows.start * TILE + start..];
+                let o = &mut part.o[rows.start * width..];
+                recents.each_run((pos, pos + n as u32), |values| {
+                    let o = (&mut *o, width);
+                    self.kernels.panel_f16(n_group, (weights, TILE), &values, o, false);
+                    weights = &weights[values.n..];
+                });
             }
         }
     }

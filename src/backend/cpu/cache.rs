@@ -17,9 +17,9 @@ use super::cache_store::{Head, Kind, Layout, Moves, Store, Targets};
 use super::largest::Largest;
 use super::leverage::Leverage;
 use super::mass::Mass;
-use super::packed_cells::{Form, Side};
+use super::packed_cells::Side;
 use super::queries::Queries;
-use super::recent::{Recent, RecentRows, WINDOW};
+use super::recent::{Recent, RecentRows, RowForm, WINDOW};
 use super::tiles::{Block, Held, TILE};
 
 /// The cache of one layer.
@@ -465,7 +465,7 @@ impl Cpu {
 const STORE: u64 = (size_of::<Store>() + 3 * size_of::<usize>()) as u64;
 
 /// Heads of which it is known from which slot on none is missing.
-fn unbroken_len(recent: &[Option<Form>; 2], d: &Decoder) -> usize {
+fn unbroken_len(recent: &[Option<RowForm>; 2], d: &Decoder) -> usize {
     if recent.iter().any(Option::is_some) { d.n_head_kv } else { 0 }
 }
 

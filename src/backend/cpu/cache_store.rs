@@ -21,7 +21,7 @@ use crate::kernel::{GROUP, Kernels};
 use super::cache_packed::{HeadPacked, Packed};
 use super::cache_q8::{HeadCodes, Keys8, Values8};
 use super::packed_cells::{Form, Side};
-use super::recent::HeadRecent;
+use super::recent::{HeadRecent, RowForm};
 use super::tiles::TILE;
 
 /// Where things lie in a store.
@@ -199,9 +199,8 @@ impl Kind {
     }
 
     /// What is kept of the newest tokens of a layer, of keys and values, if anything.
-    pub(super) fn recent(&self) -> [Option<Form>; 2] {
-        [(self.k_type, Side::Keys), (self.v_type, Side::Values)]
-            .map(|(kv_type, side)| Form::new(kv_type, self.layout, side, false))
+    pub(super) fn recent(&self) -> [Option<RowForm>; 2] {
+        RowForm::both([self.k_type, self.v_type], self.layout)
     }
 
     /// Makes one.

@@ -1,10 +1,11 @@
 //! The newest tokens of a layer in half precision, beside their codes.
 //!
 //! Attention rests on the last few tokens more than on any others, in every layer: most of what codes
-//! of 3 to 5 bits cost is what they round of those. So a token reads itself and the 15 before it as they
-//! were before they were rounded to codes (KIVI's residual window, arXiv 2402.02750, but that slides
-//! token by token and never makes the codes wait). Codes are written at once, of every token; who does
-//! not compute attention reads nothing else.
+//! cost is what they round of those. So a token reads itself and the 15 before it as they were before
+//! they were rounded to codes (KIVI's residual window, arXiv 2402.02750, but that slides token by token
+//! and never makes the codes wait). Codes are written at once, of every token; who does not compute
+//! attention reads nothing else. Where there are codes of less than 8 bits, that is so of those of 8
+//! bits beside them.
 //!
 //! Of a head with slots of its own, only tokens count that stand in the last slots without a gap, and in
 //! the same tile as the token that reads: what another session can share is read alike by all.
@@ -17,14 +18,14 @@
 //! values   [kv head][32 by position, then 16][element, and zeros up to a multiple of 16]
 //! ```
 
-use crate::backend::{Batch, Decoder, Shape};
+use crate::backend::{Batch, Decoder, KvType, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::error::Result;
 use crate::base::memory::Memory;
 use crate::base::pool::Pool;
 use crate::kernel::{GROUP, Kernels, Panel};
 
-use super::cache_store::{each_head, value_width};
+use super::cache_store::{Layout, each_head, value_width};
 use super::packed_cells::{Form, PART, Side};
 
 /// Tokens that are read so: the one that reads, and those before it.
@@ -37,9 +38,18 @@ const PLACES: usize = SHORT + LONG;
 /// The position of a place that has none.
 const NONE: u32 = u32::MAX;
 
+/// What rows are of, and what they become.
+#[derive(Clone, Copy)]
+pub(super) struct RowForm {
+    layout: Layout,
+    side: Side,
+    /// The span of the transform, if there is one.
+    span: Option<usize>,
+}
+
 /// The newest keys or values of one layer.
 pub(super) struct Recent {
-    form: Form,
+    form: RowForm,
     kernels: &'static Kernels,
     /// The position of each place's token: the same for all heads.
     pos: [u32; PLACES],
@@ -51,7 +61,18 @@ pub(super) struct Recent {
     rows: Buffer<u16>,
 }
 
-impl Form {
+impl RowForm {
+    /// Of keys and of values in these types. Those of 8 bits are kept only beside others: alone they
+    /// lose little, and a session that is truncated is then as if it had never gone further.
+    pub(super) fn both([k, v]: [KvType; 2], layout: Layout) -> [Option<RowForm>; 2] {
+        let is_any = k.is_packed() || v.is_packed();
+        [(k, Side::Keys), (v, Side::Values)].map(|(kv_type, side)| {
+            let packed = Form::new(kv_type, layout, side, false);
+            let span = packed.and_then(|form| form.span());
+            (is_any && kv_type.is_codes()).then_some(RowForm { layout, side, span })
+        })
+    }
+
     /// Elements of a row among others.
     fn row_len(&self) -> usize {
         match self.side {
@@ -98,7 +119,9 @@ impl Form {
             let (mut turned, mut rounded) = ([0.0; PART], [0; PART]);
             let (turned, rounded) = (&mut turned[..part.len()], &mut rounded[..part.len()]);
             turned.copy_from_slice(part);
-            self.rotate(kernels, turned);
+            if let Some(span) = self.span {
+                kernels.hadamard(turned, span);
+            }
             kernels.to_f16(turned, rounded);
             self.set_row(rows, at, i * PART, rounded);
         }
@@ -106,13 +129,13 @@ impl Form {
 }
 
 impl Recent {
-    pub(super) fn new(form: Form, kernels: &'static Kernels, memory: &Memory) -> Result<Recent> {
+    pub(super) fn new(form: RowForm, kernels: &'static Kernels, memory: &Memory) -> Result<Recent> {
         let rows = memory.buffer(form.layout.n_head * PLACES * form.row_len())?;
         Ok(Recent { form, kernels, pos: [NONE; PLACES], from: 0, first: 0, is_apart: false, rows })
     }
 
     /// Bytes that they take.
-    pub(super) fn bytes(form: &Form) -> u64 {
+    pub(super) fn bytes(form: &RowForm) -> u64 {
         let n = form.layout.n_head * PLACES * form.row_len();
         (2 * n as u64).next_multiple_of(64)
     }
@@ -309,12 +332,10 @@ impl RecentRows {
     }
 
     fn lens(d: &Decoder, shape: &Shape) -> [usize; 2] {
-        let n = n_apart(shape.n_batch);
-        let of = |is_packed: bool, len: usize| if is_packed { d.n_head_kv * len * n } else { 0 };
-        [
-            of(shape.k_type.is_packed(), d.head_dim),
-            of(shape.v_type.is_packed(), value_width(d.head_dim)),
-        ]
+        let layout = Layout { n_head: d.n_head_kv, head_dim: d.head_dim, n_cells: 0 };
+        let n = d.n_head_kv * n_apart(shape.n_batch);
+        let forms = RowForm::both([shape.k_type, shape.v_type], layout);
+        forms.map(|form| form.map_or(0, |form| n * form.row_len()))
     }
 }
 
