@@ -184,16 +184,22 @@ fn models() -> Vec<Tiny> {
 
 #[test]
 fn slots_draw_the_attention_that_a_naive_pass_gives_them() {
-    let tokens = text(90);
-    // A prompt, whose tokens count together; single ones and short drafts, each for itself.
-    let spans = [0..50, 50..51, 51..52, 52..55, 55..56, 56..86, 86..90];
+    let tokens = text(130);
+    // A prompt, whose tokens count together; single ones and short drafts, each for itself, one of them
+    // in two tiles.
+    let spans = [0..110, 110..111, 111..112, 112..115, 115..116, 116..126, 126..130];
     for tiny in models() {
         let attention = Oracle::new(&tiny).forward(&tokens).1;
         for &isa in rungs::rungs() {
-            for (policy, n_recent) in
-                [(KvPolicy::Attn, 32), (KvPolicy::H2o, 32), (KvPolicy::Tova, 1)]
-            {
-                let mut session = session(&tiny, isa, policy, 24);
+            let policies = [
+                (KvPolicy::Attn, 32, 24),
+                (KvPolicy::H2o, 32, 24),
+                (KvPolicy::Tova, 1, 24),
+                (KvPolicy::Attn, 32, 1), // shorter than a draft
+            ];
+            let some = if tiny.arch == "llama" { policies.len() } else { 3 };
+            for &(policy, n_recent, n_batch) in &policies[..some] {
+                let mut session = session(&tiny, isa, policy, n_batch);
                 let mut heads = vec![Counted::default(); tiny.n_layer * tiny.n_head_kv];
                 for span in spans.clone() {
                     eval(&mut session, &tokens[span.clone()]);
@@ -203,7 +209,7 @@ fn slots_draw_the_attention_that_a_naive_pass_gives_them() {
                             let how = (n_recent, span.len() <= APART);
                             counted.add((&tiny, seen, head), span.clone(), how);
                             let what = format!(
-                                "{} {isa} {} layer {layer} head {head} after {}",
+                                "{} {isa} {} by {n_batch} layer {layer} head {head} after {}",
                                 tiny.arch,
                                 policy.name(),
                                 span.end

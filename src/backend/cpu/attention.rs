@@ -247,7 +247,7 @@ impl Cpu {
                 let Some(mass) = &mut mass else { break };
                 let (part, powers) = part.split_at_mut(powers_at);
                 let part = Part::new(&mut part[..rows * (sizes.width + 2)], rows);
-                mass.note(self, (&block, batch.first_pos), (h, tile), (&part, powers), &merged);
+                mass.note(self, (&block, batch), (h, tile), (&part, powers), &merged);
             }
             let span = kv.head(h, 0, recent).v.span();
             self.finish(&block, h, &merged, span, &mut s.mixed[..width.len(n)]);

@@ -107,8 +107,12 @@ impl Mass {
                         let counts = |&t: &usize| self.observing.counts(first_pos + t as u32);
                         let each = every as f32;
                         for t in (0..n_kept).filter(counts) {
-                            cpu.add_up(kind, sum, kind.decay(every), row(t), each);
-                            cpu.kernels.blend(recent, 1.0 - each * one, row(t), each * one);
+                            // Later ones have nothing yet, and no row of this token.
+                            let n = (held + t + 1).saturating_sub(slots.start).min(slots.len());
+                            let (sum, recent, row) =
+                                (&mut sum[..n], &mut recent[..n], &row(t)[..n]);
+                            cpu.add_up(kind, sum, kind.decay(every), row, each);
+                            cpu.kernels.blend(recent, 1.0 - each * one, row, each * one);
                         }
                     }
                     Observe::Together { n_span } => {
@@ -143,20 +147,21 @@ impl Mass {
         (0..n as u32).any(|t| self.observing.counts(first_pos + t))
     }
 
-    /// Writes the row of each of few tokens that counts, the first of them at a position: of one head
-    /// and tile, from their parts of it, its powers and what the parts were merged to.
+    /// Writes the row of each of few tokens that counts: of one head and tile, from their parts of it,
+    /// its powers and what the parts were merged to. `block`: all of a batch.
     pub(super) fn note(
         &mut self,
         cpu: &Cpu,
-        (block, first_pos): (&Block, u32),
+        (block, batch): (&Block, &Batch<'_>),
         (head, tile): (usize, usize),
         (part, powers): (&Part<'_>, &[f32]),
         merged: &Part<'_>,
     ) {
         let n_group = cpu.decoder.n_head / cpu.decoder.n_head_kv;
         let observing = self.observing;
-        let rows = self.rows(tile, head).chunks_exact_mut(TILE).take(block.n).enumerate();
-        for (i, out) in rows.filter(|(i, _)| observing.counts(first_pos + *i as u32)) {
+        let rows = self.rows(tile, head).chunks_exact_mut(TILE);
+        let rows = rows.skip(batch.n_before).take(block.n).enumerate();
+        for (i, out) in rows.filter(|(i, _)| observing.counts(batch.first_pos + *i as u32)) {
             let (start, end) = block.in_tile(i, tile);
             out.fill(0.0);
             for row in i * n_group..(i + 1) * n_group {
