@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use support::tiny::{Random, Tiny};
 use tern::base::dtype::DType;
 use tern::engine::{
-    Control, Input, Logits, Model, ModelParams, Numerics, Sampler, SamplerParams, Session,
-    SessionParams,
+    Control, Input, KvPolicy, Logits, Model, ModelParams, Numerics, Sampler, SamplerParams,
+    Session, SessionParams,
 };
 
 /// Counts allocations of the whole process while `COUNTING`.
@@ -110,5 +110,53 @@ fn eval_sample_generate_and_evict_allocate_nothing() {
             }
         });
         assert_eq!(n, 0, "{arch}: {n} allocations");
+    }
+    tokens_that_others_leave_for_allocate_nothing();
+}
+
+/// A budget, with every policy: what is counted, chosen and moved has its place from the start; and the
+/// plan knew it.
+fn tokens_that_others_leave_for_allocate_nothing() {
+    let mut tiny = Tiny::new("llama");
+    (tiny.dtype, tiny.n_ctx_train) = (DType::Q4_0, 1024);
+    let file = tiny.gguf();
+    let model = Model::load(Input::Memory(&file), &ModelParams::default(), &mut |_, _| true);
+    let model = Arc::new(model.expect("loads"));
+    let mut random = Random(5);
+    let text: Vec<i32> = (0..150).map(|_| (random.next() % 288) as i32).collect();
+    let policies = KvPolicy::ALL.iter().copied();
+    // Without those that never evict, not without being asked, and not in the first layers.
+    let not = [KvPolicy::None, KvPolicy::KvZip, KvPolicy::KNorm];
+    for policy in policies.filter(|policy| !not.contains(policy)) {
+        let params = SessionParams {
+            n_ctx: 160,
+            n_batch: 16,
+            n_threads: 2,
+            n_logits: 4,
+            kv_policy: Some(policy),
+            kv_budget: 60,
+            ..SessionParams::default()
+        };
+        let plan = Model::plan(Input::Memory(&file), &ModelParams::default(), &params).unwrap();
+        let mut session = Session::new(model.clone(), &params).expect("a session");
+        let info = session.info();
+        let found = (info.kv_bytes, info.scratch_bytes);
+        assert_eq!((plan.kv_bytes, plan.scratch_bytes), found, "{}", policy.name());
+        let mut sampler = Sampler::new(&SamplerParams::default()).expect("a sampler");
+        let n = count(|| {
+            let control = Control::default();
+            session.eval(&text[..100], Logits::Last, &control).expect(policy.name());
+            for _ in 0..200 {
+                let token = session.sample(&mut sampler).expect("samples");
+                session.eval(&[token], Logits::Last, &control).expect(policy.name());
+            }
+            session.eval(&text[100..], Logits::Last, &control).expect(policy.name());
+            let mut tokens = [0; 4];
+            for _ in 0..30 {
+                session.generate(&mut sampler, 3, &control, &mut tokens).expect("generates");
+            }
+        });
+        assert_eq!(n, 0, "{}: {n} allocations", policy.name());
+        assert!(session.info().n_evictions > 3, "{}", policy.name());
     }
 }
