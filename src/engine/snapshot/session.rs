@@ -149,9 +149,9 @@ impl Session {
     /// depends on the cache being full then comes later. Given a sampler, that goes on from where
     /// the saved one was. There are no logits until the next eval.
     ///
-    /// A file is read once, a chunk at a time, into a session that has not evaluated anything or has
-    /// been truncated to 0. What another holds must still be there if reading fails: then all of the
-    /// file comes into memory first.
+    /// A file is read a chunk at a time, keys and values once, into a session that has not evaluated
+    /// anything or has been truncated to 0. What another holds must still be there if reading fails:
+    /// then all of the file comes into memory first.
     ///
     /// All or nothing. Fails with `Io`; `SnapshotCorrupt`, `SnapshotVersion`; `SnapshotModel` if it
     /// is of another model; `SnapshotLayout` if it is of a session with other types of keys or
