@@ -128,6 +128,7 @@ fn tokens_that_others_leave_for_allocate_nothing() {
     // Without those that never evict, not without being asked, and not in the first layers.
     let not = [KvPolicy::None, KvPolicy::KvZip, KvPolicy::KNorm];
     for policy in policies.filter(|policy| !not.contains(policy)) {
+        let name = policy.name();
         let params = SessionParams {
             n_ctx: 160,
             n_batch: 16,
@@ -141,22 +142,22 @@ fn tokens_that_others_leave_for_allocate_nothing() {
         let mut session = Session::new(model.clone(), &params).expect("a session");
         let info = session.info();
         let found = (info.kv_bytes, info.scratch_bytes);
-        assert_eq!((plan.kv_bytes, plan.scratch_bytes), found, "{}", policy.name());
+        assert_eq!((plan.kv_bytes, plan.scratch_bytes), found, "{name}");
         let mut sampler = Sampler::new(&SamplerParams::default()).expect("a sampler");
         let n = count(|| {
             let control = Control::default();
-            session.eval(&text[..100], Logits::Last, &control).expect(policy.name());
+            session.eval(&text[..100], Logits::Last, &control).expect(name);
             for _ in 0..200 {
                 let token = session.sample(&mut sampler).expect("samples");
-                session.eval(&[token], Logits::Last, &control).expect(policy.name());
+                session.eval(&[token], Logits::Last, &control).expect(name);
             }
-            session.eval(&text[100..], Logits::Last, &control).expect(policy.name());
+            session.eval(&text[100..], Logits::Last, &control).expect(name);
             let mut tokens = [0; 4];
             for _ in 0..30 {
                 session.generate(&mut sampler, 3, &control, &mut tokens).expect("generates");
             }
         });
-        assert_eq!(n, 0, "{}: {n} allocations", policy.name());
-        assert!(session.info().n_evictions > 3, "{}", policy.name());
+        assert_eq!(n, 0, "{name}: {n} allocations");
+        assert!(session.info().n_evictions > 3, "{name}");
     }
 }
