@@ -353,13 +353,20 @@ impl Learner<'_> {
             let (vectors, last) = rows.split_at_mut(found * width);
             let total = n + found as f32;
             let apart = (n * found as f32 / total).sqrt();
-            for (i, last) in last[..d].iter_mut().enumerate() {
-                let column = || vectors.iter().skip(i).step_by(width);
-                let mean = column().sum::<f32>() / found as f32;
-                vectors.iter_mut().skip(i).step_by(width).for_each(|x| *x -= mean);
-                let delta = mean - to.mean[i];
+            // Row by row, each sum in the order of the vectors.
+            let last = &mut last[..d];
+            last.copy_from_slice(&vectors[..d]);
+            for row in vectors.chunks_exact(width).skip(1) {
+                last.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            last.iter_mut().for_each(|sum| *sum /= found as f32);
+            for row in vectors.chunks_exact_mut(width) {
+                row.iter_mut().zip(&*last).for_each(|(x, mean)| *x -= mean);
+            }
+            for (last, mean) in last.iter_mut().zip(&mut *to.mean) {
+                let delta = *last - *mean;
                 *last = delta * apart;
-                to.mean[i] += delta * (found as f32 / total);
+                *mean += delta * (found as f32 / total);
             }
             n = total;
             for row in rows.chunks_exact_mut(width).take(found + 1) {

@@ -243,7 +243,7 @@ mod tests {
         let len = total(header.body).expect("fits");
         assert_eq!(Header::decode(&header.encode(), len, header.model), Ok(header));
         // The bytes themselves are the format.
-        assert_eq!(header.encode()[..16], *b"TERNSNAP\x02\0\0\0\x07\0\0\0");
+        assert_eq!(header.encode()[..16], *b"TERNSNAP\x03\0\0\0\x07\0\0\0");
         assert_eq!(header.encode()[16..24], [0, 0, 0, 0, 2, 0, 0, 0]);
     }
 
