@@ -10,13 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use support::naive::Oracle;
-use support::sessions::{bits, eval, session};
+use support::sessions::{bits, eval, load, session, state};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
-use tern::engine::{
-    Control, Error, Input, Isa, KvParams, KvPolicy, KvSegment, Logits, Model, ModelParams, Session,
-    SessionParams,
-};
+use tern::engine::{Control, Error, KvParams, KvPolicy, KvSegment, Logits, Session, SessionParams};
 use tern::kv::policy::{Head, Policy, Work, keep, score};
 
 /// Tokens of the texts.
@@ -27,11 +24,6 @@ const LEAD: usize = 8;
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(17);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn load(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
-    let params = ModelParams { isa, ..ModelParams::default() };
-    Arc::new(Model::load(Input::Memory(&tiny.gguf()), &params, &mut |_, _| true).unwrap())
 }
 
 /// Models whose heads are unlike: grouped queries, norms of heads, caps, windows.
@@ -55,17 +47,6 @@ fn zip(s: &mut Session, n_keep: u32) -> Result<u32, Error> {
 fn held(s: &Session, tiny: &Tiny) -> Vec<Vec<u32>> {
     let heads = (0..tiny.n_layer).flat_map(|layer| (0..tiny.n_head_kv).map(move |h| (layer, h)));
     heads.filter_map(|(layer, h)| Some(s.kv_slots(layer, h)?.pos.to_vec())).collect()
-}
-
-/// All that a snapshot has of a session but what it has counted.
-fn state(s: &Session) -> Vec<u8> {
-    let mut bytes = vec![0; s.saved_len(None).unwrap() as usize];
-    s.write(None, &mut bytes).unwrap();
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let (n, body) = (word(12), word(16));
-    assert_eq!(word(36 + 16), 1, "the second section is that of the counters");
-    let (start, end) = (word(36 + 8), word(36 + 16 + 8));
-    [&bytes[36 + 16 * n..start], &bytes[end..body]].concat()
 }
 
 /// What each head keeps, when the text comes again in spans of at most `room` tokens: by the largest

@@ -6,14 +6,11 @@
 mod rungs;
 mod support;
 
-use std::sync::Arc;
-
 use support::naive::{Attention, Oracle};
-use support::sessions::{bits, eval, session};
+use support::sessions::{bits, eval, load, session};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::engine::{
-    Control, Error, Input, Isa, KvParams, KvPolicy, Model, ModelParams, Sampler, SamplerParams,
-    Session, SessionParams,
+    Control, Error, KvParams, KvPolicy, Sampler, SamplerParams, Session, SessionParams,
 };
 use tern::kv::policy::{Head, Policy, Work, keep};
 
@@ -22,11 +19,6 @@ const SINKS: usize = 4;
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(23);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-fn load(tiny: &Tiny, isa: Option<Isa>) -> Arc<Model> {
-    let params = ModelParams { isa, ..ModelParams::default() };
-    Arc::new(Model::load(Input::Memory(&tiny.gguf()), &params, &mut |_, _| true).unwrap())
 }
 
 /// Models whose heads are unlike: pairs that are neighbours or lie apart, norms, caps, windows, layers

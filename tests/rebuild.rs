@@ -7,24 +7,18 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use support::sessions::{bits, eval};
+use support::sessions::{bits, eval, load, state};
 use support::tiny::{N_VOCAB, Random, Tiny};
 use tern::base::clock;
 use tern::engine::{
-    Control, Error, Input, KvOp, KvPolicy, KvSegment, Logits, Model, ModelParams, Sampler,
-    SamplerParams, Session, SessionParams,
+    Control, Error, KvOp, KvPolicy, KvSegment, Logits, Model, Sampler, SamplerParams, Session,
+    SessionParams,
 };
-
-fn model_of(tiny: &Tiny) -> Arc<Model> {
-    let file = tiny.gguf();
-    let params = ModelParams::default();
-    Arc::new(Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads"))
-}
 
 fn models() -> [Arc<Model>; 2] {
     let full = Tiny { n_ctx_train: 200, n_embd: 128, n_ff: 128, ..Tiny::new("llama") };
     let sliding = Tiny { window: 20, n_layer: 6, n_embd: 64, n_ff: 64, ..Tiny::new("gemma3") };
-    [model_of(&full), model_of(&Tiny { n_ctx_train: 200, head_dim: 40, ..sliding })]
+    [load(&full, None), load(&Tiny { n_ctx_train: 200, head_dim: 40, ..sliding }, None)]
 }
 
 fn params() -> SessionParams {
@@ -39,17 +33,6 @@ fn session(model: &Arc<Model>, params: &SessionParams) -> Session {
 fn text(n: usize) -> Vec<i32> {
     let mut random = Random(5);
     (0..n).map(|_| (random.next() % N_VOCAB as u32) as i32).collect()
-}
-
-/// All that a session is, but for what it has counted since it was made.
-fn state(s: &Session) -> Vec<u8> {
-    let mut bytes = vec![0; s.saved_len(None).unwrap() as usize];
-    s.write(None, &mut bytes).unwrap();
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let (n, body) = (word(12), word(16));
-    assert_eq!(word(36 + 16), 1, "the second section is that of the counters");
-    let (start, end) = (word(36 + 8), word(36 + 16 + 8));
-    [&bytes[36 + 16 * n..start], &bytes[end..body]].concat()
 }
 
 #[test]

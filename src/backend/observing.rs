@@ -7,7 +7,7 @@ use super::rope::{Frequencies, Layout};
 pub enum Observe {
     /// Not at all.
     Nothing,
-    /// For each token apart, of a span that is one batch of at most [`Observing::n_rows`] tokens: for
+    /// For each token apart, of a span of at most [`Observing::n_rows`] tokens in one batch or several: for
     /// those of them that [count](Observing::counts).
     Each {
         /// Position of the first token of the span.

@@ -7,7 +7,7 @@
 
 use crate::backend::Backend;
 use crate::base::error::{Result, err};
-use crate::kv::cache::Device;
+use crate::kv::cache::{Cache, Device};
 use crate::kv::eviction::Rule;
 use crate::model::forward::Weights;
 
@@ -20,17 +20,31 @@ const SPAN: usize = 2048;
 const LEAD: usize = 8;
 
 impl<B: Backend> Runner<B> {
-    /// Notes what the tokens that are held attend to when they come again, if a rule asks for that and
-    /// there is more than `n_keep` slots of any head. Nothing else changes, whatever comes of it;
-    /// [`Runner::end_reading`] is to be called when it has been used. Allocates 4 bytes for each slot of each
-    /// head. Fails with `KvFull` where not one token can come again.
-    #[inline(never)]
-    pub(super) fn read_again(
+    /// What `choose` gives, once it is known what the tokens that are held attend to when they come
+    /// again: if a rule asks for that. Reading changes nothing else, whatever comes of it. Allocates 4
+    /// bytes for each slot of each head, for the time of the call.
+    pub(super) fn after_reading<T>(
         &mut self,
         rule: &Rule,
         n_keep: usize,
         control: &Control<'_>,
-    ) -> Result<()> {
+        choose: impl FnOnce(&mut Cache<B>, &mut Device<'_, B>) -> Result<T>,
+    ) -> Result<T> {
+        let read = self.read_again(rule, n_keep, control);
+        let Weights { backend, layers, .. } = &*self.weights;
+        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
+        let chosen = read.and_then(|()| choose(&mut self.cache, &mut device));
+        if rule.needs().zip {
+            self.cache.unwatch(&mut device);
+        }
+        chosen
+    }
+
+    /// Notes what the tokens that are held attend to when they come again, if a rule asks for that and
+    /// there is more than `n_keep` slots of any head. Fails with `KvFull` where not one token can come
+    /// again.
+    #[inline(never)]
+    fn read_again(&mut self, rule: &Rule, n_keep: usize, control: &Control<'_>) -> Result<()> {
         if !rule.needs().zip || !self.cache.holds_more(n_keep) {
             return Ok(());
         }
@@ -57,14 +71,5 @@ impl<B: Backend> Runner<B> {
             done?;
         }
         Ok(())
-    }
-
-    /// Gives back what [`Runner::read_again`] took.
-    pub(super) fn end_reading(&mut self, rule: &Rule) {
-        if rule.needs().zip {
-            let Weights { backend, layers, .. } = &*self.weights;
-            let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
-            self.cache.unwatch(&mut device);
-        }
     }
 }

@@ -205,12 +205,10 @@ impl<B: Backend> Runner<B> {
         n_keep: usize,
         control: &Control<'_>,
     ) -> Result<usize> {
-        let read = self.read_again(rule, n_keep, control);
-        let Weights { backend, layers, .. } = &*self.weights;
-        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
-        let n_freed = read.and_then(|()| self.cache.cut_all(&mut device, rule, n_keep));
-        self.end_reading(rule);
-        Ok(self.evicted(n_freed?))
+        let n_freed = self.after_reading(rule, n_keep, control, |cache, device| {
+            cache.cut_all(device, rule, n_keep)
+        })?;
+        Ok(self.evicted(n_freed))
     }
 
     /// What that would do.
@@ -220,12 +218,7 @@ impl<B: Backend> Runner<B> {
         n_keep: usize,
         control: &Control<'_>,
     ) -> Result<Plan> {
-        let read = self.read_again(rule, n_keep, control);
-        let Weights { backend, layers, .. } = &*self.weights;
-        let mut device = Device { backend, weights: layers, scratch: &mut self.scratch };
-        let plan = read.and_then(|()| self.cache.plan(&mut device, rule, n_keep));
-        self.end_reading(rule);
-        plan
+        self.after_reading(rule, n_keep, control, |cache, device| cache.plan(device, rule, n_keep))
     }
 
     /// Evicts the tokens at positions `from..to`.

@@ -8,7 +8,7 @@ use core::array::from_fn;
 
 use super::q8::{
     Attend8, KV_BLOCK, KV_QUAD, Keys8, PLANE_BITS, Queries8, TO_INTEGER, Values8, largest,
-    scale_of, to_planes,
+    scale_of, to_planes, weigh_rows,
 };
 use super::{GROUP, each_rows};
 use crate::kernel::insn_aarch64::{f32_from_f16, sdot_lane};
@@ -154,17 +154,8 @@ unsafe fn scores_tile<D: Dot, const R: usize>(
 }
 
 #[target_feature(enable = "neon")]
-fn weigh(
-    (p, p_stride): (&[f32], usize),
-    d: &[u16],
-    (planes, plane): (&mut [u8], usize),
-    worth: &mut [f32],
-) {
-    for (r, worth) in worth.iter_mut().enumerate() {
-        let p = &p[r * p_stride..][..d.len()];
-        let (high, low) = planes[2 * r * plane..].split_at_mut(plane);
-        *worth = weigh_row(p, d, &mut high[..d.len()], &mut low[..d.len()]);
-    }
+fn weigh(p: (&[f32], usize), d: &[u16], planes: (&mut [u8], usize), worth: &mut [f32]) {
+    weigh_rows(p, d.len(), planes, worth, |p, high, low| weigh_row(p, d, high, low));
 }
 
 #[inline]

@@ -134,19 +134,27 @@ pub(super) fn to_planes(p: &[f32], d: &[u16], inverse: f32, high: &mut [u8], low
     }
 }
 
-fn weigh(
+/// Calls `weigh(p, high, low)`, which gives what a code of 1 is worth, for each row.
+#[inline(always)]
+pub(super) fn weigh_rows(
     (p, p_stride): (&[f32], usize),
-    d: &[u16],
+    n: usize,
     (planes, plane): (&mut [u8], usize),
     worth: &mut [f32],
+    weigh: impl Fn(&[f32], &mut [u8], &mut [u8]) -> f32,
 ) {
     for (r, worth) in worth.iter_mut().enumerate() {
-        let p = &p[r * p_stride..][..d.len()];
         let (high, low) = planes[2 * r * plane..].split_at_mut(plane);
-        let (inverse, scale) = scale_of(f32::from_bits(largest(p, d)));
-        to_planes(p, d, inverse, &mut high[..d.len()], &mut low[..d.len()]);
-        *worth = scale;
+        *worth = weigh(&p[r * p_stride..][..n], &mut high[..n], &mut low[..n]);
     }
+}
+
+fn weigh(p: (&[f32], usize), d: &[u16], planes: (&mut [u8], usize), worth: &mut [f32]) {
+    weigh_rows(p, d.len(), planes, worth, |p, high, low| {
+        let (inverse, scale) = scale_of(f32::from_bits(largest(p, d)));
+        to_planes(p, d, inverse, high, low);
+        scale
+    });
 }
 
 fn mix(
