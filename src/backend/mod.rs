@@ -245,6 +245,8 @@ pub struct Shape {
     pub n_ctx: usize,
     /// Cells of layers with a window.
     pub n_cells: usize,
+    /// These are slots, used from the first one on by ascending position, which lie in tiles.
+    pub tiled: bool,
     /// Tokens evaluated together, at most.
     pub n_batch: usize,
     /// Rows of logits kept.
@@ -312,8 +314,8 @@ pub trait Backend: Send + Sync {
     type Scratch: Send + Sync;
     /// Keys and values of one layer of one session.
     type Kv: Send + Sync;
-    /// The keys and values of [`TILE`] slots of each KV head of a layer that attends to everything: of
-    /// one session or of several, none of which writes to it then.
+    /// The keys and values of [`TILE`] slots of each KV head of a layer: of one session or of several, none
+    /// of which writes to it then.
     type Tile: Clone + Send + Sync;
 
     /// Embeds the batch's tokens into the residual stream, and prepares its rotations.
@@ -401,12 +403,12 @@ pub trait Backend: Send + Sync {
     /// Moves the keys and values of one KV head's slots `kept`, which ascend, of the `n_held` in use to
     /// the first slots, in that order. Fails with `Internal` if slots that it writes to are shared.
     fn compact(&self, kv: &mut Self::Kv, head: usize, n_held: usize, kept: &[u32]) -> Result<()>;
-    /// How many have a tile of a layer, itself included; 0 if it has none or the layer has a window.
+    /// How many have a tile of a layer, itself included; 0 if the layer has no such tile.
     fn n_owners(&self, kv: &Self::Kv, tile: usize) -> usize;
     /// Makes the slots of a layer from this one on its own: tiles that it shares are copied. Fails with
     /// `OutOfMemory`; nothing has changed then.
     fn own(&self, kv: &mut Self::Kv, first: u32) -> Result<()>;
-    /// A tile of a layer, to be shared; `None` if it has a window.
+    /// A tile of a layer, to be shared; `None` if it does not lie in tiles ([`Shape::tiled`]).
     fn tile(&self, kv: &Self::Kv, tile: usize) -> Option<Self::Tile>;
     /// Puts a tile of another session of the same shape in the place of a layer's own, which comes
     /// back.

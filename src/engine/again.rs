@@ -65,7 +65,7 @@ impl<B: Backend> Runner<B> {
         let n_new = most - n_lead;
         for first in (0..tokens.len()).step_by(n_new) {
             let span = &tokens[first.saturating_sub(n_lead)..tokens.len().min(first + n_new)];
-            let reserved = self.cache.reserve_again(span);
+            let reserved = self.cache.reserve_again(&self.weights.backend, span);
             let done = reserved.and_then(|()| self.run(span.len(), Logits::None, control));
             self.cache.rollback();
             done?;

@@ -100,8 +100,8 @@ pub struct SessionParams {
     /// the same types of keys and values, and holds the same tokens from the first one on: in tiles of
     /// 128 tokens, which both share until one of them changes something there; and let others take
     /// this session's. Fewer tokens are evaluated then, and logits are the same bits. Policies that
-    /// count attention or keys take nothing; models with windows share nothing, nor do sessions with
-    /// [`Numerics::Fast`].
+    /// count attention or keys take nothing; sessions with [`Numerics::Fast`] share nothing, nor do those
+    /// of models with windows that evict by themselves.
     pub kv_share: bool,
 }
 
@@ -162,11 +162,15 @@ impl SessionParams {
         // Where tokens are evicted, windows must still see all that they look back on, whatever stays.
         let n_cells = if self.evicts() { window + n_ctx } else { n_ctx };
         let n_turns = n_ctx.max(model.n_ctx_train as usize) as u32;
+        // Where tokens are evicted, windows move on over tiles that are shared.
+        let kv_share =
+            self.kv_share && self.numerics == Numerics::Exact && (window == 0 || !self.evicts());
         Ok(Resolved {
             n_ctx,
             capacity: Capacity {
                 n_slots: n_ctx,
                 n_cells,
+                tiled: window > 0 && kv_share,
                 n_turns,
                 head_dim: model.head_dim as usize,
             },
@@ -183,7 +187,7 @@ impl SessionParams {
             rule,
             screened: model.screened_head,
             numerics: self.numerics,
-            kv_share: self.kv_share && window == 0 && self.numerics == Numerics::Exact,
+            kv_share,
         })
     }
 }

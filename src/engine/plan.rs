@@ -33,6 +33,7 @@ impl Resolved {
         Shape {
             n_ctx: self.n_ctx,
             n_cells: self.capacity.n_cells,
+            tiled: self.capacity.tiled,
             n_batch: self.n_batch,
             n_logits: self.n_logits,
             k_type: self.k_type,

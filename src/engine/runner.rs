@@ -55,7 +55,7 @@ impl<B: Backend> Runner<B> {
             false => Displaced::default(),
         };
         let tokens = &tokens[shared.n_tokens()..];
-        let reserved = self.cache.reserve(tokens);
+        let reserved = self.cache.reserve(backend, tokens);
         match reserved.and_then(|()| self.run(tokens.len(), logits, control)) {
             Ok(n_logits) => {
                 self.cache.commit();

@@ -415,7 +415,7 @@ impl Session {
 /// shared one takes its place; none if it is not to share.
 fn tile_memory(model: &Model, params: &Resolved, shape: &Shape) -> Result<Vec<Memory>> {
     let mut tiles = Vec::new();
-    let n_full = windows(model).filter(|&window| window == 0).count();
+    let n_layer = windows(model).count(); // those with a window lie in tiles, too
     let n = if params.kv_share {
         params.n_ctx.div_ceil(TILE).saturating_sub(shape.n_shared)
     } else {
@@ -427,7 +427,7 @@ fn tile_memory(model: &Model, params: &Resolved, shape: &Shape) -> Result<Vec<Me
     let bytes = Cpu::tile_bytes(model.weights().backend.decoder(), shape);
     for _ in 0..n {
         let memory = Memory::new(params.lock, params.huge);
-        memory.reserve(bytes * n_full as u64)?;
+        memory.reserve(bytes * n_layer as u64)?;
         tiles.push(memory);
     }
     Ok(tiles)

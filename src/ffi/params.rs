@@ -200,7 +200,8 @@ pub struct tern_session_params {
     /// Logits are the same bits. Both sessions have to be made with this and with the same types of
     /// keys and values. They share the memory (`kv_shared_bytes` of tern_session_info) until one of
     /// them changes something there: see tern_session_fork(). Policies that count attention or keys
-    /// take nothing, and models with sliding windows share nothing.
+    /// take nothing. Of models with sliding windows, sessions that evict by themselves (`when_full`, a
+    /// budget) share nothing.
     pub kv_share: u32,
 }
 

@@ -126,6 +126,15 @@ impl Cells {
         self.n_committed = self.order.len();
     }
 
+    /// Numbers all cells in use anew by ascending position, from 0 on, as if the others had never been.
+    /// No batch is under way.
+    pub fn close_up(&mut self) {
+        self.pos.fill(FREE);
+        self.pos[..self.order_pos.len()].copy_from_slice(&self.order_pos);
+        self.order.iter_mut().zip(0..).for_each(|(cell, i)| *cell = i);
+        self.lowest_free = 0;
+    }
+
     /// Gives all reserved cells back.
     pub fn rollback(&mut self) {
         self.remove(self.n_committed, self.order.len());
@@ -271,6 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn what_closes_up_goes_on_behind_itself() {
+        let mut cells = filled(8, 6);
+        cells.evict(1, 3);
+        cells.close_up();
+        check(&cells);
+        cells.reserve(3).unwrap();
+        cells.commit();
+        check(&cells);
+        assert_eq!(cells.order(), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(cells.order_pos(), [0, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
     fn the_oldest_make_room() {
         let mut cells = filled(8, 8);
         cells.reserve(3).unwrap();
@@ -289,7 +311,7 @@ mod tests {
         };
         let mut cells = Cells::new(32).unwrap();
         for _ in 0..20_000 {
-            match random(4) {
+            match random(5) {
                 0 | 1 => {
                     if cells.reserve(random(9) as usize).is_ok() {
                         check(&cells);
@@ -300,7 +322,8 @@ mod tests {
                     let (a, b) = (random(40) as usize, random(40) as usize);
                     cells.evict(a.min(b), a.max(b));
                 }
-                _ => cells.truncate(random(1 + u64::from(cells.next_pos())) as u32),
+                3 => cells.truncate(random(1 + u64::from(cells.next_pos())) as u32),
+                _ => cells.close_up(),
             }
             check(&cells);
         }

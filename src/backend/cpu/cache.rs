@@ -2,7 +2,7 @@
 //!
 //! Slots of layers that attend to everything lie in tiles, as attention reads them; sessions can share
 //! those that are full. A tile that is shared is never written to: [`Kv::own`] copies it first. Layers
-//! with a window have one store of all cells.
+//! with a window have one store of all cells, or tiles as well ([`Shape::tiled`]).
 
 use crate::backend::{Batch, Decoder, Row, Shape};
 use crate::base::aligned::Buffer;
@@ -28,6 +28,8 @@ pub struct Kv {
     own: Option<usize>,
     /// Cells of each head.
     n_cells: usize,
+    /// Whether these are slots that lie in tiles.
+    is_tiled: bool,
     kind: Kind,
     kernels: &'static Kernels,
     stores: Vec<Shared<Store>>,
@@ -55,7 +57,7 @@ struct Newest {
 pub struct Tile(Shared<Store>);
 
 impl Kv {
-    /// The keys and values of a head's tile: of layers with a window that of all cells.
+    /// The keys and values of a head's tile; if it does not lie in tiles, of all cells.
     pub(super) fn head<'a>(
         &'a self,
         head: usize,
@@ -65,7 +67,7 @@ impl Kv {
         let [keys, values] = &self.recent.sides;
         let of = |side: &'a Option<Recent>, apart| Some(side.as_ref()?.head(head, apart));
         let recent = [of(keys, &recent[0]), of(values, &recent[1])];
-        self.stores[if self.own.is_some() { tile } else { 0 }].head(head, recent)
+        self.stores[if self.is_tiled { tile } else { 0 }].head(head, recent)
     }
 
     /// Some tokens of a batch, the first and how many, and what they see of a head.
@@ -88,9 +90,10 @@ impl Kv {
                         let unbroken = self.recent.unbroken[head] as usize;
                         n.min(slot + 1 - unbroken.max(slot / TILE * TILE))
                     }
-                    Held::Shared(batch, _) => {
+                    Held::Shared(batch, _) | Held::Tiled(batch, _) => {
                         let seen = &batch.order_pos[..batch.visible(t, 0).end];
-                        unbroken(seen, batch.first_pos + t as u32, n)
+                        let pos = batch.first_pos + t as u32;
+                        unbroken(seen, pos, n.min(pos as usize % TILE + 1))
                     }
                 }
             });
@@ -102,23 +105,24 @@ impl Kv {
     pub(super) fn held<'b>(&self, head: usize, window: u32, batch: &'b Batch<'_>) -> Held<'b> {
         match self.own {
             Some(first) => Held::Own(batch.held[first + head] as usize + batch.n_before),
+            None if self.is_tiled => Held::Tiled(batch, window),
             None => Held::Shared(batch, window),
         }
     }
 
     /// Which store has a cell, and the cell there.
     fn place(&self, cell: u32) -> (usize, u32) {
-        match self.own {
-            Some(_) => (cell as usize / TILE, cell % TILE as u32),
-            None => (0, cell),
+        match self.is_tiled {
+            true => (cell as usize / TILE, cell % TILE as u32),
+            false => (0, cell),
         }
     }
 
     /// How many neighbours from a cell on its store has.
     pub(super) fn n_left(&self, cell: u32) -> usize {
-        match self.own {
-            Some(_) => TILE - cell as usize % TILE,
-            None => self.n_cells.saturating_sub(cell as usize),
+        match self.is_tiled {
+            true => TILE - cell as usize % TILE,
+            false => self.n_cells.saturating_sub(cell as usize),
         }
     }
 
@@ -179,17 +183,22 @@ impl Kv {
                 *unbroken = (*unbroken).min(held + batch.n_before as u32);
             }
         }
-        let Some(first) = self.own else {
-            let to = Targets::Shared(batch.cells());
-            let store = exclusive(&mut self.stores[0])?;
-            return store.fill(kernels, pool, (to, batch.first_pos), k, v);
+        let held = self.own.map(|first| &batch.held[first..][..self.kind.layout.n_head]);
+        let (first, last) = match held {
+            Some(held) => {
+                let slots = |held: Option<&u32>| held.map_or(0, |&h| h as usize + batch.n_before);
+                (slots(held.iter().min()), slots(held.iter().max()))
+            }
+            None if self.is_tiled => (batch.order.len() - n, batch.order.len() - n),
+            None => (0, 0),
         };
-        let held = &batch.held[first..][..self.kind.layout.n_head];
-        let slots = |held: &u32| *held as usize + batch.n_before;
-        let start = held.iter().map(slots).min().unwrap_or(0) / TILE;
-        let end = held.iter().map(|held| slots(held) + n).max().unwrap_or(0).div_ceil(TILE);
+        let (start, end) = (first / TILE, (last + n).div_ceil(TILE).min(self.stores.len()));
         for (tile, store) in self.stores.iter_mut().enumerate().take(end).skip(start) {
-            let to = Targets::Own(held, batch.n_before, tile);
+            let to = match held {
+                Some(held) => Targets::Own(held, batch.n_before, tile),
+                None if self.is_tiled => Targets::Tiled(first, tile),
+                None => Targets::Shared(batch.cells()),
+            };
             exclusive(store)?.fill(kernels, pool, (to, batch.first_pos), k, v)?;
         }
         Ok(())
@@ -301,7 +310,7 @@ impl Kv {
 
     /// How many have a tile, itself included; 0 if there is none.
     pub(super) fn n_owners(&self, tile: usize) -> usize {
-        let store = self.stores.get(tile).filter(|_| self.own.is_some());
+        let store = self.stores.get(tile).filter(|_| self.is_tiled);
         store.map_or(0, Shared::n_owners)
     }
 
@@ -332,13 +341,13 @@ impl Kv {
 
     /// A tile, to be shared.
     pub(super) fn tile(&self, tile: usize) -> Option<Tile> {
-        self.stores.get(tile).filter(|_| self.own.is_some()).cloned().map(Tile)
+        self.stores.get(tile).filter(|_| self.is_tiled).cloned().map(Tile)
     }
 
     /// Puts a tile of another session's layer, of the same shape, in the place of its own, which it
     /// gives back.
     pub(super) fn swap_tile(&mut self, tile: usize, with: Tile) -> Option<Tile> {
-        let store = self.stores.get_mut(tile).filter(|_| self.own.is_some())?;
+        let store = self.stores.get_mut(tile).filter(|_| self.is_tiled)?;
         Some(Tile(std::mem::replace(store, with.0)))
     }
 }
@@ -387,7 +396,7 @@ impl Cpu {
             }
             _ => 0,
         };
-        let n_shared = if window == 0 { shape.n_shared.min(n) } else { 0 };
+        let n_shared = if is_tiled(shape, window) { shape.n_shared.min(n) } else { 0 };
         let bytes = (n_shared..n).map(|i| kind.bytes(i == 0) + STORE);
         let recent = kind.recent();
         let newest = recent.iter().flatten().map(Recent::bytes).sum::<u64>();
@@ -395,7 +404,7 @@ impl Cpu {
         bytes.sum::<u64>() + known + newest + unbroken
     }
 
-    /// Bytes of one tile of a layer that attends to everything, at most.
+    /// Bytes of one tile of a layer, at most.
     pub fn tile_bytes(decoder: &Decoder, shape: &Shape) -> u64 {
         stores(decoder, shape, 0).0.bytes(true)
     }
@@ -416,12 +425,13 @@ impl Cpu {
         stores
             .try_reserve_exact(n)
             .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n} tiles"))?;
-        if let (Some(lender), 0) = (lender, window) {
+        let is_tiled = is_tiled(shape, window);
+        if let Some(lender) = lender.filter(|_| is_tiled) {
             stores.extend(lender.stores.iter().take(shape.n_shared).cloned());
         }
         let mut rooms = room.tiles.iter();
         for i in stores.len()..n {
-            let memory = if window == 0 { rooms.next() } else { None };
+            let memory = if is_tiled { rooms.next() } else { None };
             stores.push(Shared::new(kind.make(
                 self.kernels,
                 i == 0,
@@ -448,6 +458,7 @@ impl Cpu {
         Ok(Kv {
             own,
             n_cells,
+            is_tiled,
             kind,
             kernels: self.kernels,
             stores,
@@ -469,11 +480,17 @@ fn unbroken_len(recent: &[Option<RowForm>; 2], d: &Decoder) -> usize {
     if recent.iter().any(Option::is_some) { d.n_head_kv } else { 0 }
 }
 
+/// Whether a layer with this window lies in tiles.
+fn is_tiled(shape: &Shape, window: u32) -> bool {
+    window == 0 || shape.tiled
+}
+
 /// The kind of store of a layer, and how many of them there are.
 fn stores(d: &Decoder, shape: &Shape, window: u32) -> (Kind, usize) {
-    let (n_cells, n) = match window {
-        0 => (TILE, shape.n_ctx.div_ceil(TILE)),
-        _ => (shape.n_cells, 1),
+    let all = if window == 0 { shape.n_ctx } else { shape.n_cells };
+    let (n_cells, n) = match is_tiled(shape, window) {
+        true => (TILE, all.div_ceil(TILE)),
+        false => (all, 1),
     };
     let layout = Layout { n_head: d.n_head_kv, head_dim: d.head_dim, n_cells };
     (Kind { k_type: shape.k_type, v_type: shape.v_type, layout }, n)

@@ -71,18 +71,19 @@ pub(super) enum Targets<'b> {
     Shared(&'b [u32]),
     /// After what each head holds, and so many of the same span; those of them that are of this tile.
     Own(&'b [u32], usize, usize),
+    /// To slots from this one on for all heads; those of them that are of this tile.
+    Tiled(usize, usize),
 }
 
 impl Targets<'_> {
     /// The cell of each token for a head, the first one of `head`, if the store has it.
     fn cell(&self, head: usize, token: usize) -> Option<u32> {
-        match self {
-            Targets::Shared(cells) => cells.get(token).copied(),
-            Targets::Own(held, n_before, tile) => {
-                let slot = held[head] as usize + n_before + token;
-                (slot / TILE == *tile).then_some((slot % TILE) as u32)
-            }
-        }
+        let (slot, tile) = match *self {
+            Targets::Shared(cells) => return cells.get(token).copied(),
+            Targets::Own(held, n_before, tile) => (held[head] as usize + n_before + token, tile),
+            Targets::Tiled(first, tile) => (first + token, tile),
+        };
+        (slot / TILE == tile).then_some((slot % TILE) as u32)
     }
 
     /// The tokens of a head that come into the store, each with its cell and its row of `rows`.

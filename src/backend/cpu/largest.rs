@@ -43,7 +43,7 @@ impl Cpu {
         let n_group = self.decoder.n_head / n_head;
         let held = (0..n_head).map(|head| match kv.held(head, 0, batch) {
             Held::Own(n) => n - batch.n_before,
-            Held::Shared(..) => 0,
+            Held::Shared(..) | Held::Tiled(..) => 0,
         });
         let n_items = held.max().unwrap_or(0).div_ceil(TILE) * n_head;
         let noted = self.see_again(

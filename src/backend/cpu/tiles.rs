@@ -13,6 +13,8 @@ use super::packed_cells::Side;
 pub(super) enum Held<'b> {
     /// In shared cells, of which a token sees so many positions.
     Shared(&'b Batch<'b>, u32),
+    /// The same, but that the cells are the first slots of tiles.
+    Tiled(&'b Batch<'b>, u32),
     /// In its own first slots, so many before the batch.
     Own(usize),
 }
@@ -21,7 +23,7 @@ impl Held<'_> {
     /// What token `t` of the batch sees, by ascending position.
     fn visible(&self, t: usize) -> Range<usize> {
         match *self {
-            Held::Shared(batch, window) => batch.visible(t, window),
+            Held::Shared(batch, window) | Held::Tiled(batch, window) => batch.visible(t, window),
             Held::Own(held) => 0..held + t + 1,
         }
     }
@@ -116,7 +118,7 @@ pub(super) struct Tile<'a> {
     pub(super) seen: Range<usize>,
 }
 
-/// The cells of a tile, by ascending position; of a head's own slots those of the tile's store.
+/// The cells of a tile, by ascending position; of slots those of the tile's store.
 pub(super) enum Cells<'a> {
     /// Neighbours, from this one on.
     Run(usize),

@@ -53,8 +53,8 @@ impl<B: Backend> Cache<B> {
     }
 
     /// Takes room for tokens that come again, to be rolled back.
-    pub fn reserve_again(&mut self, tokens: &[i32]) -> Result<()> {
-        self.reserve(tokens)?;
+    pub fn reserve_again(&mut self, backend: &B, tokens: &[i32]) -> Result<()> {
+        self.reserve(backend, tokens)?;
         self.observe = Observe::Largest;
         Ok(())
     }

@@ -116,8 +116,8 @@ impl<B: Backend> Cache<B> {
         rule: &Rule,
         budget: usize,
     ) -> Result<u64> {
-        if let (Some(cells), 0) = (&mut self.cells, self.slots.n_heads()) {
-            return Ok(cells.evict(0, cells.len().saturating_sub(budget)) as u64);
+        if let (Some(cells), 0) = (&self.cells, self.slots.n_heads()) {
+            return self.evict_cells(device.backend, 0..cells.len().saturating_sub(budget));
         }
         if rule.policy == Policy::None && self.slots.most_held() > budget {
             let held = self.slots.most_held();
@@ -401,11 +401,11 @@ impl<B: Backend> Cache<B> {
     /// free.
     pub fn evict_range(&mut self, backend: &B, from: u32, to: u32) -> Result<u64> {
         let find = |pos: &[u32], at: u32| pos.partition_point(|&p| p < at);
+        let cells = self.cells.as_ref().map_or((0, 0), |cells| cells.find(from, to));
+        // Both or none.
+        self.own(backend, usize::MAX, if cells.0 < cells.1 { cells.0 } else { usize::MAX })?;
         let of_heads = self.evict_from_heads(backend, |pos| find(pos, from)..find(pos, to))?;
-        let of_cells = self.cells.as_mut().map_or(0, |cells| {
-            let (first, last) = cells.find(from, to);
-            cells.evict(first, last) as u64
-        });
+        let of_cells = self.evict_cells(backend, cells.0..cells.1)?;
         Ok(if self.slots.n_heads() == 0 { of_cells } else { of_heads })
     }
 
@@ -418,7 +418,7 @@ impl<B: Backend> Cache<B> {
         let of_heads = (0..self.slots.n_heads()).map(|head| gone(self.slots.pos(head)));
         let first = of_heads.filter(|gone| !gone.is_empty()).map(|gone| gone.start).min();
         let Some(first) = first else { return Ok(0) };
-        self.own(backend, first as u32)?;
+        self.own(backend, first, usize::MAX)?;
         let mut n_freed = 0;
         for (layer, own) in self.own.iter().enumerate() {
             let Some(first) = *own else { continue };

@@ -15,6 +15,7 @@ mod expected;
 mod known;
 mod saved;
 mod shared;
+mod windows;
 
 use std::ops::Range;
 
@@ -45,6 +46,8 @@ pub struct Capacity {
     pub n_slots: usize,
     /// Cells of layers with a window.
     pub n_cells: usize,
+    /// These lie in tiles, which can be shared.
+    pub tiled: bool,
     /// Positions that keys can be turned by.
     pub n_turns: u32,
     /// Elements of a head.
@@ -311,7 +314,7 @@ impl<B: Backend> Cache<B> {
     }
 
     /// Takes room for the next tokens.
-    pub fn reserve(&mut self, tokens: &[i32]) -> Result<()> {
+    pub fn reserve(&mut self, backend: &B, tokens: &[i32]) -> Result<()> {
         let n = tokens.len();
         let fits = u32::try_from(n).ok().and_then(|n| self.next_pos().checked_add(n));
         if n > self.n_free() || n > self.n_turns_left() || fits.is_none_or(|end| end == u32::MAX) {
@@ -323,6 +326,7 @@ impl<B: Backend> Cache<B> {
                 held + free
             ));
         }
+        self.make_cells(backend, n)?;
         if let Some(cells) = &mut self.cells {
             cells.reserve(n)?;
         }
@@ -401,7 +405,8 @@ impl<B: Backend> Cache<B> {
         }
         let left = |head| self.slots.pos(head).partition_point(|&p| p < pos);
         let first = (0..self.slots.n_heads()).map(left).min().unwrap_or(0);
-        self.own(backend, first as u32)?;
+        let first_cell = self.cells.as_ref().map_or(usize::MAX, |cells| cells.find(pos, pos).0);
+        self.own(backend, first, first_cell)?;
         self.slots.truncate(pos);
         if let Some(cells) = &mut self.cells {
             cells.truncate(pos);
@@ -432,7 +437,7 @@ impl<B: Backend> Cache<B> {
         // Room for what each head holds, for what windows see, and for what comes.
         let held = self.slots.most_held().max(self.window as usize) as u32;
         let most = self.capacity.n_turns.saturating_sub(n as u32);
-        self.own(device.backend, 0)?;
+        self.own(device.backend, 0, 0)?;
         let target = (self.capacity.n_turns / 2).max(held).min(most);
         let delta = self.next_turn() - target;
         let Cache { own, layers, slots, cells, chooser, .. } = self;

@@ -4,6 +4,7 @@
 
 use crate::backend::{Backend, TILE};
 use crate::base::error::{Result, err};
+use crate::kv::cells::Cells;
 use crate::kv::prefix::Chain;
 
 use super::Cache;
@@ -30,7 +31,9 @@ impl<B: Backend> Cache<B> {
     /// Tiles that a fork can share: all that are full in every head; with a budget, which makes tokens
     /// leave, those that are pinned.
     pub fn n_shareable(&self) -> usize {
-        let full = self.slots.held().iter().min().map_or(0, |&held| held as usize / TILE);
+        let of_cells = self.cells.as_ref().filter(|_| self.capacity.tiled).map(Cells::len);
+        let of_heads = self.slots.held().iter().map(|&held| held as usize);
+        let full = of_heads.chain(of_cells).min().map_or(0, |held| held / TILE);
         match self.rule.and_then(|rule| rule.budget) {
             None => full,
             Some(_) => full.min(self.n_pinned_tiles()),
@@ -51,8 +54,7 @@ impl<B: Backend> Cache<B> {
         (1..=n_complete / TILE).take_while(is_pinned).last().unwrap_or(0)
     }
 
-    /// Shares the first tiles of its sequences from now on by such a chain. No layer has a window: what
-    /// one sees is not in tiles.
+    /// Shares the first tiles of its sequences from now on by such a chain. All layers lie in tiles.
     pub fn share(&mut self, chain: Chain<B::Tile>) {
         self.chain = Some(chain);
     }
@@ -69,17 +71,16 @@ impl<B: Backend> Cache<B> {
         self.layers.iter().map(of_layer).sum()
     }
 
-    /// Makes the slots from `first` on of all layers the cache's own. Fails with `OutOfMemory`; what
-    /// the cache holds has not changed then.
-    pub fn own(&mut self, backend: &B, first: u32) -> Result<()> {
+    /// Makes the slots from `first` on the cache's own, and in layers with a window those from
+    /// `first_cell` on. Fails with `OutOfMemory`; what the cache holds has not changed then.
+    pub fn own(&mut self, backend: &B, first: usize, first_cell: usize) -> Result<()> {
         // What only this session holds need not be copied.
         if let Some(chain) = &mut self.chain {
-            chain.truncate(first as usize / TILE);
+            chain.truncate(first.min(first_cell) / TILE);
         }
         for (kv, own) in self.layers.iter_mut().zip(&self.own) {
-            if own.is_some() {
-                backend.own(kv, first)?;
-            }
+            let first = if own.is_some() { first } else { first_cell };
+            backend.own(kv, u32::try_from(first).unwrap_or(u32::MAX))?;
         }
         Ok(())
     }
@@ -91,7 +92,7 @@ impl<B: Backend> Cache<B> {
         if !self.layers.iter().any(is_shared) {
             return Ok(());
         }
-        self.own(backend, (self.n_pinned_tiles() * TILE) as u32)
+        self.own(backend, self.n_pinned_tiles() * TILE, usize::MAX)
     }
 
     /// Takes over the sequence of another cache of the same shape, whose first tiles it may share.
@@ -155,6 +156,10 @@ impl<B: Backend> Cache<B> {
         }
         self.chain = Some(chain);
         let n = displaced.n_tokens();
+        if let (Ok(()), Some(cells)) = (&done, &mut self.cells) {
+            done = cells.reserve(n);
+            cells.commit();
+        }
         self.history.reserve(&tokens[..n]);
         self.history.commit();
         self.slots.push(n, 0, 0);
@@ -188,6 +193,9 @@ impl<B: Backend> Cache<B> {
             chain.truncate(0);
         }
         self.slots.truncate(0);
+        if let Some(cells) = &mut self.cells {
+            cells.truncate(0);
+        }
         self.history.truncate(0);
     }
 
@@ -227,8 +235,7 @@ impl<B: Backend> Cache<B> {
     }
 }
 
-/// Puts tiles in the place of those that the layers have, none of which has a window where there is a
-/// chain: `gone` takes these, as far as it has room.
+/// Puts tiles in the place of those that the layers have: `gone` takes these, as far as it has room.
 fn swap<B: Backend>(
     backend: &B,
     layers: &mut [B::Kv],

@@ -241,7 +241,7 @@ impl<B: Backend> Cache<B> {
         n_vocab: u32,
         from: &mut dyn Saved,
     ) -> Result<State> {
-        let Capacity { n_slots, n_cells, n_turns, head_dim } = self.capacity;
+        let Capacity { n_slots, n_cells, tiled, n_turns, head_dim } = self.capacity;
         let mut history = History::new(n_turns as usize)?;
         history.read(&all(from, Part::Tokens, 0)?, n_vocab)?;
         let next = history.next_pos();
@@ -278,6 +278,9 @@ impl<B: Backend> Cache<B> {
         let mut cells = self.cells.is_some().then(|| Cells::new(n_cells)).transpose()?;
         if let Some(cells) = &mut cells {
             cells.read(&all(from, Part::Cells, 0)?, next)?;
+            if tiled {
+                cells.close_up();
+            }
         }
         let n_heads = self.slots.n_heads();
         let mut slots = Slots::new(n_heads, n_slots)?;
@@ -331,7 +334,7 @@ impl<B: Backend> Cache<B> {
     /// not again; nothing has changed then in a cache that [is fresh](Cache::is_fresh), others are of
     /// no use. And with `OutOfMemory` if it shares tiles; it holds what it held then.
     pub fn take(&mut self, backend: &B, mut state: State, from: &mut dyn Saved) -> Result<()> {
-        self.own(backend, 0)?;
+        self.own(backend, 0, 0)?;
         if let Err(error) = self.fill(backend, &mut state, from).and_then(|()| from.check_rest()) {
             self.layers.iter_mut().for_each(|kv| backend.forget(kv));
             return Err(error);
