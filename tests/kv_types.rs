@@ -77,7 +77,7 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
 fn neither_threads_nor_splits_change_a_bit() {
     for &isa in Isa::available() {
         for (i, (n_head_kv, head_dim)) in [(1, 16), (2, 20), (1, 40), (2, 80)].iter().enumerate() {
-            if isa == Isa::Scalar && i % 2 == 0 {
+            if isa == Isa::Scalar && i != 1 {
                 continue; // the slowest by far
             }
             let mut tiny = Tiny::new("gemma3");
@@ -410,7 +410,34 @@ fn read(model: &Arc<Model>, types: (u32, u32), tokens: &[i32], n_ctx: usize) -> 
 /// activations are rounded to 8 bits, and what the cache rounds drowns in that.
 #[test]
 fn smollm2_reads_as_well_in_codes() {
-    let test = "smollm2_reads_as_well_in_codes";
+    let of_presets = [
+        ((F16, F16), 2e-4, 1e-5),
+        ((Q8_0, Q8_0), 3e-3, 1e-3),
+        ((Q8_0, Q4_H), 6e-3, 8e-4),
+        ((Q8_0, Q3_H), 8e-3, 2.5e-3),
+        ((Q5_H, Q4_H), 8e-3, 2.5e-3),
+    ];
+    reads_as_well("smollm2_reads_as_well_in_codes", 1, &of_presets);
+}
+
+#[test]
+#[ignore = "a minute of arithmetic, for more of the text and other types"]
+fn smollm2_reads_as_well_in_codes_of_a_long_text() {
+    let bounds = [
+        ((F16, F16), 2e-4, 1e-5),
+        ((Q8_0, Q8_0), 3e-3, 1e-3),
+        ((Q8_0, Q4_H), 6e-3, 8e-4),
+        ((Q8_0, Q3_H), 8e-3, 2.5e-3),
+        ((Q5_H, Q4_H), 8e-3, 2.5e-3),
+        ((Q5_0, Q5_0), 0.015, 8e-3),
+        ((Q4_H, Q4_H), 0.01, 8e-3),
+        ((Q4_0, Q4_0), 0.04, 0.03),
+    ];
+    reads_as_well("smollm2_reads_as_well_in_codes_of_a_long_text", 4, &bounds);
+}
+
+/// `bounds`: of types, how much perplexity may change, and the divergence of distributions.
+fn reads_as_well(test: &str, windows: usize, bounds: &[((u32, u32), f64, f64)]) {
     if support::emulated() {
         return support::skipped(test, "hours of float arithmetic: not run under an emulator");
     }
@@ -426,23 +453,12 @@ fn smollm2_reads_as_well_in_codes() {
     let model = Arc::new(model);
     let mut tokens = Vec::new();
     model.tokenizer().tokenize(text, true, false, &mut tokens).unwrap();
-    let (n_ctx, windows) = (512, 4);
+    let n_ctx = 512;
     tokens.truncate(n_ctx * windows);
     let n = (n_ctx / 2 - 1) * windows;
     let n_vocab = model.info().n_vocab as usize;
     let (exact, logits) = read(&model, (F32, F32), &tokens, n_ctx);
-    // Perplexity, and the divergence of distributions.
-    let bounds = [
-        ((F16, F16), 2e-4, 1e-5),
-        ((Q8_0, Q8_0), 3e-3, 1e-3),
-        ((Q8_0, Q4_H), 6e-3, 8e-4),
-        ((Q8_0, Q3_H), 8e-3, 2.5e-3),
-        ((Q5_H, Q4_H), 8e-3, 2.5e-3),
-        ((Q5_0, Q5_0), 0.015, 8e-3),
-        ((Q4_H, Q4_H), 0.01, 8e-3),
-        ((Q4_0, Q4_0), 0.04, 0.03),
-    ];
-    for (types, ppl_bound, kld_bound) in bounds {
+    for &(types, ppl_bound, kld_bound) in bounds {
         let (nll, found) = read(&model, types, &tokens, n_ctx);
         let rows = found.chunks_exact(n_vocab).zip(logits.chunks_exact(n_vocab));
         let kld = rows.map(|(a, b)| divergence(a, b)).sum::<f64>() * n_vocab as f64;
