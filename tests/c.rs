@@ -351,6 +351,27 @@ fn a_thread_with_64_kib_of_stack_is_enough_for_every_kernel() {
     }
 }
 
+/// The program counts what the library asks `malloc` for, by a flag of the linker.
+#[test]
+fn no_allocation_that_fails_ends_the_process() {
+    let test = "no_allocation_that_fails_ends_the_process";
+    if library().extension().is_none_or(|extension| extension != "a") {
+        return skipped(test, "only what an archive calls can be wrapped");
+    }
+    let names = ["malloc", "calloc", "realloc", "posix_memalign", "free"];
+    let wraps = names.map(|name| format!("-Wl,--wrap={name}"));
+    let program = build("starved", &["starved.c"], "starved", &wraps.each_ref().map(|w| &w[..]));
+    let tiny =
+        Tiny { n_embd: 64, n_ff: 64, head_dim: 16, dtype: DType::F16, ..Tiny::new("gemma3") };
+    let sliding = tmp().join("sliding.gguf");
+    fs::write(&sliding, Tiny { n_layer: 7, window: 100, ..tiny }.gguf())
+        .expect("writing the model");
+    for model in [model(), &sliding] {
+        let mut program = command(program.to_str().expect("UTF-8"));
+        must(program.arg(model), "starved");
+    }
+}
+
 #[test]
 fn programs_run_under_address_and_undefined_behaviour_sanitizers() {
     if env::var_os("TERN_TEST_RUNNER").is_some() {

@@ -3,11 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod support;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use support::counting::{Counting, with_allocations};
 use tern::Error;
 use tern::chat::{MAX_OUTPUT, MAX_TEMPLATE, Message, format};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const CASES: &str = include_str!("chat/cases.txt");
 
@@ -48,11 +54,11 @@ fn refusal(template: &str) -> String {
     }
 }
 
-#[test]
-fn prompts_equal_those_of_jinja() {
+/// Calls `f` for each recorded case: a template and its messages, whether the answer is to be opened, and
+/// the prompt, or `None` if Jinja refuses.
+fn each_case(mut f: impl FnMut(&str, &[Message<'_>], bool, Option<&str>)) {
     let mut conversations: HashMap<&str, Vec<Message<'static>>> = HashMap::new();
     let (mut conversation, mut role, mut template, mut asked) = ("", "", "", ("", false));
-    let (mut n_same, mut wrong) = (0, Vec::new());
     for (word, text) in parts() {
         match word {
             "conversation" => {
@@ -66,21 +72,50 @@ fn prompts_equal_those_of_jinja() {
             "template" => template = text,
             "with" => asked = (text, false),
             "prompting" => asked = (text, true),
-            "gives" | "refused" => {
-                let found = prompt(template, &conversations[asked.0], asked.1);
-                match (&found, word) {
-                    (Ok(found), "gives") if found == text => n_same += 1,
-                    (Err(Error::BadTemplate(_)), "refused") => n_same += 1,
-                    _ => wrong.push(std::format!(
-                        "{asked:?}\n{template}\nexpected: {word} {text:?}\nfound:    {found:?}\n"
-                    )),
-                }
-            }
+            "gives" => f(template, &conversations[asked.0], asked.1, Some(text)),
+            "refused" => f(template, &conversations[asked.0], asked.1, None),
             _ => panic!("{word}"),
         }
     }
+}
+
+#[test]
+fn prompts_equal_those_of_jinja() {
+    let (mut n_same, mut wrong) = (0, Vec::new());
+    each_case(|template, messages, asked, expected| {
+        let found = prompt(template, messages, asked);
+        match (&found, expected) {
+            (Ok(found), Some(expected)) if found == expected => n_same += 1,
+            (Err(Error::BadTemplate(_)), None) => n_same += 1,
+            _ => wrong.push(std::format!(
+                "{messages:?}\n{template}\nexpected: {expected:?}\nfound:    {found:?}\n"
+            )),
+        }
+    });
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
     assert!(n_same > 250, "{n_same} cases");
+}
+
+/// Whichever allocation is the last one that succeeds. An end of the process would end this test.
+#[test]
+fn without_memory_there_is_an_error_or_the_same_prompt() {
+    let (mut n_refused, mut out) = (0, String::with_capacity(1 << 20));
+    each_case(|template, messages, asked, expected| {
+        for n in 0.. {
+            out.clear();
+            let done =
+                with_allocations(n, || format(template, messages, asked, "<s>", "</s>", &mut out));
+            match (done, expected) {
+                (Err(Error::OutOfMemory(_)), _) => n_refused += 1,
+                (Ok(()), Some(expected)) if out == expected => break,
+                (Err(Error::BadTemplate(_)), None) => break,
+                (found, _) => panic!("{template}\n{n} allocations: {found:?}"),
+            }
+            assert!(out.is_empty());
+        }
+    });
+    println!("{n_refused} times there was no memory");
+    assert!(n_refused > 10_000, "{n_refused}");
 }
 
 #[test]

@@ -11,6 +11,10 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
+/// Tables of texts that lie in lists.
+type Listed<'a> = Tables<'a, Texts<'a>, Texts<'a>>;
+type Texts<'a> = Box<dyn Iterator<Item = &'a [u8]> + 'a>;
+
 /// Tables in the making.
 #[derive(Clone)]
 struct Made {
@@ -80,7 +84,7 @@ impl Made {
         self
     }
 
-    fn tables(&self) -> Tables<'_> {
+    fn tables(&self) -> Listed<'_> {
         Tables {
             model: self.model,
             pre: self.pre,
@@ -113,7 +117,7 @@ impl Made {
 }
 
 #[track_caller]
-fn fails(tables: Tables<'_>, name: &str, what: &str) {
+fn fails(tables: Listed<'_>, name: &str, what: &str) {
     let error = Tokenizer::new(tables).err().expect("an error");
     assert_eq!(error.name(), name, "{error}");
     assert!(error.message().contains(what), "{error}");

@@ -59,7 +59,7 @@ pub enum Activation {
 }
 
 /// What all layers of a decoder share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Decoder {
     /// Width of the residual stream.
     pub n_embd: usize,
@@ -89,6 +89,13 @@ pub struct Decoder {
     pub rope_layout: rope::Layout,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<rope::Rope>,
+}
+
+impl Decoder {
+    /// Takes it, and leaves one without rotary embeddings.
+    pub fn take(&mut self) -> Decoder {
+        Decoder { ropes: std::mem::take(&mut self.ropes), ..*self }
+    }
 }
 
 /// A linear projection: `y = W x + b`.

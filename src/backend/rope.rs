@@ -8,6 +8,9 @@
 //!   between; the vector scaled by `0.1 ln(factor) + 1`;
 //! - factors from the file (Llama 3, LongRoPE): each frequency divided by its own.
 
+use crate::base::error::Result;
+use crate::base::heap;
+
 /// Which elements of a head rotate together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -45,7 +48,7 @@ pub enum Scaling {
 }
 
 /// One rotary embedding, as the file describes it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Rope {
     /// Elements of a head that rotate; even.
     pub n_dims: usize,
@@ -64,7 +67,7 @@ pub struct Rope {
 }
 
 /// Frequencies ready for use.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Frequencies {
     /// Radians for each position, one for each pair.
     pub per_pair: Vec<f64>,
@@ -73,8 +76,8 @@ pub struct Frequencies {
 }
 
 impl Rope {
-    /// The frequencies for a session of `n_ctx` cells.
-    pub fn frequencies(&self, n_ctx: usize) -> Frequencies {
+    /// The frequencies for a session of `n_ctx` cells. Fails with `OutOfMemory`.
+    pub fn frequencies(&self, n_ctx: usize) -> Result<Frequencies> {
         let long = n_ctx > self.n_ctx_short && !self.factors_long.is_empty();
         let factors = if long { &self.factors_long } else { &self.factors };
         let mut scale = self.factors_scale;
@@ -89,7 +92,8 @@ impl Rope {
             let own = plain / factors.get(i).map_or(1.0, |&f| f64::from(f));
             self.stretch(own, i)
         });
-        Frequencies { per_pair: per_pair.collect(), scale }
+        let per_pair = heap::collect(self.n_dims / 2, per_pair, "frequencies")?;
+        Ok(Frequencies { per_pair, scale })
     }
 
     fn stretch(&self, frequency: f64, i: usize) -> f64 {
@@ -130,7 +134,7 @@ mod tests {
 
     #[test]
     fn yarn_keeps_high_frequencies_and_divides_low_ones() {
-        let plain = rope(Scaling::None).frequencies(1).per_pair;
+        let plain = rope(Scaling::None).frequencies(1).unwrap().per_pair;
         let yarn = rope(Scaling::Yarn {
             factor: 4.0,
             n_ctx_orig: 2048.0,
@@ -139,7 +143,8 @@ mod tests {
             beta_fast: 32.0,
             beta_slow: 1.0,
         })
-        .frequencies(1);
+        .frequencies(1)
+        .unwrap();
         assert_eq!(yarn.per_pair[0], plain[0]);
         assert!((yarn.per_pair[31] - plain[31] / 4.0).abs() < 1e-12);
         assert!((yarn.scale - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
@@ -151,7 +156,7 @@ mod tests {
         r.factors = vec![1.0; 32];
         r.factors_long = vec![2.0; 32];
         r.n_ctx_short = 100;
-        assert_eq!(r.frequencies(100).per_pair[0], 1.0);
-        assert_eq!(r.frequencies(101).per_pair[0], 0.5);
+        assert_eq!(r.frequencies(100).unwrap().per_pair[0], 1.0);
+        assert_eq!(r.frequencies(101).unwrap().per_pair[0], 0.5);
     }
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::error::{Result, err};
+use super::file::errno::Failed;
 use super::memory::HugePages;
 use super::shared::Shared;
 
@@ -113,7 +114,7 @@ impl Region {
 
     /// `len` zero bytes. Fails with `OutOfMemory`.
     pub fn new(len: usize, huge: HugePages) -> Result<Region> {
-        let no_memory = |e: io::Error| err!(OutOfMemory, "memory: {len} bytes: {e}");
+        let no_memory = |e: io::Error| err!(OutOfMemory, "memory: {len} bytes: {}", Failed(&e));
         // Huge pages begin at multiples of their size. What is mapped too much is never touched.
         let slack = if huge != HugePages::Never && len >= HUGE { HUGE } else { 0 };
         let Some(all) = len.checked_add(slack) else {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use super::line::Line;
 use super::log::log;
 use super::{pool, quota};
 
@@ -174,16 +175,17 @@ impl Cores {
     /// of the fastest are slow. Where the kernel gives no capacities, all cores are of one class.
     pub fn count() -> Cores {
         let file = |cpu, name: &str| {
-            std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/{name}")).ok()
+            let path = Line::<96>::of(format_args!("/sys/devices/system/cpu/cpu{cpu}/{name}"));
+            Line::<64>::read(&path)
         };
         let cpus = pool::allowed_cpus();
         let capacity = |cpu| file(cpu, "cpu_capacity")?.trim().parse().ok();
+        let first = |cpu| first_of(&file(cpu, "topology/thread_siblings_list")?);
         let most = quota::cpu_quota().map_or(usize::MAX, |q| (q / 1000).max(1) as usize);
         Cores {
             all: cpus.iter().count().clamp(1, most),
             fast: count_fast(cpus.iter(), capacity).min(most),
-            separate: count_separate(cpus.iter(), |cpu| file(cpu, "topology/thread_siblings_list"))
-                .min(most),
+            separate: count_separate(cpus.iter(), first).min(most),
         }
     }
 }
@@ -195,21 +197,27 @@ pub fn performance_cores() -> usize {
     Cores::count().fast
 }
 
-/// Of CPUs that are threads of one core, only the first of the list counts.
+/// The first of a list of CPUs as the kernel writes it.
+fn first_of(list: &str) -> Option<usize> {
+    let end = list.find(|c: char| !c.is_ascii_digit()).unwrap_or(list.len());
+    list[..end].parse().ok()
+}
+
+/// CPUs, those that are threads of one core counted once: `first` of them is it by which they are known.
 fn count_separate(
     cpus: impl Iterator<Item = usize>,
-    siblings: impl Fn(usize) -> Option<String>,
+    first: impl Fn(usize) -> Option<usize>,
 ) -> usize {
-    let first = |cpu: usize| -> usize {
-        let list = siblings(cpu).unwrap_or_default();
-        let end = list.find(|c: char| !c.is_ascii_digit()).unwrap_or(list.len());
-        list[..end].parse().unwrap_or(cpu)
-    };
-    let mut cores: Vec<usize> = cpus.map(first).collect();
-    cores.sort_unstable();
-    cores.dedup();
-    cores.len().max(1)
+    let mut seen = [0u64; MOST_CPUS / 64];
+    for cpu in cpus {
+        let core = first(cpu).unwrap_or(cpu) % MOST_CPUS;
+        seen[core / 64] |= 1 << (core % 64);
+    }
+    seen.iter().map(|bits| bits.count_ones() as usize).sum::<usize>().max(1)
 }
+
+/// CPUs that Linux numbers, at most.
+const MOST_CPUS: usize = 8192;
 
 fn count_fast(
     cpus: impl Iterator<Item = usize> + Clone,
@@ -265,16 +273,15 @@ mod tests {
 
     #[test]
     fn threads_of_one_core_count_once() {
-        let list = |text: &'static str| Some(text.to_string());
         // Two cores of two threads each, numbered either way.
-        let pairs = |cpu: usize| list(["0-1\n", "0-1\n", "2-3\n", "2-3\n"][cpu]);
+        let pairs = |cpu: usize| first_of(["0-1\n", "0-1\n", "2-3\n", "2-3\n"][cpu]);
         assert_eq!(count_separate(0..4, pairs), 2);
-        let halves = |cpu: usize| list(["0,2\n", "1,3\n", "0,2\n", "1,3\n"][cpu]);
+        let halves = |cpu: usize| first_of(["0,2\n", "1,3\n", "0,2\n", "1,3\n"][cpu]);
         assert_eq!(count_separate(0..4, halves), 2);
         assert_eq!(count_separate(2..4, halves), 2);
         assert_eq!(count_separate(1..4, pairs), 2);
         assert_eq!(count_separate(0..3, |_| None), 3);
-        assert_eq!(count_separate(0..3, |_| list("?")), 3);
+        assert_eq!(count_separate(0..3, |_| first_of("?")), 3);
         assert_eq!(count_separate(0..0, |_| None), 1);
     }
 

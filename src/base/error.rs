@@ -4,7 +4,9 @@
 //! code that hands errors on. Its sentence is on the heap; where there is no memory for one, a
 //! fixed sentence takes its place and the variant is what it was.
 
-use std::fmt::{self, Write};
+use std::fmt;
+
+use super::line::Line;
 
 /// What a fallible function of tern returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -27,10 +29,7 @@ impl Sentence {
     #[cold]
     #[inline(never)]
     pub fn new(args: fmt::Arguments<'_>) -> Sentence {
-        let mut draft = Draft { len: 0, bytes: [0; SENTENCE_LEN] };
-        // `write_str` below never fails, and a failing `Display` leaves what it wrote so far.
-        let _ = draft.write_fmt(args);
-        Sentence::of(&draft.bytes[..draft.len])
+        Sentence::of(Line::<SENTENCE_LEN>::of(args).as_bytes())
     }
 
     fn of(text: &[u8]) -> Sentence {
@@ -53,24 +52,6 @@ impl Sentence {
 impl Clone for Sentence {
     fn clone(&self) -> Sentence {
         Sentence::of(&self.bytes)
-    }
-}
-
-/// A sentence that is being written.
-struct Draft {
-    len: usize,
-    bytes: [u8; SENTENCE_LEN],
-}
-
-impl Write for Draft {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut n = text.len().min(SENTENCE_LEN - self.len);
-        while !text.is_char_boundary(n) {
-            n -= 1;
-        }
-        self.bytes[self.len..self.len + n].copy_from_slice(&text.as_bytes()[..n]);
-        self.len += n;
-        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 
 use super::aligned::{Buffer, Element, Region};
 use super::error::{Result, err};
+use super::file::errno::Failed;
 use super::log::log;
 use super::shared::Shared;
 
@@ -118,15 +119,17 @@ impl Memory {
             Err(e) if self.lock == Lock::Must => {
                 return Err(err!(
                     OutOfMemory,
-                    "{bytes} bytes cannot be locked in memory: {e}; see RLIMIT_MEMLOCK (ulimit -l)"
+                    "{bytes} bytes cannot be locked in memory: {}; see RLIMIT_MEMLOCK (ulimit -l)",
+                    Failed(&e)
                 ));
             }
             Err(e) => {
                 self.has_failed.set(true);
                 log!(
                     Warn,
-                    "{bytes} bytes cannot be locked in memory: {e}; see RLIMIT_MEMLOCK (ulimit -l); \
-                     going on without"
+                    "{bytes} bytes cannot be locked in memory: {}; see RLIMIT_MEMLOCK (ulimit -l); \
+                     going on without",
+                    Failed(&e)
                 );
             }
         }

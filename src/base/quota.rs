@@ -1,30 +1,38 @@
 //! How much processor time the process's control groups let it have.
 
-use std::fs;
+use super::line::Line;
+
+/// A file of a control group, and the list of those that a process is in.
+type Text = Line<4096>;
+/// Where such a file is; a path that is longer finds nothing.
+type Path = Line<1024>;
 
 /// CPUs that the control groups of the process allow it, in thousandths; `None` = as many as it
 /// can run on. A group is allowed no more than the one that contains it, so the least counts.
 ///
 /// Reads `cpu.max` (version 2) and `cpu.cfs_quota_us` (version 1).
 pub fn cpu_quota() -> Option<u64> {
-    least_quota(|path| fs::read_to_string(path).ok())
+    least_quota(Text::read)
 }
 
-fn least_quota(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+fn least_quota(read: impl Fn(&str) -> Option<Text>) -> Option<u64> {
     let groups = read("/proc/self/cgroup")?;
     let quotas = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
         if controllers.is_empty() {
-            return least_of(path, |group| quota_v2(&read(&format!("{ROOT}{group}/cpu.max"))?));
+            return least_of(path, |group| {
+                quota_v2(&read(&Path::of(format_args!("{ROOT}{group}/cpu.max")))?)
+            });
         }
         controllers.split(',').find(|&name| name == "cpu")?;
         // The hierarchy is mounted by its whole name, with a link from the short one or without.
         least_of(path, |group| {
             [controllers, "cpu"].iter().find_map(|name| {
-                let quota = read(&format!("{ROOT}/{name}{group}/cpu.cfs_quota_us"))?;
-                let period = read(&format!("{ROOT}/{name}{group}/cpu.cfs_period_us"))?;
-                thousandths(&quota, &period)
+                let file = |what: &str| {
+                    read(&Path::of(format_args!("{ROOT}/{name}{group}/cpu.cfs_{what}_us")))
+                };
+                thousandths(&file("quota")?, &file("period")?)
             })
         })
     });
@@ -58,7 +66,7 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> Option<u64> {
         let found = |path: &str| list.iter().find(|(name, _)| *name == path);
-        least_quota(|path| found(path).map(|(_, text)| text.to_string()))
+        least_quota(|path| found(path).map(|(_, text)| Text::of(format_args!("{text}"))))
     }
 
     #[test]

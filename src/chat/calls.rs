@@ -1,9 +1,13 @@
 //! Calls: of macros, of functions and of methods; and what a loop tells of itself.
 
-use std::rc::Rc;
+use std::cell::RefCell;
+
+use crate::base::heap;
+use crate::base::shared::Shared;
 
 use super::MAX_DEPTH;
 use super::code::{Args, Name};
+use super::grow::Grow;
 use super::machine::{Call, Machine, broken};
 use super::methods;
 use super::value::{Fault, Function, Value, fault};
@@ -90,7 +94,7 @@ impl Machine<'_> {
             }
             _ => methods::method(&value, name, &given, &mut self.fuel)?,
         };
-        self.stack.push(result);
+        self.stack.push(result); // there is room: see `step`
         Ok(at + 1)
     }
 
@@ -106,7 +110,7 @@ impl Machine<'_> {
             Value::Macro(i) => self.begin_macro(*i, given, at),
             Value::Function(function) => {
                 let result = self.call_function(*function, given)?;
-                self.stack.push(result);
+                self.stack.push(result); // there is room: see `step`
                 Ok(at + 1)
             }
             _ => fault!("{} cannot be called", callee.kind()),
@@ -122,15 +126,15 @@ impl Machine<'_> {
         if given.by_position.len() > called.parameters.len() {
             return fault!("the macro '{name}' has {} parameters", called.parameters.len());
         }
-        self.calls.push(Call {
+        self.calls.add(Call {
             return_to: at + 1,
             given: 0,
             base: self.base,
             n_loops: self.loops.len(),
-        });
+        })?;
         self.base = self.scopes.len();
-        self.scopes.push(Vec::new());
-        self.captures.push(String::new());
+        self.scopes.add(Vec::new())?;
+        self.captures.add(String::new())?;
         let mut bits = 0_u64;
         for (i, parameter) in called.parameters.iter().enumerate() {
             let word = self.word(*parameter);
@@ -143,7 +147,7 @@ impl Machine<'_> {
                 }
                 (None, None) => Value::Undefined,
             };
-            self.store(*parameter, value);
+            self.store(*parameter, value)?;
         }
         for (word, _) in given.by_name {
             if !called.parameters.iter().any(|p| self.word(*p) == *word) {
@@ -164,11 +168,11 @@ impl Machine<'_> {
                 let mut entries = Vec::new();
                 match given.by_position {
                     [] => (),
-                    [Value::Map(map)] => entries.extend(map.entries.iter().cloned()),
+                    [Value::Map(map)] => entries.add_all(map.entries.iter().cloned())?,
                     _ => return fault!("expected one map or named arguments"),
                 }
                 for (name, value) in given.by_name {
-                    entries.push((fuel.string(&[name])?, value.clone()));
+                    entries.add((fuel.string(&[name])?, value.clone()))?;
                 }
                 let map = fuel.map(entries)?;
                 let (Function::Namespace, Value::Map(map)) = (function, &map) else {
@@ -176,9 +180,9 @@ impl Machine<'_> {
                 };
                 let mut space = Vec::new();
                 for (key, value) in &map.entries {
-                    space.push((key.text()?.to_owned(), value.clone()));
+                    space.add((heap::text(key.text()?)?, value.clone()))?;
                 }
-                Ok(Value::Namespace(Rc::new(std::cell::RefCell::new(space))))
+                Ok(Value::Namespace(Shared::new(RefCell::new(space))?))
             }
             Function::RaiseException => {
                 let mut text = String::new();

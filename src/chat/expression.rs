@@ -3,10 +3,12 @@
 //! The parser recurses with each bracket and each operator that waits for its right side, at most
 //! [`MAX_DEPTH`] deep.
 
-use std::rc::Rc;
+use crate::base::heap;
+use crate::base::shared::Shared;
 
 use super::MAX_DEPTH;
 use super::code::{Args, Op};
+use super::grow::{Grow, split_off};
 use super::lexer::Token;
 use super::parser::{Parser, RESERVED, Result};
 use super::value::{Binary, Value, fault};
@@ -26,7 +28,7 @@ impl Parser<'_> {
             self.expression()?;
             n += 1;
         }
-        self.emit(Op::List(n));
+        self.emit(Op::List(n))?;
         Ok(())
     }
 
@@ -48,16 +50,16 @@ impl Parser<'_> {
         if !self.skip_name("if")? {
             return Ok(());
         }
-        let then = self.program.code.split_off(start);
+        let then = split_off(&mut self.program.code, start)?;
         self.binary(1)?;
-        let otherwise = self.emit_jump(Op::JumpIfFalse(0));
-        self.program.code.extend(then);
-        let end = self.emit_jump(Op::Jump(0));
+        let otherwise = self.emit_jump(Op::JumpIfFalse(0))?;
+        self.program.code.add_all(then)?;
+        let end = self.emit_jump(Op::Jump(0))?;
         self.aim_here(otherwise);
         if self.skip_name("else")? {
             self.deeper(Self::expression)?;
         } else {
-            self.constant(Value::Undefined);
+            self.constant(Value::Undefined)?;
         }
         self.aim_here(end);
         Ok(())
@@ -71,7 +73,7 @@ impl Parser<'_> {
     fn binary_unbounded(&mut self, least: u8) -> Result<()> {
         if least <= 3 && self.skip_name("not")? {
             self.binary(3)?;
-            self.emit(Op::Not);
+            self.emit(Op::Not)?;
         } else {
             self.unary()?;
         }
@@ -114,7 +116,7 @@ impl Parser<'_> {
             match op {
                 Some(op) => {
                     self.binary(tightness + 1)?;
-                    self.emit(Op::Binary(op));
+                    self.emit(Op::Binary(op))?;
                 }
                 None => {
                     let short = if tightness == 1 {
@@ -122,7 +124,7 @@ impl Parser<'_> {
                     } else {
                         Op::JumpIfFalseOrPop(0)
                     };
-                    let short = self.emit_jump(short);
+                    let short = self.emit_jump(short)?;
                     self.binary(tightness + 1)?;
                     self.aim_here(short);
                     compared = false;
@@ -133,20 +135,21 @@ impl Parser<'_> {
 
     /// A sign, or an operand, with what stands behind it: attributes, calls, filters and tests.
     fn unary(&mut self) -> Result<()> {
-        let mut signs = Vec::new();
+        let (mut n_neg, mut n_pos) = (0, 0);
         loop {
             if self.skip_op("-")? {
-                signs.push(Op::Neg);
+                n_neg += 1;
             } else if self.skip_op("+")? {
-                signs.push(Op::Pos);
+                n_pos += 1;
             } else {
                 break;
             }
         }
         self.primary()?;
         self.postfix()?;
-        for sign in signs.into_iter().rev() {
-            self.emit(sign);
+        // In which order they come makes no difference.
+        for i in 0..n_neg + n_pos {
+            self.emit(if i < n_neg { Op::Neg } else { Op::Pos })?;
         }
         loop {
             if self.skip_op("|")? {
@@ -155,7 +158,7 @@ impl Parser<'_> {
                 self.test()?;
             } else if self.is_op("(") {
                 let args = self.args()?;
-                self.emit(Op::Call(args));
+                self.emit(Op::Call(args))?;
             } else {
                 return Ok(());
             }
@@ -166,33 +169,33 @@ impl Parser<'_> {
         match std::mem::replace(&mut self.token, Token::End) {
             Token::Name(word) => {
                 match word {
-                    "true" | "True" => self.constant(Value::Bool(true)),
-                    "false" | "False" => self.constant(Value::Bool(false)),
-                    "none" | "None" => self.constant(Value::None),
+                    "true" | "True" => self.constant(Value::Bool(true))?,
+                    "false" | "False" => self.constant(Value::Bool(false))?,
+                    "none" | "None" => self.constant(Value::None)?,
                     _ if RESERVED.contains(&word) => {
                         self.token = Token::Name(word);
                         return self.unexpected("an expression");
                     }
                     _ => {
-                        let name = self.intern(word);
-                        self.emit(Op::Load(name));
+                        let name = self.intern(word)?;
+                        self.emit(Op::Load(name))?;
                     }
                 }
                 self.advance()
             }
             Token::Str(text) => self.string(text),
             Token::Int(i) => {
-                self.constant(Value::Int(i));
+                self.constant(Value::Int(i))?;
                 self.advance()
             }
             Token::Float(f) => {
-                self.constant(Value::Float(f));
+                self.constant(Value::Float(f))?;
                 self.advance()
             }
             Token::Op("(") => {
                 self.advance()?;
                 if self.is_op(")") {
-                    self.emit(Op::List(0));
+                    self.emit(Op::List(0))?;
                 } else {
                     self.tuple()?;
                 }
@@ -201,7 +204,7 @@ impl Parser<'_> {
             Token::Op("[") => {
                 self.advance()?;
                 let n = self.items("]", Self::expression)?;
-                self.emit(Op::List(n));
+                self.emit(Op::List(n))?;
                 Ok(())
             }
             Token::Op("{") => {
@@ -211,7 +214,7 @@ impl Parser<'_> {
                     parser.expect_op(":")?;
                     parser.expression()
                 })?;
-                self.emit(Op::Map(n));
+                self.emit(Op::Map(n))?;
                 Ok(())
             }
             other => {
@@ -226,10 +229,10 @@ impl Parser<'_> {
     fn string(&mut self, mut text: String) -> Result<()> {
         self.advance()?;
         while let Token::Str(more) = &self.token {
-            text.push_str(more);
+            heap::push(&mut text, more)?;
             self.advance()?;
         }
-        self.constant(Value::Str(Rc::new(text)));
+        self.constant(Value::Str(Shared::new(text)?))?;
         Ok(())
     }
 
@@ -251,22 +254,22 @@ impl Parser<'_> {
             if self.skip_op(".")? {
                 if let Token::Int(i) = self.token {
                     self.advance()?;
-                    self.constant(Value::Int(i));
-                    self.emit(Op::Item);
+                    self.constant(Value::Int(i))?;
+                    self.emit(Op::Item)?;
                     continue;
                 }
                 let name = self.name()?;
                 if self.is_op("(") {
                     let args = self.args()?;
-                    self.emit(Op::Method(name, args));
+                    self.emit(Op::Method(name, args))?;
                 } else {
-                    self.emit(Op::Attr(name));
+                    self.emit(Op::Attr(name))?;
                 }
             } else if self.skip_op("[")? {
                 self.subscript()?;
             } else if self.is_op("(") {
                 let args = self.args()?;
-                self.emit(Op::Call(args));
+                self.emit(Op::Call(args))?;
             } else {
                 return Ok(());
             }
@@ -280,7 +283,7 @@ impl Parser<'_> {
         loop {
             if self.skip_op(":")? {
                 if n_parts == n_colons {
-                    self.constant(Value::None);
+                    self.constant(Value::None)?;
                     n_parts += 1;
                 }
                 n_colons += 1;
@@ -297,16 +300,16 @@ impl Parser<'_> {
             if n_parts == 0 {
                 return fault!("a subscript is empty");
             }
-            self.emit(Op::Item);
+            self.emit(Op::Item)?;
             return Ok(());
         }
         if n_colons > 2 {
             return fault!("a slice has more than three parts");
         }
         for _ in n_parts..3 {
-            self.constant(Value::None);
+            self.constant(Value::None)?;
         }
-        self.emit(Op::Slice);
+        self.emit(Op::Slice)?;
         Ok(())
     }
 
@@ -326,7 +329,7 @@ impl Parser<'_> {
                 Some(name) if self.skip_op("=")? => {
                     self.program.code.truncate(start);
                     self.expression()?;
-                    names.push(name);
+                    names.add(name)?;
                 }
                 _ if names.is_empty() => n += 1,
                 _ => return fault!("an argument without a name follows one with a name"),
@@ -338,7 +341,7 @@ impl Parser<'_> {
         if names.is_empty() {
             return Ok(Args { n, names: 0 });
         }
-        self.program.arg_names.push(names);
+        self.program.arg_names.add(names)?;
         Ok(Args { n, names: self.program.arg_names.len() as u32 - 1 })
     }
 
@@ -347,7 +350,7 @@ impl Parser<'_> {
     pub(super) fn filter(&mut self) -> Result<()> {
         let name = self.name()?;
         let args = if self.is_op("(") { self.args()? } else { Args { n: 0, names: 0 } };
-        self.emit(Op::Filter(name, args));
+        self.emit(Op::Filter(name, args))?;
         Ok(())
     }
 
@@ -371,9 +374,9 @@ impl Parser<'_> {
         } else {
             Args { n: 0, names: 0 }
         };
-        self.emit(Op::Test(name, args));
+        self.emit(Op::Test(name, args))?;
         if negated {
-            self.emit(Op::Not);
+            self.emit(Op::Not)?;
         }
         Ok(())
     }

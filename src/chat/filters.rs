@@ -2,7 +2,10 @@
 
 use std::cmp::Ordering;
 
+use crate::base::heap;
+
 use super::calls::Given;
+use super::grow::{Grow, listed};
 use super::methods::{capitalised, item, joined, lower, pairs, replaced, strips, title, upper};
 use super::text::{self, Layout};
 use super::value::{Binary, Fault, Fuel, Value, binary, contains, equal, fault, is_space, order};
@@ -43,11 +46,11 @@ pub(super) fn filter(
         }
         "list" => {
             let list = fuel.items(value)?;
-            fuel.list(list.items.clone())
+            fuel.list(listed(list.items.iter().cloned())?)
         }
         "reverse" => {
             let list = fuel.items(value)?;
-            let reversed = list.items.iter().rev().cloned().collect();
+            let reversed = listed(list.items.iter().rev().cloned())?;
             let reversed = fuel.list(reversed)?;
             if matches!(value, Value::Str(_)) { joined(&reversed, "", fuel) } else { Ok(reversed) }
         }
@@ -64,7 +67,7 @@ pub(super) fn filter(
                 Some(path) => {
                     let mut parts = Vec::new();
                     for item in &fuel.items(value)?.items {
-                        parts.push(at_path(item, path, fuel)?);
+                        parts.add(at_path(item, path, fuel)?)?;
                     }
                     let parts = fuel.list(parts)?;
                     joined(&parts, separator, fuel)
@@ -174,11 +177,8 @@ fn string_filter(
         "indent" => {
             given.at_most(3, &["width", "first", "blank"])?;
             let by = match given.get(0, "width") {
-                Some(Value::Str(by)) => by.to_string(),
-                width => {
-                    let n = width.map_or(Ok(4), Value::int)?.clamp(0, 1000);
-                    " ".repeat(n as usize)
-                }
+                Some(Value::Str(by)) => heap::text(by)?,
+                width => blanks(width.map_or(Ok(4), Value::int)?.clamp(0, 1000))?,
             };
             let first = given.get(1, "first").is_some_and(Value::is_true);
             let blank = given.get(2, "blank").is_some_and(Value::is_true);
@@ -197,6 +197,15 @@ fn string_filter(
         }
         _ => fault!("the filter '{name}' is unknown"),
     }
+}
+
+/// So many blanks.
+fn blanks(n: i64) -> Result<String, Fault> {
+    let mut blanks = String::new();
+    for _ in 0..n {
+        heap::push(&mut blanks, " ")?;
+    }
+    Ok(blanks)
 }
 
 /// A number, or a string that is one.
@@ -233,7 +242,7 @@ fn each(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Result
         let default = given.named("default");
         for value in &list.items {
             fuel.pay(size_of::<Value>())?;
-            kept.push(match (path, given.by_position) {
+            kept.add(match (path, given.by_position) {
                 (Some(path), []) => match (at_path(value, path, fuel)?, default) {
                     (Value::Undefined, Some(default)) => default.clone(),
                     (found, _) => found,
@@ -248,7 +257,7 @@ fn each(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Result
                     filter(inner, value, &args, fuel)?
                 }
                 _ => return fault!("map needs a filter or an attribute"),
-            });
+            })?;
         }
         return fuel.list(kept);
     }
@@ -272,7 +281,7 @@ fn each(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Result
             }
         };
         if holds == keeps {
-            kept.push(value.clone());
+            kept.add(value.clone())?;
         }
     }
     fuel.list(kept)
@@ -315,7 +324,7 @@ fn sorted(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Resu
             Value::Str(text) if !case => lower(text, fuel)?,
             _ => key,
         };
-        keyed.push((key, value.clone()));
+        keyed.add((key, value.clone()))?;
     }
     if name == "unique" {
         let mut kept: Vec<(Value, Value)> = Vec::new();
@@ -325,9 +334,9 @@ fn sorted(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Resu
                     continue 'items;
                 }
             }
-            kept.push((key, value));
+            kept.add((key, value))?;
         }
-        return fuel.list(kept.into_iter().map(|(_, value)| value).collect());
+        return fuel.list(listed(kept.into_iter().map(|(_, value)| value))?);
     }
     if name == "min" || name == "max" {
         let better = if name == "min" { Ordering::Less } else { Ordering::Greater };
@@ -344,7 +353,7 @@ fn sorted(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Resu
         return Ok(best.map_or(Value::Undefined, |(_, value)| value));
     }
     let sorted = merge_sorted(keyed, reverse, fuel)?;
-    fuel.list(sorted.into_iter().map(|(_, value)| value).collect())
+    fuel.list(listed(sorted.into_iter().map(|(_, value)| value))?)
 }
 
 /// Stable, and pays for each comparison. Merges runs of doubling length, so nothing recurses.
@@ -365,11 +374,10 @@ fn merge_sorted(
                     true => &mut b,
                     false => &mut a,
                 };
-                merged.push(from[0].clone());
+                merged.add(from[0].clone())?;
                 *from = &from[1..];
             }
-            merged.extend_from_slice(a);
-            merged.extend_from_slice(b);
+            merged.add_all(a.iter().chain(b).cloned())?;
         }
         items = merged;
         run *= 2;
@@ -384,8 +392,8 @@ fn to_json(value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, F
     }
     let indent = match given.get(0, "indent") {
         None | Some(Value::None) => None,
-        Some(Value::Str(indent)) => Some(indent.to_string()),
-        Some(n) => Some(" ".repeat(n.int()?.clamp(0, 64) as usize)),
+        Some(Value::Str(indent)) => Some(heap::text(indent)?),
+        Some(n) => Some(blanks(n.int()?.clamp(0, 64))?),
     };
     let mut item = if indent.is_some() { "," } else { ", " };
     let mut key = ": ";

@@ -1,5 +1,7 @@
 //! A template's text, cut into tokens on demand.
 
+use crate::base::heap;
+
 use super::value::{Fault, fault, is_space};
 
 /// A token. Outside of tags there is only text.
@@ -247,7 +249,10 @@ impl<'s> Lexer<'s> {
                 float = true;
             }
         }
-        let text = rest[..n].replace('_', "");
+        let mut text = String::new();
+        for part in rest[..n].split('_') {
+            heap::push(&mut text, part)?;
+        }
         self.skip(n);
         if float {
             match text.parse() {
@@ -273,11 +278,11 @@ impl<'s> Lexer<'s> {
                 None => return fault!("a string has no end"),
                 Some(&b) if b == quote => break,
                 Some(b'\\') => {
-                    text.push_str(&rest[from..at]);
+                    heap::push(&mut text, &rest[from..at])?;
                     let (c, n) = escape(&rest[at + 1..]);
                     match c {
-                        Some(c) => text.push(c),
-                        None => text.push_str(&rest[at..at + 1 + n]),
+                        Some(c) => heap::push(&mut text, c.encode_utf8(&mut [0; 4]))?,
+                        None => heap::push(&mut text, &rest[at..at + 1 + n])?,
                     }
                     at += 1 + n;
                     from = at;
@@ -285,7 +290,7 @@ impl<'s> Lexer<'s> {
                 Some(_) => at += 1,
             }
         }
-        text.push_str(&rest[from..at]);
+        heap::push(&mut text, &rest[from..at])?;
         self.skip(at + 1);
         Ok(Token::Str(text))
     }

@@ -3,11 +3,13 @@
 //! Loops, scopes and calls of macros stand on lists of their own, so running costs no stack that
 //! grows with the template.
 
-use std::rc::Rc;
+use crate::base::heap;
+use crate::base::shared::Shared;
 
 use super::calls::Given;
 use super::code::{Args, Name, Op, Program};
 use super::filters;
+use super::grow::{Grow, listed, split_off};
 use super::methods;
 use super::parser::Located;
 use super::value::{Fault, Fuel, List, Value, binary, fault};
@@ -16,7 +18,7 @@ use super::value::{Fault, Fuel, List, Value, binary, fault};
 pub(super) struct Loop {
     /// Tells it from the loops before it.
     pub number: u64,
-    pub items: Rc<List>,
+    pub items: Shared<List>,
     /// How many items have been fetched.
     pub n_fetched: usize,
     /// What a collecting loop kept.
@@ -57,25 +59,29 @@ pub(super) struct Machine<'p> {
 }
 
 impl<'p> Machine<'p> {
-    pub(super) fn new(program: &'p Program<'p>) -> Machine<'p> {
-        Machine {
+    pub(super) fn new(program: &'p Program<'p>) -> Result<Machine<'p>, Fault> {
+        let (mut scopes, mut captures) = (Vec::new(), Vec::new());
+        scopes.add(Vec::new())?;
+        captures.add(String::new())?;
+        Ok(Machine {
             program,
             fuel: Fuel::new(),
             stack: Vec::new(),
-            bound: program.names.iter().map(|_| Vec::new()).collect(),
-            scopes: vec![Vec::new()],
+            bound: listed(program.names.iter().map(|_| Vec::new()))?,
+            scopes,
             base: 0,
             loops: Vec::new(),
             calls: Vec::new(),
-            captures: vec![String::new()],
+            captures,
             n_loops: 0,
-        }
+        })
     }
 
     /// Sets a variable of the template, unless it mentions none of this name.
-    pub(super) fn set_global(&mut self, name: &str, value: Value) {
-        if let Some(at) = self.program.names.iter().position(|n| *n == name) {
-            self.store(at as Name, value);
+    pub(super) fn set_global(&mut self, name: &str, value: Value) -> Result<(), Fault> {
+        match self.program.names.iter().position(|n| *n == name) {
+            Some(at) => self.store(at as Name, value),
+            None => Ok(()),
         }
     }
 
@@ -91,6 +97,8 @@ impl<'p> Machine<'p> {
     /// Runs one instruction; where the next one is.
     fn step(&mut self, op: Op, at: usize) -> Result<usize, Fault> {
         self.fuel.pay(0)?;
+        // No instruction pushes more, but the one that unpacks.
+        self.stack.try_reserve(1).map_err(|_| Fault::NoMemory)?;
         let target = |n: i32| at.wrapping_add_signed(n as isize);
         match op {
             Op::Text(from, to) => {
@@ -106,7 +114,7 @@ impl<'p> Machine<'p> {
             Op::Load(name) => self.stack.push(self.load(name)),
             Op::Store(name) => {
                 let value = self.pop()?;
-                self.store(name, value);
+                self.store(name, value)?;
             }
             Op::StoreAttr(name, attr) => {
                 let value = self.pop()?;
@@ -142,7 +150,7 @@ impl<'p> Machine<'p> {
                 let mut entries = Vec::new();
                 let mut flat = self.pop_many(2 * n as usize)?.into_iter();
                 while let (Some(key), Some(value)) = (flat.next(), flat.next()) {
-                    entries.push((key, value));
+                    entries.add((key, value))?;
                 }
                 let map = self.fuel.map(entries)?;
                 self.stack.push(map);
@@ -153,7 +161,7 @@ impl<'p> Machine<'p> {
                 if list.items.len() != n as usize {
                     return fault!("{} items cannot be unpacked into {n}", list.items.len());
                 }
-                self.stack.extend(list.items.iter().rev().cloned());
+                self.stack.add_all(list.items.iter().rev().cloned())?;
             }
             Op::Not => {
                 let value = self.pop()?;
@@ -194,7 +202,7 @@ impl<'p> Machine<'p> {
                 let value = self.pop()?;
                 let items = self.fuel.items(&value)?;
                 self.n_loops += 1;
-                self.loops.push(Loop {
+                self.loops.add(Loop {
                     number: self.n_loops,
                     items,
                     n_fetched: 0,
@@ -203,8 +211,8 @@ impl<'p> Machine<'p> {
                     n_scopes: self.scopes.len(),
                     n_captures: self.captures.len(),
                     n_stack: self.stack.len(),
-                });
-                self.scopes.push(Vec::new());
+                })?;
+                self.scopes.add(Vec::new())?;
             }
             Op::LoopNext(n) => {
                 let Some(current) = self.loops.last_mut() else { return broken() };
@@ -214,9 +222,9 @@ impl<'p> Machine<'p> {
                 current.n_fetched += 1;
                 let (number, n_scopes) = (current.number, current.n_scopes);
                 self.drop_scopes(n_scopes);
-                self.scopes.push(Vec::new());
+                self.scopes.add(Vec::new())?;
                 if let Some(name) = self.program.loop_name {
-                    self.store(name, Value::Loop(number));
+                    self.store(name, Value::Loop(number))?;
                 }
                 self.stack.push(item);
             }
@@ -225,7 +233,7 @@ impl<'p> Machine<'p> {
                 self.fuel.pay(size_of::<Value>())?;
                 let Some(current) = self.loops.last_mut() else { return broken() };
                 if let (true, Some(kept)) = (keep, &mut current.kept) {
-                    kept.push(current.items.items[current.n_fetched - 1].clone());
+                    kept.add(current.items.items[current.n_fetched - 1].clone())?;
                 }
             }
             Op::LoopEnd => {
@@ -242,7 +250,7 @@ impl<'p> Machine<'p> {
                 let next = current.next;
                 if op == Op::Break {
                     // The next item is then not there.
-                    current.items = Rc::new(List::empty());
+                    current.items = Shared::new(List::empty())?;
                 }
                 let (n_scopes, n_captures, n_stack) =
                     (current.n_scopes, current.n_captures, current.n_stack);
@@ -251,12 +259,12 @@ impl<'p> Machine<'p> {
                 self.stack.truncate(n_stack);
                 return Ok(next);
             }
-            Op::ScopeBegin => self.scopes.push(Vec::new()),
+            Op::ScopeBegin => self.scopes.add(Vec::new())?,
             Op::ScopeEnd => self.drop_scopes(self.scopes.len() - 1),
-            Op::CaptureBegin => self.captures.push(String::new()),
+            Op::CaptureBegin => self.captures.add(String::new())?,
             Op::CaptureEnd => {
                 let Some(text) = self.captures.pop() else { return broken() };
-                self.stack.push(Value::Str(Rc::new(text)));
+                self.stack.push(Value::Str(Shared::new(text)?));
             }
             Op::Macro(i) => self.stack.push(Value::Macro(i)),
             Op::JumpIfGiven(i, n) => {
@@ -271,7 +279,7 @@ impl<'p> Machine<'p> {
                 self.drop_scopes(self.base);
                 self.base = call.base;
                 self.loops.truncate(call.n_loops);
-                self.stack.push(Value::Str(Rc::new(text)));
+                self.stack.push(Value::Str(Shared::new(text)?));
                 return Ok(call.return_to);
             }
             Op::Pop => {
@@ -289,7 +297,7 @@ impl<'p> Machine<'p> {
     fn pop_many(&mut self, n: usize) -> Result<Vec<Value>, Fault> {
         self.fuel.pay(n * size_of::<Value>())?;
         match self.stack.len().checked_sub(n) {
-            Some(from) => Ok(self.stack.split_off(from)),
+            Some(from) => split_off(&mut self.stack, from),
             None => broken(),
         }
     }
@@ -314,16 +322,17 @@ impl<'p> Machine<'p> {
         }
     }
 
-    pub(super) fn store(&mut self, name: Name, value: Value) {
+    pub(super) fn store(&mut self, name: Name, value: Value) -> Result<(), Fault> {
         let innermost = self.scopes.len() - 1;
         let bound = &mut self.bound[name as usize];
         match bound.last_mut() {
             Some((scope, old)) if *scope == innermost => *old = value,
             _ => {
-                bound.push((innermost, value));
-                self.scopes[innermost].push(name);
+                self.scopes[innermost].add(name)?;
+                bound.add((innermost, value))?;
             }
         }
+        Ok(())
     }
 
     /// Ends scopes until only `n` are left.
@@ -346,7 +355,7 @@ impl<'p> Machine<'p> {
         self.fuel.pay(64 * space.len())?;
         match space.iter_mut().find(|(other, _)| other == attr) {
             Some((_, old)) => *old = value,
-            None => space.push((attr.to_owned(), value)),
+            None => space.add((heap::text(attr)?, value))?,
         }
         Ok(())
     }
@@ -378,7 +387,7 @@ impl<'p> Machine<'p> {
         let names = &program.arg_names[args.names as usize];
         let values = self.pop_many(names.len())?;
         let words = names.iter().map(|&name| program.names[name as usize]);
-        let by_name = words.zip(values).collect();
+        let by_name = listed(words.zip(values))?;
         Ok((self.pop_many(args.n as usize)?, by_name))
     }
 

@@ -1,6 +1,10 @@
 //! Items and slices, the methods of strings, maps and lists, and the functions of every template.
 
+use crate::base::heap;
+use crate::base::shared::Shared;
+
 use super::calls::Given;
+use super::grow::{Grow, listed};
 use super::text;
 use super::value::{Fault, Fuel, Map, Value, equal, fault, is_space};
 
@@ -62,7 +66,7 @@ pub(super) fn slice(value: &Value, parts: [&Value; 3], fuel: &mut Fuel) -> Resul
     let mut at = start;
     while (step > 0 && at < stop) || (step < 0 && at > stop) {
         fuel.pay(size_of::<Value>())?;
-        items.push(list.items[at as usize].clone());
+        items.add(list.items[at as usize].clone())?;
         at = at.saturating_add(step);
     }
     match value {
@@ -98,7 +102,7 @@ pub(super) fn range(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> 
         return fault!("a range of more than {MAX_RANGE} numbers");
     }
     fuel.pay(n as usize * size_of::<Value>())?;
-    fuel.list((0..n).map(|i| Value::Int(start + i * step)).collect())
+    fuel.list(listed((0..n).map(|i| Value::Int(start + i * step)))?)
 }
 
 /// `strftime_now(format)`: midnight of Friday, 26 July 2024, whenever it is asked.
@@ -180,8 +184,8 @@ fn map_method(map: &Map, name: &str, given: &Given<'_>, fuel: &mut Fuel) -> Resu
             let default = given.get(1, "default").cloned().unwrap_or(Value::None);
             Ok(fuel.get(map, given.need(0, "key")?)?.unwrap_or(default))
         }
-        "keys" => fuel.list(map.entries.iter().map(|(key, _)| key.clone()).collect()),
-        "values" => fuel.list(map.entries.iter().map(|(_, value)| value.clone()).collect()),
+        "keys" => fuel.list(listed(map.entries.iter().map(|(key, _)| key.clone()))?),
+        "values" => fuel.list(listed(map.entries.iter().map(|(_, value)| value.clone()))?),
         "items" => pairs(map, fuel),
         _ => fault!("a map has no method '{name}'"),
     }
@@ -191,7 +195,7 @@ fn map_method(map: &Map, name: &str, given: &Given<'_>, fuel: &mut Fuel) -> Resu
 pub(super) fn pairs(map: &Map, fuel: &mut Fuel) -> Result<Value, Fault> {
     let mut items = Vec::new();
     for (key, value) in &map.entries {
-        items.push(fuel.list(vec![key.clone(), value.clone()])?);
+        items.add(fuel.list(listed([key.clone(), value.clone()])?)?)?;
     }
     fuel.list(items)
 }
@@ -238,8 +242,8 @@ fn string_method(
             let most = given.get(1, "maxsplit").map_or(Ok(-1), Value::int)?;
             let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
             let parts: Vec<&str> = match (given.get(0, "sep"), name) {
-                (None | Some(Value::None), "split") => words(text, most),
-                (None | Some(Value::None), _) if most > text.len() => words(text, most),
+                (None | Some(Value::None), "split") => words(text, most)?,
+                (None | Some(Value::None), _) if most > text.len() => words(text, most)?,
                 (None | Some(Value::None), _) => {
                     return fault!("rsplit without a separator takes no count");
                 }
@@ -249,10 +253,9 @@ fn string_method(
                         return fault!("{name}: the separator is empty");
                     }
                     if name == "split" {
-                        text.splitn(most.saturating_add(1), sep).collect()
+                        listed(text.splitn(most.saturating_add(1), sep))?
                     } else {
-                        let mut parts: Vec<&str> =
-                            text.rsplitn(most.saturating_add(1), sep).collect();
+                        let mut parts = listed(text.rsplitn(most.saturating_add(1), sep))?;
                         parts.reverse();
                         parts
                     }
@@ -261,7 +264,7 @@ fn string_method(
             strings(&parts, fuel)
         }
         "splitlines" => {
-            let mut parts: Vec<&str> = text.split('\n').collect();
+            let mut parts = listed(text.split('\n'))?;
             if parts.last() == Some(&"") {
                 parts.pop();
             }
@@ -326,32 +329,47 @@ fn strings(parts: &[&str], fuel: &mut Fuel) -> Result<Value, Fault> {
     let mut items = Vec::new();
     for part in parts {
         fuel.pay(64)?;
-        items.push(fuel.string(&[part])?);
+        items.add(fuel.string(&[part])?)?;
     }
     fuel.list(items)
 }
 
 /// The words between white space; after `most` splits, the rest as one.
-fn words(text: &str, most: usize) -> Vec<&str> {
+fn words(text: &str, most: usize) -> Result<Vec<&str>, Fault> {
     let mut words = Vec::new();
     let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         let end = rest.find(is_space).filter(|_| words.len() < most);
         let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
-        words.push(word);
+        words.add(word)?;
         rest = after.trim_start_matches(is_space);
     }
-    words
+    Ok(words)
 }
 
 pub(super) fn upper(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
-    fuel.pay(3 * text.len())?;
-    fuel.string(&[&text.to_uppercase()])
+    title(text, |_| true, fuel)
 }
 
 pub(super) fn lower(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
     fuel.pay(3 * text.len())?;
-    fuel.string(&[&text.to_lowercase()])
+    let mut out = String::new();
+    let (mut before, mut rest) = (' ', text.chars());
+    while let Some(c) = rest.next() {
+        // The one letter whose lower case depends on what stands around it: a sigma that ends a word.
+        let ends = before.is_alphabetic() && !rest.clone().next().is_some_and(char::is_alphabetic);
+        match c {
+            '\u{3a3}' if ends => put(&mut out, ['\u{3c2}'])?,
+            _ => put(&mut out, c.to_lowercase())?,
+        }
+        before = c;
+    }
+    fuel.string(&[&out])
+}
+
+/// Appends characters.
+fn put(to: &mut String, chars: impl IntoIterator<Item = char>) -> Result<(), Fault> {
+    chars.into_iter().try_for_each(|c| Ok(heap::push(to, c.encode_utf8(&mut [0; 4]))?))
 }
 
 /// The first letter in upper case, the others in lower case.
@@ -371,9 +389,9 @@ pub(super) fn title(
     let mut before = ' ';
     for c in text.chars() {
         if begins(before) {
-            out.extend(c.to_uppercase());
+            put(&mut out, c.to_uppercase())?;
         } else {
-            out.extend(c.to_lowercase());
+            put(&mut out, c.to_lowercase())?;
         }
         before = c;
     }
@@ -400,7 +418,7 @@ pub(super) fn replaced(
         from = at + old.len();
     }
     fuel.push(&mut out, &text[from..])?;
-    Ok(Value::Str(std::rc::Rc::new(out)))
+    Ok(Value::Str(Shared::new(out)?))
 }
 
 /// The items as text, with a separator between them.
@@ -411,5 +429,5 @@ pub(super) fn joined(items: &Value, separator: &str, fuel: &mut Fuel) -> Result<
         fuel.push(&mut out, if i > 0 { separator } else { "" })?;
         text::write(item, &mut out, fuel)?;
     }
-    Ok(Value::Str(std::rc::Rc::new(out)))
+    Ok(Value::Str(Shared::new(out)?))
 }

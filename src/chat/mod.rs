@@ -21,7 +21,7 @@
 //!
 //! # Limits
 //!
-//! A template is at most [`MAX_TEMPLATE`] bytes and may nest [`MAX_DEPTH`] deep; a prompt is at
+//! A template is at most [`MAX_TEMPLATE`] bytes with [`MAX_NAMES`] names and may nest [`MAX_DEPTH`] deep; a prompt is at
 //! most [`MAX_OUTPUT`] bytes, and so is every string on the way to it; [`FUEL`] bounds time and
 //! memory together, since it pays for every instruction and every 64 bytes read or written. Calls
 //! of macros nest [`MAX_DEPTH`] deep, lists and maps [`MAX_NESTING`]. Nothing here recurses further
@@ -35,10 +35,12 @@
 //! in itself a hundred thousand times overflows the stack when it is dropped. Here every operation
 //! pays for what it makes, by construction. It is also a fifth of the code of a general engine.
 
+mod block;
 mod calls;
 mod code;
 mod expression;
 mod filters;
+mod grow;
 mod lexer;
 mod machine;
 mod methods;
@@ -47,6 +49,7 @@ mod text;
 mod value;
 
 use crate::base::error::err;
+use grow::{Grow, listed};
 use machine::Machine;
 use value::{Fault, Function, Value};
 
@@ -56,6 +59,8 @@ pub const MAX_TEMPLATE: usize = 1 << 20;
 pub const MAX_OUTPUT: usize = 4 << 20;
 /// How deep blocks, expressions and calls of macros may nest, each.
 pub const MAX_DEPTH: usize = 64;
+/// Names in a template: of variables, attributes, filters and the like.
+pub const MAX_NAMES: usize = 4096;
 /// How deep lists and maps may nest.
 pub const MAX_NESTING: usize = 32;
 /// What a template may spend: 1 for each instruction, each element visited, and each 64 bytes.
@@ -89,7 +94,7 @@ pub fn format(
     }
     let source = lexer::normalised(template).map_err(|fault| located(0, &fault))?;
     let program = parser::parse(&source).map_err(|(line, fault)| located(line, &fault))?;
-    let mut machine = Machine::new(&program);
+    let mut machine = Machine::new(&program).map_err(|fault| located(0, &fault))?;
     set_globals(&mut machine, messages, add_generation_prompt, bos, eos)
         .map_err(|fault| located(0, &fault))?;
     let prompt = machine.run().map_err(|(line, fault)| located(line, &fault))?;
@@ -111,7 +116,7 @@ fn set_globals(
     for message in messages {
         let role = (fuel.string(&["role"])?, fuel.string(&[message.role])?);
         let content = (fuel.string(&["content"])?, fuel.string(&[message.content])?);
-        list.push(fuel.map(vec![role, content])?);
+        list.add(fuel.map(listed([role, content])?)?)?;
     }
     let globals = [
         ("messages", fuel.list(list)?),
@@ -127,7 +132,7 @@ fn set_globals(
         ("strftime_now", Value::Function(Function::StrftimeNow)),
     ];
     for (name, value) in globals {
-        machine.set_global(name, value);
+        machine.set_global(name, value)?;
     }
     Ok(())
 }
@@ -136,7 +141,7 @@ fn set_globals(
 fn located(line: u32, fault: &Fault) -> crate::Error {
     match fault {
         Fault::NoMemory => err!(OutOfMemory, "chat template: no memory for its values"),
-        Fault::Reason(reason) if line == 0 => err!(BadTemplate, "{reason}"),
-        Fault::Reason(reason) => err!(BadTemplate, "line {line}: {reason}"),
+        Fault::Reason(reason) if line == 0 => err!(BadTemplate, "{}", reason.as_str()),
+        Fault::Reason(reason) => err!(BadTemplate, "line {line}: {}", reason.as_str()),
     }
 }

@@ -2,49 +2,22 @@
 //!
 //! Blocks stand on a list, so nesting them costs no stack.
 
-use std::collections::HashMap;
+use crate::base::line::Line;
 
-use super::MAX_DEPTH;
+use super::block::{Block, Code, Target};
 use super::code::{Macro, Name, Op, Program};
+use super::grow::{Grow, split_off};
 use super::lexer::{Lexer, Token};
 use super::value::{Fault, Value, fault};
+use super::{MAX_DEPTH, MAX_NAMES};
 
 /// A fault and its line.
 pub(super) type Located = (u32, Fault);
 
 pub(super) type Result<T> = std::result::Result<T, Fault>;
-type Code = Vec<(Op, u32)>;
 
 /// Words that are no variables.
 pub(super) const RESERVED: [&str; 7] = ["and", "or", "not", "if", "else", "in", "is"];
-
-/// A block that waits for its end.
-enum Block {
-    /// The jump taken when the last condition fails, if it had one; the jumps to the end.
-    If {
-        next: Option<usize>,
-        ends: Vec<usize>,
-    },
-    /// Where the next item is fetched; after `else`, the jump past it.
-    For {
-        next: usize,
-        past_else: Option<usize>,
-    },
-    With,
-    /// A variable, and the filters that its text goes through.
-    Set(Target, Code),
-    Filter(Code),
-    /// The jump past the body.
-    Macro(usize),
-    Generation,
-}
-
-/// What is assigned to.
-enum Target {
-    Name(Name),
-    Attr(Name, Name),
-    Names(Vec<Name>),
-}
 
 /// What is known half way through a template.
 pub(super) struct Parser<'s> {
@@ -52,7 +25,8 @@ pub(super) struct Parser<'s> {
     /// The token that comes next.
     pub token: Token<'s>,
     pub program: Program<'s>,
-    names: HashMap<&'s str, Name>,
+    /// The numbers of all names, by what they are.
+    by_name: Vec<Name>,
     blocks: Vec<Block>,
     /// How deep the expression is nested.
     pub depth: usize,
@@ -60,6 +34,8 @@ pub(super) struct Parser<'s> {
 
 /// Compiles a template.
 pub(super) fn parse(source: &str) -> std::result::Result<Program<'_>, Located> {
+    let mut arg_names = Vec::new();
+    arg_names.add(Vec::new()).map_err(|fault| (0, fault))?;
     let mut parser = Parser {
         lexer: Lexer::new(source),
         token: Token::End,
@@ -70,15 +46,15 @@ pub(super) fn parse(source: &str) -> std::result::Result<Program<'_>, Located> {
             names: Vec::new(),
             loop_name: None,
             macros: Vec::new(),
-            arg_names: vec![Vec::new()],
+            arg_names,
         },
-        names: HashMap::new(),
+        by_name: Vec::new(),
         blocks: Vec::new(),
         depth: 0,
     };
     match parser.template() {
         Ok(()) => {
-            parser.program.loop_name = parser.names.get("loop").copied();
+            parser.program.loop_name = parser.find("loop").ok().map(|at| parser.by_name[at]);
             Ok(parser.program)
         }
         Err(fault) => Err((parser.lexer.line(), fault)),
@@ -90,11 +66,11 @@ impl<'s> Parser<'s> {
         loop {
             self.advance()?;
             match self.token {
-                Token::Text(from, to) => self.emit(Op::Text(from as u32, to as u32)),
+                Token::Text(from, to) => self.emit(Op::Text(from as u32, to as u32))?,
                 Token::PrintBegin => {
                     self.advance()?;
                     self.tuple()?;
-                    self.emit(Op::Print);
+                    self.emit(Op::Print)?;
                     if self.token != Token::PrintEnd {
                         return self.unexpected("'}}'");
                     }
@@ -124,16 +100,16 @@ impl<'s> Parser<'s> {
     #[inline(never)]
     pub(super) fn unexpected<T>(&self, expected: &str) -> Result<T> {
         let found = match &self.token {
-            Token::Text(..) => "text".to_owned(),
-            Token::BlockBegin => "'{%'".to_owned(),
-            Token::BlockEnd => "'%}'".to_owned(),
-            Token::PrintBegin => "'{{'".to_owned(),
-            Token::PrintEnd => "'}}'".to_owned(),
-            Token::Name(name) => format!("'{name}'"),
-            Token::Str(_) => "a string".to_owned(),
-            Token::Int(_) | Token::Float(_) => "a number".to_owned(),
-            Token::Op(op) => format!("'{op}'"),
-            Token::End => "the end".to_owned(),
+            Token::Name(word) => return fault!("found '{word}', expected {expected}"),
+            Token::Op(op) => return fault!("found '{op}', expected {expected}"),
+            Token::Text(..) => "text",
+            Token::BlockBegin => "'{%'",
+            Token::BlockEnd => "'%}'",
+            Token::PrintBegin => "'{{'",
+            Token::PrintEnd => "'}}'",
+            Token::Str(_) => "a string",
+            Token::Int(_) | Token::Float(_) => "a number",
+            Token::End => "the end",
         };
         fault!("found {found}, expected {expected}")
     }
@@ -164,7 +140,11 @@ impl<'s> Parser<'s> {
     }
 
     pub(super) fn expect_op(&mut self, op: &str) -> Result<()> {
-        if self.skip_op(op)? { Ok(()) } else { self.unexpected(&format!("'{op}'")) }
+        if self.skip_op(op)? {
+            Ok(())
+        } else {
+            self.unexpected(&Line::<8>::of(format_args!("'{op}'")))
+        }
     }
 
     /// The next name, as it is written.
@@ -180,24 +160,37 @@ impl<'s> Parser<'s> {
 
     pub(super) fn name(&mut self) -> Result<Name> {
         let word = self.word()?;
-        Ok(self.intern(word))
+        self.intern(word)
     }
 
-    pub(super) fn intern(&mut self, word: &'s str) -> Name {
-        *self.names.entry(word).or_insert_with(|| {
-            self.program.names.push(word);
-            self.program.names.len() as Name - 1
-        })
+    pub(super) fn intern(&mut self, word: &'s str) -> Result<Name> {
+        let at = match self.find(word) {
+            Ok(at) => return Ok(self.by_name[at]),
+            Err(at) => at,
+        };
+        let name = self.program.names.len();
+        if name == MAX_NAMES {
+            return fault!("more than {MAX_NAMES} names");
+        }
+        self.program.names.add(word)?;
+        self.by_name.try_reserve(1).map_err(|_| Fault::NoMemory)?;
+        self.by_name.insert(at, name as Name);
+        Ok(name as Name)
+    }
+
+    /// Where `by_name` has a name, or where it belongs.
+    fn find(&self, word: &str) -> std::result::Result<usize, usize> {
+        self.by_name.binary_search_by(|&name| self.program.names[name as usize].cmp(word))
     }
 
     #[inline(never)]
-    pub(super) fn emit(&mut self, op: Op) {
-        self.program.code.push((op, self.lexer.line()));
+    pub(super) fn emit(&mut self, op: Op) -> Result<()> {
+        self.program.code.add((op, self.lexer.line()))
     }
 
-    pub(super) fn constant(&mut self, value: Value) {
-        self.program.constants.push(value);
-        self.emit(Op::Const(self.program.constants.len() as u32 - 1));
+    pub(super) fn constant(&mut self, value: Value) -> Result<()> {
+        self.program.constants.add(value)?;
+        self.emit(Op::Const(self.program.constants.len() as u32 - 1))
     }
 
     pub(super) fn here(&self) -> usize {
@@ -205,9 +198,9 @@ impl<'s> Parser<'s> {
     }
 
     /// Emits a jump to be aimed later.
-    pub(super) fn emit_jump(&mut self, op: Op) -> usize {
-        self.emit(op);
-        self.here() - 1
+    pub(super) fn emit_jump(&mut self, op: Op) -> Result<usize> {
+        self.emit(op)?;
+        Ok(self.here() - 1)
     }
 
     /// Aims a jump at an instruction; distances count from the jump itself.
@@ -224,15 +217,14 @@ impl<'s> Parser<'s> {
         if self.blocks.len() == MAX_DEPTH {
             return fault!("blocks nest more than {MAX_DEPTH} deep");
         }
-        self.blocks.push(block);
-        Ok(())
+        self.blocks.add(block)
     }
 
     fn statement(&mut self) -> Result<()> {
         match self.word()? {
             "if" => {
                 self.tuple()?;
-                let next = self.emit_jump(Op::JumpIfFalse(0));
+                let next = self.emit_jump(Op::JumpIfFalse(0))?;
                 self.open(Block::If { next: Some(next), ends: Vec::new() })
             }
             word @ ("elif" | "else") => self.otherwise(word),
@@ -244,7 +236,7 @@ impl<'s> Parser<'s> {
                 let start = self.here();
                 self.filter()?;
                 let filters = self.rest_of_filters(start)?;
-                self.emit(Op::CaptureBegin);
+                self.emit(Op::CaptureBegin)?;
                 self.open(Block::Filter(filters))
             }
             "generation" => self.open(Block::Generation),
@@ -252,7 +244,7 @@ impl<'s> Parser<'s> {
                 let looks = |b: &&Block| matches!(b, Block::For { .. } | Block::Macro(_));
                 match self.blocks.iter().rev().find(looks) {
                     Some(Block::For { past_else: None, .. }) => {
-                        self.emit(if word == "break" { Op::Break } else { Op::Continue });
+                        self.emit(if word == "break" { Op::Break } else { Op::Continue })?;
                         Ok(())
                     }
                     _ => fault!("{word} is not in a loop"),
@@ -269,23 +261,23 @@ impl<'s> Parser<'s> {
         match self.blocks.last() {
             Some(Block::If { next: Some(next), .. }) => {
                 let next = *next;
-                let end = self.emit_jump(Op::Jump(0));
+                let end = self.emit_jump(Op::Jump(0))?;
                 self.aim_here(next);
                 let mut again = None;
                 if word == "elif" {
                     self.tuple()?;
-                    again = Some(self.emit_jump(Op::JumpIfFalse(0)));
+                    again = Some(self.emit_jump(Op::JumpIfFalse(0))?);
                 }
                 if let Some(Block::If { next, ends }) = self.blocks.last_mut() {
                     *next = again;
-                    ends.push(end);
+                    ends.add(end)?;
                 }
                 Ok(())
             }
             Some(Block::For { next, past_else: None }) if word == "else" => {
                 let next = *next;
-                self.end_loop(next);
-                let past = self.emit_jump(Op::JumpIfFalse(0));
+                self.end_loop(next)?;
+                let past = self.emit_jump(Op::JumpIfFalse(0))?;
                 if let Some(Block::For { past_else, .. }) = self.blocks.last_mut() {
                     *past_else = Some(past);
                 }
@@ -296,11 +288,11 @@ impl<'s> Parser<'s> {
     }
 
     /// Ends the body of a loop: back to the next item, and what comes when there is none.
-    fn end_loop(&mut self, next: usize) {
-        let back = self.emit_jump(Op::Jump(0));
+    fn end_loop(&mut self, next: usize) -> Result<()> {
+        let back = self.emit_jump(Op::Jump(0))?;
         self.aim(back, next);
         self.aim_here(next);
-        self.emit(Op::LoopEnd);
+        self.emit(Op::LoopEnd)
     }
 
     fn end(&mut self, word: &str) -> Result<()> {
@@ -318,22 +310,22 @@ impl<'s> Parser<'s> {
             }
             Block::For { past_else: Some(past), .. } => self.aim_here(past),
             Block::For { next, past_else: None } => {
-                self.end_loop(next);
-                self.emit(Op::Pop);
+                self.end_loop(next)?;
+                self.emit(Op::Pop)?;
             }
-            Block::With => self.emit(Op::ScopeEnd),
+            Block::With => self.emit(Op::ScopeEnd)?,
             Block::Set(target, filters) => {
-                self.emit(Op::CaptureEnd);
-                self.program.code.extend(filters);
-                self.assign(&target);
+                self.emit(Op::CaptureEnd)?;
+                self.program.code.add_all(filters)?;
+                self.assign(&target)?;
             }
             Block::Filter(filters) => {
-                self.emit(Op::CaptureEnd);
-                self.program.code.extend(filters);
-                self.emit(Op::Print);
+                self.emit(Op::CaptureEnd)?;
+                self.program.code.add_all(filters)?;
+                self.emit(Op::Print)?;
             }
             Block::Macro(past) => {
-                self.emit(Op::Return);
+                self.emit(Op::Return)?;
                 self.aim_here(past);
             }
             Block::Generation => (),
@@ -356,19 +348,19 @@ impl<'s> Parser<'s> {
             self.rest_of_tuple(1)?;
         }
         if self.skip_name("if")? {
-            self.emit(Op::LoopBegin(true));
-            let next = self.emit_jump(Op::LoopNext(0));
-            self.assign(&target);
+            self.emit(Op::LoopBegin(true))?;
+            let next = self.emit_jump(Op::LoopNext(0))?;
+            self.assign(&target)?;
             self.expression()?;
-            self.emit(Op::LoopKeep);
-            self.end_loop(next);
+            self.emit(Op::LoopKeep)?;
+            self.end_loop(next)?;
         }
         if self.is_name("recursive") {
             return fault!("recursive loops are not supported");
         }
-        self.emit(Op::LoopBegin(false));
-        let next = self.emit_jump(Op::LoopNext(0));
-        self.assign(&target);
+        self.emit(Op::LoopBegin(false))?;
+        let next = self.emit_jump(Op::LoopNext(0))?;
+        self.assign(&target)?;
         self.open(Block::For { next, past_else: None })
     }
 
@@ -376,12 +368,13 @@ impl<'s> Parser<'s> {
     fn targets(&mut self) -> Result<Target> {
         let parenthesised = self.skip_op("(")?;
         let first = self.target_name()?;
-        let mut names = vec![first];
+        let mut names = Vec::new();
+        names.add(first)?;
         while self.skip_op(",")? {
             if self.is_op(")") || self.is_name("in") || self.is_op("=") {
                 break;
             }
-            names.push(self.target_name()?);
+            names.add(self.target_name()?)?;
         }
         if parenthesised {
             self.expect_op(")")?;
@@ -396,17 +389,18 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn assign(&mut self, target: &Target) {
+    fn assign(&mut self, target: &Target) -> Result<()> {
         match target {
-            Target::Name(name) => self.emit(Op::Store(*name)),
-            Target::Attr(name, attr) => self.emit(Op::StoreAttr(*name, *attr)),
+            Target::Name(name) => self.emit(Op::Store(*name))?,
+            Target::Attr(name, attr) => self.emit(Op::StoreAttr(*name, *attr))?,
             Target::Names(names) => {
-                self.emit(Op::Unpack(names.len() as u32));
+                self.emit(Op::Unpack(names.len() as u32))?;
                 for name in names {
-                    self.emit(Op::Store(*name));
+                    self.emit(Op::Store(*name))?;
                 }
             }
         }
+        Ok(())
     }
 
     fn set_statement(&mut self) -> Result<()> {
@@ -418,12 +412,11 @@ impl<'s> Parser<'s> {
         }
         if self.skip_op("=")? {
             self.tuple()?;
-            self.assign(&target);
-            return Ok(());
+            return self.assign(&target);
         }
         let start = self.here();
         let filters = self.rest_of_filters(start)?;
-        self.emit(Op::CaptureBegin);
+        self.emit(Op::CaptureBegin)?;
         self.open(Block::Set(target, filters))
     }
 
@@ -432,15 +425,15 @@ impl<'s> Parser<'s> {
         while self.skip_op("|")? {
             self.filter()?;
         }
-        Ok(self.program.code.split_off(start))
+        split_off(&mut self.program.code, start)
     }
 
     fn macro_statement(&mut self) -> Result<()> {
         let name = self.name()?;
         let index = self.program.macros.len() as u32;
-        self.emit(Op::Macro(index));
-        self.emit(Op::Store(name));
-        let past = self.emit_jump(Op::Jump(0));
+        self.emit(Op::Macro(index))?;
+        self.emit(Op::Store(name))?;
+        let past = self.emit_jump(Op::Jump(0))?;
         let entry = self.here();
         let mut parameters = Vec::new();
         self.expect_op("(")?;
@@ -450,49 +443,35 @@ impl<'s> Parser<'s> {
                 return fault!("a macro's parameters repeat or are more than {MAX_DEPTH}");
             }
             if self.skip_op("=")? {
-                let given = self.emit_jump(Op::JumpIfGiven(parameters.len() as u32, 0));
+                let given = self.emit_jump(Op::JumpIfGiven(parameters.len() as u32, 0))?;
                 self.expression()?;
-                self.emit(Op::Store(parameter));
+                self.emit(Op::Store(parameter))?;
                 self.aim_here(given);
             }
-            parameters.push(parameter);
+            parameters.add(parameter)?;
             if !self.is_op(")") {
                 self.expect_op(",")?;
             }
         }
         self.advance()?;
-        self.program.macros.push(Macro { name, parameters, entry });
+        self.program.macros.add(Macro { name, parameters, entry })?;
         self.open(Block::Macro(past))
     }
 
     fn with_statement(&mut self) -> Result<()> {
         let mut names = Vec::new();
         while self.token != Token::BlockEnd {
-            names.push(self.target_name()?);
+            names.add(self.target_name()?)?;
             self.expect_op("=")?;
             self.expression()?;
             if self.token != Token::BlockEnd {
                 self.expect_op(",")?;
             }
         }
-        self.emit(Op::ScopeBegin);
+        self.emit(Op::ScopeBegin)?;
         for name in names.into_iter().rev() {
-            self.emit(Op::Store(name));
+            self.emit(Op::Store(name))?;
         }
         self.open(Block::With)
-    }
-}
-
-impl Block {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Block::If { .. } => "if",
-            Block::For { .. } => "for",
-            Block::With => "with",
-            Block::Set(..) => "set",
-            Block::Filter(_) => "filter",
-            Block::Macro(_) => "macro",
-            Block::Generation => "generation",
-        }
     }
 }

@@ -1,8 +1,13 @@
 //! Values as text: as they are printed, as Python shows them inside of lists, and as JSON.
 
-use std::cmp::Ordering;
+use crate::base::line::Line;
+use crate::base::order::sort_numbers;
 
+use super::grow::listed;
 use super::value::{Fault, Fuel, Value, fault};
+
+/// A number, or an escape: of floats the longest has 17 digits and 4 zeros or an exponent.
+type Number = Line<32>;
 
 /// Appends a value as it is printed.
 pub(super) fn write(value: &Value, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
@@ -21,7 +26,7 @@ fn show(value: &Value, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
         Value::None => fuel.push(out, "None"),
         Value::Bool(true) => fuel.push(out, "True"),
         Value::Bool(false) => fuel.push(out, "False"),
-        Value::Int(i) => fuel.push(out, &i.to_string()),
+        Value::Int(i) => fuel.push(out, &Number::of(format_args!("{i}"))),
         Value::Float(f) => fuel.push(out, &float(*f)),
         Value::Str(text) => quote(text, out, fuel),
         Value::List(list) => {
@@ -47,22 +52,22 @@ fn show(value: &Value, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
 }
 
 /// A float as Python shows it: the shortest digits that give it back, with a point or an exponent.
-fn float(f: f64) -> String {
+fn float(f: f64) -> Number {
     let size = f.abs();
     if f.is_nan() {
-        "nan".to_owned()
+        Number::of(format_args!("nan"))
     } else if f.is_infinite() {
-        if f > 0.0 { "inf" } else { "-inf" }.to_owned()
+        Number::of(format_args!("{}", if f > 0.0 { "inf" } else { "-inf" }))
     } else if size != 0.0 && !(1e-4..1e16).contains(&size) {
-        let text = format!("{f:e}");
+        let text = Number::of(format_args!("{f:e}"));
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, exponent) = match exponent.strip_prefix('-') {
             Some(exponent) => ('-', exponent),
             None => ('+', exponent),
         };
-        format!("{digits}e{sign}{exponent:0>2}")
+        Number::of(format_args!("{digits}e{sign}{exponent:0>2}"))
     } else {
-        format!("{f:?}")
+        Number::of(format_args!("{f:?}"))
     }
 }
 
@@ -71,16 +76,17 @@ fn quote(text: &str, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
     let quote = if text.contains('\'') && !text.contains('"') { "\"" } else { "'" };
     fuel.push(out, quote)?;
     for c in text.chars() {
-        let escaped = match c {
-            '\n' => Some("\\n".to_owned()),
-            '\r' => Some("\\r".to_owned()),
-            '\t' => Some("\\t".to_owned()),
-            '\\' => Some("\\\\".to_owned()),
-            '\'' if quote == "'" => Some("\\'".to_owned()),
-            '\0'..'\x20' | '\x7f'..'\u{a1}' | '\u{ad}' => Some(format!("\\x{:02x}", c as u32)),
-            _ => None,
-        };
-        fuel.push(out, escaped.as_deref().unwrap_or(c.encode_utf8(&mut [0; 4])))?;
+        match c {
+            '\n' => fuel.push(out, "\\n")?,
+            '\r' => fuel.push(out, "\\r")?,
+            '\t' => fuel.push(out, "\\t")?,
+            '\\' => fuel.push(out, "\\\\")?,
+            '\'' if quote == "'" => fuel.push(out, "\\'")?,
+            '\0'..'\x20' | '\x7f'..'\u{a1}' | '\u{ad}' => {
+                fuel.push(out, &Number::of(format_args!("\\x{:02x}", c as u32)))?;
+            }
+            _ => fuel.push(out, c.encode_utf8(&mut [0; 4]))?,
+        }
     }
     fuel.push(out, quote)
 }
@@ -135,13 +141,16 @@ pub(super) fn json(
             fuel.push(out, "]")
         }
         Value::Map(map) => {
-            let mut entries: Vec<&(Value, Value)> = map.entries.iter().collect();
+            let mut order = listed(0..map.entries.len() as u32)?;
             if layout.sort {
-                fuel.pay(64 * entries.len() * (entries.len().ilog2() as usize + 1))?;
-                entries.sort_unstable_by(by_key);
+                fuel.pay(64 * order.len() * (order.len().ilog2() as usize + 1))?;
+                // A key that is no string comes first; of those that are equal the first.
+                let text = |i: u32| map.entries[i as usize].0.text().unwrap_or("");
+                sort_numbers(&mut order, &mut |a, b| text(a).cmp(text(b)).then(a.cmp(&b)));
             }
             fuel.push(out, "{")?;
-            for (i, (key, value)) in entries.into_iter().enumerate() {
+            for (i, entry) in order.into_iter().enumerate() {
+                let (key, value) = &map.entries[entry as usize];
                 fuel.push(out, if i > 0 { layout.item } else { "" })?;
                 line(depth + 1, out, fuel)?;
                 match key {
@@ -162,30 +171,21 @@ pub(super) fn json(
     }
 }
 
-/// A key that is no string comes first; of those that are equal the first. A stable sort would be 8 KB more
-/// of code, and this the only one.
-#[inline(never)]
-fn by_key(a: &&(Value, Value), b: &&(Value, Value)) -> Ordering {
-    let texts = [a, b].map(|entry| entry.0.text().unwrap_or(""));
-    texts[0].cmp(texts[1]).then(std::ptr::from_ref(*a).cmp(&std::ptr::from_ref(*b)))
-}
-
 fn json_string(text: &str, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
     fuel.push(out, "\"")?;
     let mut rest = text;
     while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\') {
         fuel.push(out, &rest[..at])?;
-        let escaped = match rest.as_bytes()[at] {
-            b'"' => "\\\"".to_owned(),
-            b'\\' => "\\\\".to_owned(),
-            b'\n' => "\\n".to_owned(),
-            b'\r' => "\\r".to_owned(),
-            b'\t' => "\\t".to_owned(),
-            0x08 => "\\b".to_owned(),
-            0x0c => "\\f".to_owned(),
-            other => format!("\\u{other:04x}"),
-        };
-        fuel.push(out, &escaped)?;
+        match rest.as_bytes()[at] {
+            b'"' => fuel.push(out, "\\\"")?,
+            b'\\' => fuel.push(out, "\\\\")?,
+            b'\n' => fuel.push(out, "\\n")?,
+            b'\r' => fuel.push(out, "\\r")?,
+            b'\t' => fuel.push(out, "\\t")?,
+            0x08 => fuel.push(out, "\\b")?,
+            0x0c => fuel.push(out, "\\f")?,
+            other => fuel.push(out, &Number::of(format_args!("\\u{other:04x}")))?,
+        }
         rest = &rest[at + 1..];
     }
     fuel.push(out, rest)?;

@@ -2,8 +2,12 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
-use std::rc::Rc;
 
+use crate::base::error::{Error, Sentence};
+use crate::base::heap;
+use crate::base::shared::Shared;
+
+use super::grow::{Grow, listed};
 use super::{FUEL, MAX_NESTING, MAX_OUTPUT};
 
 /// Why a template cannot go on.
@@ -11,7 +15,7 @@ pub(super) enum Fault {
     /// The allocator refused.
     NoMemory,
     /// What is wrong with the template.
-    Reason(String),
+    Reason(Sentence),
 }
 
 /// Returns a fault with a formatted reason.
@@ -26,7 +30,14 @@ pub(super) use fault;
 #[cold]
 #[inline(never)]
 pub(super) fn reason(args: std::fmt::Arguments<'_>) -> Fault {
-    Fault::Reason(args.to_string())
+    Fault::Reason(Sentence::new(args))
+}
+
+impl From<Error> for Fault {
+    /// What the ground floor refuses is memory.
+    fn from(_: Error) -> Fault {
+        Fault::NoMemory
+    }
 }
 
 /// A value. Cloning one costs nothing that grows with it.
@@ -37,12 +48,12 @@ pub(super) enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
-    Str(Rc<String>),
+    Str(Shared<String>),
     /// Lists and tuples alike.
-    List(Rc<List>),
-    Map(Rc<Map>),
+    List(Shared<List>),
+    Map(Shared<Map>),
     /// The one thing that can be changed. It cannot be put into anything, so nothing is circular.
-    Namespace(Rc<RefCell<Vec<(String, Value)>>>),
+    Namespace(Shared<RefCell<Vec<(String, Value)>>>),
     Macro(u32),
     Function(Function),
     /// The loop of this number, as long as it runs.
@@ -107,9 +118,7 @@ impl Fuel {
             return fault!("makes more than {MAX_OUTPUT} bytes of text");
         }
         self.pay(text.len())?;
-        to.try_reserve(text.len()).map_err(|_| Fault::NoMemory)?;
-        to.push_str(text);
-        Ok(())
+        Ok(heap::push(to, text)?)
     }
 
     /// A string of these parts.
@@ -118,21 +127,21 @@ impl Fuel {
         for part in parts {
             self.push(&mut text, part)?;
         }
-        Ok(Value::Str(Rc::new(text)))
+        Ok(Value::Str(Shared::new(text)?))
     }
 
     /// A list of these items.
     pub(super) fn list(&mut self, items: Vec<Value>) -> Result<Value, Fault> {
         self.pay(64 + items.len() * size_of::<Value>())?;
         let depth = depth_above(items.iter())?;
-        Ok(Value::List(Rc::new(List { items, depth })))
+        Ok(Value::List(Shared::new(List { items, depth })?))
     }
 
     /// A map of these entries; later ones replace earlier ones with the same key.
     pub(super) fn map(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, Fault> {
         self.pay(64 + entries.len() * size_of::<(Value, Value)>())?;
         let depth = depth_above(entries.iter().map(|(_, v)| v))?;
-        let mut unique: Vec<(Value, Value)> = Vec::with_capacity(entries.len());
+        let mut unique: Vec<(Value, Value)> = heap::reserve(entries.len(), "entries")?;
         for (key, value) in entries {
             if !matches!(key, Value::Str(_) | Value::Int(_) | Value::Bool(_) | Value::None) {
                 return fault!("{} cannot be the key of a map", key.kind());
@@ -149,7 +158,7 @@ impl Fuel {
                 None => unique.push((key, value)),
             }
         }
-        Ok(Value::Map(Rc::new(Map { entries: unique, depth })))
+        Ok(Value::Map(Shared::new(Map { entries: unique, depth })?))
     }
 
     /// The value of a map's key.
@@ -163,15 +172,15 @@ impl Fuel {
     }
 
     /// The items of something that can be iterated over.
-    pub(super) fn items(&mut self, value: &Value) -> Result<Rc<List>, Fault> {
+    pub(super) fn items(&mut self, value: &Value) -> Result<Shared<List>, Fault> {
         let items = match value {
             Value::List(list) => return Ok(list.clone()),
-            Value::Map(map) => map.entries.iter().map(|(key, _)| key.clone()).collect(),
+            Value::Map(map) => listed(map.entries.iter().map(|(key, _)| key.clone()))?,
             Value::Str(text) => {
                 let mut items = Vec::new();
                 for c in text.chars() {
                     self.pay(64)?;
-                    items.push(self.string(&[c.encode_utf8(&mut [0; 4])])?);
+                    items.add(self.string(&[c.encode_utf8(&mut [0; 4])])?)?;
                 }
                 items
             }
@@ -179,7 +188,7 @@ impl Fuel {
             _ => return fault!("{} cannot be iterated over", value.kind()),
         };
         self.pay(items.len() * size_of::<Value>())?;
-        Ok(Rc::new(List { items, depth: 1 }))
+        Ok(Shared::new(List { items, depth: 1 })?)
     }
 }
 
@@ -267,7 +276,7 @@ pub(super) fn equal(a: &Value, b: &Value, fuel: &mut Fuel) -> Result<bool, Fault
         (Value::Undefined, Value::Undefined) | (Value::None, Value::None) => true,
         (Value::Str(a), Value::Str(b)) => {
             fuel.pay(if a.len() == b.len() { a.len() } else { 0 })?;
-            a == b
+            a.as_str() == b.as_str()
         }
         (Value::List(a), Value::List(b)) => {
             if a.items.len() != b.items.len() {
@@ -292,7 +301,7 @@ pub(super) fn equal(a: &Value, b: &Value, fuel: &mut Fuel) -> Result<bool, Fault
             }
             true
         }
-        (Value::Namespace(a), Value::Namespace(b)) => Rc::ptr_eq(a, b),
+        (Value::Namespace(a), Value::Namespace(b)) => a.is_same(b),
         (Value::Macro(a), Value::Macro(b)) => a == b,
         (Value::Function(a), Value::Function(b)) => a == b,
         (Value::Loop(a), Value::Loop(b)) => a == b,
@@ -348,7 +357,7 @@ pub(super) fn binary(op: Binary, a: &Value, b: &Value, fuel: &mut Fuel) -> Resul
             let mut text = String::new();
             super::text::write(a, &mut text, fuel)?;
             super::text::write(b, &mut text, fuel)?;
-            Ok(Value::Str(Rc::new(text)))
+            Ok(Value::Str(Shared::new(text)?))
         }
         Binary::Eq => Ok(Value::Bool(equal(a, b, fuel)?)),
         Binary::Ne => Ok(Value::Bool(!equal(a, b, fuel)?)),
@@ -367,20 +376,20 @@ fn arithmetic(op: Binary, a: &Value, b: &Value, fuel: &mut Fuel) -> Result<Value
         (Binary::Add, Value::Str(a), Value::Str(b)) => return fuel.string(&[a, b]),
         (Binary::Add, Value::List(a), Value::List(b)) => {
             fuel.pay((a.items.len() + b.items.len()) * size_of::<Value>())?;
-            return fuel.list(a.items.iter().chain(&b.items).cloned().collect());
+            return fuel.list(listed(a.items.iter().chain(&b.items).cloned())?);
         }
         (Binary::Mul, Value::Str(text), times) | (Binary::Mul, times, Value::Str(text)) => {
             let mut out = String::new();
             for _ in 0..times.int()? {
                 fuel.push(&mut out, text)?;
             }
-            return Ok(Value::Str(Rc::new(out)));
+            return Ok(Value::Str(Shared::new(out)?));
         }
         (Binary::Mul, Value::List(list), times) | (Binary::Mul, times, Value::List(list)) => {
             let mut items = Vec::new();
             for _ in 0..times.int()? {
                 fuel.pay(list.items.len() * size_of::<Value>())?;
-                items.extend(list.items.iter().cloned());
+                items.add_all(list.items.iter().cloned())?;
             }
             return fuel.list(items);
         }

@@ -22,12 +22,12 @@ impl Model {
     /// mapped and not packed), and is as slow as the disk if they are mapped and not in memory. Fails
     /// with `ModelChanged` as eval does, `OutOfMemory`.
     pub fn digest(&self) -> Result<u64> {
-        if let Some(digest) = self.digest.get() {
+        if let Some(digest) = self.parts().digest.get() {
             return Ok(*digest);
         }
         self.check_unchanged()?;
         let backend = &self.weights().backend;
-        let weights = backend.checksum(&self.plan.layers, &self.plan.ends)?;
+        let weights = backend.checksum(&self.parts().plan.layers, &self.parts().plan.ends)?;
         let mut metadata = Metadata(0);
         for (key, value) in self.gguf().metadata().iter() {
             if !OF_THE_FILE.contains(&key) {
@@ -44,7 +44,7 @@ impl Model {
         }
         self.check_unchanged()?;
         // Two threads that are here at a time have found the same.
-        Ok(*self.digest.get_or_init(|| u64::from(metadata.0) << 32 | u64::from(weights)))
+        Ok(*self.parts().digest.get_or_init(|| u64::from(metadata.0) << 32 | u64::from(weights)))
     }
 }
 

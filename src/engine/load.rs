@@ -2,7 +2,7 @@
 //! way out of any error.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu, Tile};
@@ -10,9 +10,11 @@ use crate::base::cpu::{Isa, performance_cores};
 use crate::base::dtype::DType;
 use crate::base::error::{Error, Result, err};
 use crate::base::file::{Bytes, LoadMode, Source, report};
+use crate::base::heap;
 use crate::base::log::log;
 use crate::base::memory::{self, HugePages, Memory};
 use crate::base::pool::Pool;
+use crate::base::shared::Shared;
 use crate::chat;
 use crate::gguf::Gguf;
 use crate::kv::prefix::Prefixes;
@@ -81,17 +83,22 @@ pub struct ModelInfo {
     pub locked_bytes: u64,
 }
 
-/// A loaded model: weights, vocabulary, hyperparameters. Immutable.
-pub struct Model {
+/// A loaded model: weights, vocabulary, hyperparameters. Immutable; to clone it makes one more owner.
+#[derive(Clone)]
+pub struct Model(Shared<Parts>);
+
+/// What all owners of a model share.
+pub(super) struct Parts {
     info: ModelInfo,
     gguf: Gguf,
     tokenizer: Tokenizer,
+    /// Where its tensors lie in the file; its decoder is the backend's.
     pub(super) plan: weights::Plan,
-    weights: Arc<Weights<Cpu>>,
+    weights: Shared<Weights<Cpu>>,
     /// See [`Model::digest`].
     pub(super) digest: OnceLock<u64>,
     /// Prefixes that its sessions share ([`SessionParams::kv_share`]).
-    pub(super) prefixes: Arc<Prefixes<Tile>>,
+    pub(super) prefixes: Shared<Prefixes<Tile>>,
 }
 
 /// A model's file, parsed and checked, before its weights are brought into memory.
@@ -114,11 +121,12 @@ impl Model {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
         let source = open(input)?;
-        let parsed = parse(&source, params)?;
+        let mut parsed = parse(&source, params)?;
         let mode = load_mode(params, &source, &parsed.gguf);
         let len = parsed.gguf.data_len();
         let isa = params.isa.unwrap_or_else(Isa::best);
-        let (plan, gguf) = (&parsed.plan, &parsed.gguf);
+        let (plan, gguf) = (&mut parsed.plan, &parsed.gguf);
+        let n_vocab = plan.decoder.n_vocab;
         if gguf.is_packed() && !Cpu::packs(isa) {
             let isa = isa.name();
             return Err(err!(Unsupported, "the file is packed; the kernels for {isa} are not"));
@@ -126,7 +134,7 @@ impl Model {
         // The vocabulary is read beside the weights. What is wrong with it comes first, as it does in
         // the file; so the weights are left alone as soon as that is known.
         let found = Mutex::new(None);
-        let vocabulary = || *lock(&found) = Some(tokenizer(gguf, plan.decoder.n_vocab));
+        let vocabulary = || *lock(&found) = Some(tokenizer(gguf, n_vocab));
         let mut progress = |done, total| match &*lock(&found) {
             Some(Err(_)) => false,
             _ => progress(done, total),
@@ -148,7 +156,10 @@ impl Model {
         let tokenizer = tokenizer.ok_or_else(|| err!(Internal, "the vocabulary was not read"))?;
         let memory = Memory::new(params.lock, params.huge);
         backend.bytes().lock(&memory)?;
-        let layers = plan.layers.iter().map(|l| backend.layer(l)).collect::<Result<_>>()?;
+        let mut layers = heap::reserve(plan.layers.len(), "layers")?;
+        for layer in &plan.layers {
+            layers.push(backend.layer(layer)?);
+        }
         let mut ends = backend.ends(&plan.ends)?;
         if parsed.info.screened_head {
             check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
@@ -163,15 +174,15 @@ impl Model {
             info.n_layer,
             info.n_params
         );
-        Ok(Model {
+        Ok(Model(Shared::new(Parts {
             info: ModelInfo { locked_bytes: memory.locked_bytes(), ..parsed.info },
             gguf: parsed.gguf,
             tokenizer,
             plan: parsed.plan,
-            weights: Arc::new(Weights { backend, layers, ends }),
+            weights: Shared::new(Weights { backend, layers, ends })?,
             digest: OnceLock::new(),
-            prefixes: Arc::default(),
-        })
+            prefixes: Shared::new(Prefixes::default())?,
+        })?))
     }
 
     /// Bytes that the model and one session would take; reads the file's header only.
@@ -211,27 +222,27 @@ impl Model {
 
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
-        &self.info
+        &self.0.info
     }
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.0.tokenizer
     }
 
     /// Its metadata and tensor table.
     pub fn gguf(&self) -> &Gguf {
-        &self.gguf
+        &self.0.gguf
     }
 
     /// The instruction set of its kernels.
     pub fn isa(&self) -> Isa {
-        self.weights.backend.isa()
+        self.0.weights.backend.isa()
     }
 
     /// The chat template that the file carries.
     pub fn chat_template(&self) -> Option<&str> {
-        self.gguf.metadata().get_str("tokenizer.chat_template").ok().flatten()
+        self.0.gguf.metadata().get_str("tokenizer.chat_template").ok().flatten()
     }
 
     /// Formats messages by the model's own template, appending to `out`.
@@ -245,20 +256,24 @@ impl Model {
             .chat_template()
             .ok_or_else(|| err!(BadTemplate, "tokenizer.chat_template: the model has none"))?;
         let name = |token: Option<i32>| {
-            let bytes = token.and_then(|t| self.tokenizer.name(t)).unwrap_or(&[]);
+            let bytes = token.and_then(|t| self.tokenizer().name(t)).unwrap_or(&[]);
             std::str::from_utf8(bytes).unwrap_or("")
         };
-        let (bos, eos) = (name(self.tokenizer.bos()), name(self.tokenizer.eos()));
+        let (bos, eos) = (name(self.tokenizer().bos()), name(self.tokenizer().eos()));
         chat::format(template, messages, add_generation_prompt, bos, eos, out)
     }
 
-    pub(super) fn weights(&self) -> &Arc<Weights<Cpu>> {
-        &self.weights
+    pub(super) fn weights(&self) -> &Shared<Weights<Cpu>> {
+        &self.0.weights
+    }
+
+    pub(super) fn parts(&self) -> &Parts {
+        &self.0
     }
 
     /// Fails if the mapped file changed under a guarded model.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        self.weights.backend.bytes().check_unchanged()
+        self.0.weights.backend.bytes().check_unchanged()
     }
 }
 
@@ -293,8 +308,8 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
     };
     let plan = weights::plan(&gguf, &hparams, &mut read)?;
     let info = ModelInfo {
-        arch: hparams.arch.name.to_string(),
-        name: gguf.metadata().get_str("general.name").ok().flatten().unwrap_or("").to_string(),
+        arch: heap::text(hparams.arch.name)?,
+        name: heap::text(gguf.metadata().get_str("general.name").ok().flatten().unwrap_or(""))?,
         n_vocab: plan.decoder.n_vocab as u32,
         n_ctx_train: hparams.n_ctx_train as u32,
         n_embd: hparams.n_embd as u32,
@@ -330,7 +345,7 @@ pub(super) fn tokenizer(gguf: &Gguf, n_vocab: usize) -> Result<Tokenizer> {
 fn packed(
     source: &Source<'_>,
     gguf: &Gguf,
-    plan: &weights::Plan,
+    plan: &mut weights::Plan,
     (isa, huge): (Isa, HugePages),
     beside: &(dyn Fn() + Sync),
     progress: &mut dyn FnMut(u64, u64) -> bool,
@@ -342,7 +357,7 @@ fn packed(
         |tensor: &TensorRef, at: usize, buf: &mut [u8]| read_checked(source, gguf, tensor, at, buf);
     let mut tell = |done: usize| report(progress, (done as u64).min(len), len);
     let pool = load_threads(len)?;
-    let (decoder, tensors) = (plan.decoder.clone(), (&*plan.layers, &plan.ends));
+    let (decoder, tensors) = (plan.decoder.take(), (&*plan.layers, &plan.ends));
     let backend = Cpu::packed(decoder, tensors, (isa, huge), &pool, &read, beside, &mut tell)?;
     source.check_unchanged()?;
     report(progress, len, len)?; // what lies between tensors is not read
@@ -353,7 +368,7 @@ fn packed(
 fn as_it_lies(
     source: &Source<'_>,
     gguf: &Gguf,
-    plan: &weights::Plan,
+    plan: &mut weights::Plan,
     (isa, huge): (Isa, HugePages),
     mode: LoadMode,
     beside: &(dyn Fn() + Sync),
@@ -367,7 +382,8 @@ fn as_it_lies(
     let pool = load_threads(if mode == LoadMode::MapFast { 0 } else { len.min(THREAD_BYTES) })?;
     let load = || Bytes::load(source, gguf.data_offset(), len, mode, huge, progress);
     let bytes = pool.beside(beside, load)??;
-    let backend = Cpu::new(plan.decoder.clone(), Arc::new(bytes), isa, gguf.is_packed());
+    let bytes = Shared::new(bytes)?;
+    let backend = Cpu::new(plan.decoder.take(), bytes, isa, gguf.is_packed());
     // Those of a packed file were checked when it was packed.
     if mode != LoadMode::MapFast && !gguf.is_packed() {
         check_weights(gguf, &backend)?;

@@ -7,6 +7,7 @@ use crate::backend::TensorRef;
 use crate::backend::cpu;
 use crate::base::error::{Result, err};
 use crate::base::file::{Output, Source, report};
+use crate::base::heap;
 use crate::gguf::packing::{ALIGNMENT, LAYOUT, LAYOUT_KEY, VERSION, VERSION_KEY};
 use crate::gguf::write::{NewTensor, header};
 use crate::gguf::{Gguf, Value};
@@ -108,15 +109,17 @@ fn layout(gguf: &Gguf, plan: &weights::Plan) -> Result<(Vec<NewTensor>, Vec<Part
         let first = all.partition_point(|(part, _)| part.offset < whole.offset);
         let rest = &all[first..];
         let n = rest.partition_point(|(part, _)| part.offset < whole.offset + whole.bytes);
-        let mut put = |name: String, from: TensorRef, packed: bool, shape, n_dims| {
+        let mut put = |name: &str, from: TensorRef, packed: bool, shape, n_dims| -> Result<()> {
+            let name = heap::text(name)?;
             tensors.push(NewTensor { name, dtype: info.dtype, packed, shape, n_dims });
             parts.push(Part { from, packed });
+            Ok(())
         };
         match &rest[..n] {
             // What is no device's to compute with, as divisors of frequencies.
-            [] => put(info.name(gguf).into(), whole, false, info.shape, info.n_dims),
+            [] => put(info.name(gguf), whole, false, info.shape, info.n_dims)?,
             [(part, packed)] if part.bytes == whole.bytes => {
-                put(info.name(gguf).into(), whole, *packed, info.shape, info.n_dims);
+                put(info.name(gguf), whole, *packed, info.shape, info.n_dims)?;
             }
             several => {
                 for (part, packed) in several {
@@ -124,7 +127,7 @@ fn layout(gguf: &Gguf, plan: &weights::Plan) -> Result<(Vec<NewTensor>, Vec<Part
                         err!(Internal, "{}: a part without a name", info.name(gguf))
                     })?;
                     let shape = [part.n_cols as u64, part.n_rows as u64, 1, 1];
-                    put(name, *part, *packed, shape, if *packed { 2 } else { 1 });
+                    put(&name, *part, *packed, shape, if *packed { 2 } else { 1 })?;
                 }
             }
         }

@@ -1,9 +1,8 @@
 //! One sequence on one device: batches, eviction, commit or roll back.
 
-use std::sync::Arc;
-
 use crate::backend::Backend;
 use crate::base::error::{Result, err};
+use crate::base::shared::Shared;
 use crate::kv::cache::{Cache, Device, Displaced, Outputs, Plan};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::{DEFAULT_SINKS, Params, Policy};
@@ -13,7 +12,7 @@ use super::params::{Control, Logits};
 
 /// A sequence: the cache's cells, keys and values, and the buffers of a batch.
 pub(super) struct Runner<B: Backend> {
-    pub(super) weights: Arc<Weights<B>>,
+    pub(super) weights: Shared<Weights<B>>,
     pub(super) cache: Cache<B>,
     pub(super) scratch: B::Scratch,
     pub(super) n_batch: usize,

@@ -1,12 +1,15 @@
 //! A session: one sequence being generated.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Borrow;
+use std::sync::{Mutex, PoisonError};
 
 use crate::backend::cpu::{Cpu, Room};
 use crate::backend::{Backend, Shape, TILE};
 use crate::base::clock;
 use crate::base::error::{Result, err};
+use crate::base::heap;
 use crate::base::memory::Memory;
+use crate::base::shared::Shared;
 use crate::kv::cache::{Cache, HeadSlots, Plan, own_slots};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::Policy;
@@ -24,7 +27,7 @@ use super::runner::Runner;
 /// One sequence: its KV cache, its logits and its threads. Everything it will ever need is
 /// allocated when it is made.
 pub struct Session {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Model,
     pub(super) params: Resolved,
     pub(super) runner: Runner<Cpu>,
     sampling: Mutex<Scratch>,
@@ -56,14 +59,15 @@ impl Times {
 
 impl Session {
     /// Makes a session, and allocates everything it will need.
-    pub fn new(model: Arc<Model>, params: &SessionParams) -> Result<Session> {
+    pub fn new(model: impl Borrow<Model>, params: &SessionParams) -> Result<Session> {
+        let model = model.borrow().clone();
         let params = params.resolve(model.info(), windows(&model))?;
         Session::with(model, params, None)
     }
 
     /// `lender`: a session of the same parameters whose full tiles it shares.
-    fn with(model: Arc<Model>, params: Resolved, lender: Option<&Cache<Cpu>>) -> Result<Session> {
-        let weights = Arc::clone(model.weights());
+    fn with(model: Model, params: Resolved, lender: Option<&Cache<Cpu>>) -> Result<Session> {
+        let weights = Shared::clone(model.weights());
         let n_shared = lender.map_or(0, Cache::n_shareable);
         let shape = params.shape(weights.backend.panels(), n_shared);
         let decoder = weights.backend.decoder();
@@ -76,12 +80,11 @@ impl Session {
         let scratch = weights.backend.scratch(&shape, &memory)?;
         let n_head = decoder.n_head_kv;
         let room = Room { memory: &memory, tiles: &tiles };
-        let layers = windows(&model).zip(own_slots(windows(&model), n_head)).enumerate();
-        let layers = layers.map(|(layer, (window, own))| {
-            let lender = lender.and_then(|lender| lender.layers.get(layer));
-            weights.backend.kv(&shape, window, own, lender, room)
-        });
-        let layers = layers.collect::<Result<_>>()?;
+        let mut layers = heap::reserve(weights.layers.len(), "layers")?;
+        for (window, own) in windows(&model).zip(own_slots(windows(&model), n_head)) {
+            let lender = lender.and_then(|lender| lender.layers.get(layers.len()));
+            layers.push(weights.backend.kv(&shape, window, own, lender, room)?);
+        }
         let mut outputs = Vec::new();
         outputs
             .try_reserve_exact(params.n_batch)
@@ -92,7 +95,11 @@ impl Session {
         let counting = (params.rule, n_each);
         let mut cache = Cache::new(layers, windows(&model), n_head, params.capacity, counting)?;
         if params.kv_share {
-            cache.share(Chain::new(&model.prefixes, params.kv_kind(), params.n_ctx / TILE)?);
+            cache.share(Chain::new(
+                &model.parts().prefixes,
+                params.kv_kind(),
+                params.n_ctx / TILE,
+            )?);
         }
         let runner = Runner {
             cache,
@@ -124,7 +131,7 @@ impl Session {
     }
 
     /// The model it runs.
-    pub fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &Model {
         &self.model
     }
 
@@ -376,7 +383,7 @@ impl Session {
     /// pinned from the first one on: others would soon be copied.
     pub fn fork(&self) -> Result<Session> {
         let lender = &self.runner.cache;
-        let mut fork = Session::with(Arc::clone(&self.model), self.params, Some(lender))?;
+        let mut fork = Session::with(self.model.clone(), self.params, Some(lender))?;
         fork.runner.scratch.copy_threads(&self.runner.scratch);
         fork.runner.copy_from(&self.runner)?;
         Ok(fork)

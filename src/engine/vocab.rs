@@ -1,6 +1,7 @@
 //! A tokenizer from a file's metadata.
 
 use crate::base::error::{Error, Result};
+use crate::base::heap;
 use crate::gguf::Metadata;
 use crate::tokenizer::{Tables, Tokenizer};
 
@@ -22,11 +23,15 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
 }
 
 /// The tables that the keys `tokenizer.ggml.*` hold, not yet checked against each other.
-pub fn tables(metadata: &Metadata) -> Result<Tables<'_>> {
+pub fn tables<'m>(
+    metadata: &'m Metadata,
+) -> Result<Tables<'m, impl Iterator<Item = &'m [u8]>, impl Iterator<Item = &'m [u8]>>> {
     read(metadata).map_err(bad_vocab)
 }
 
-fn read(metadata: &Metadata) -> Result<Tables<'_>> {
+fn read<'m>(
+    metadata: &'m Metadata,
+) -> Result<Tables<'m, impl Iterator<Item = &'m [u8]>, impl Iterator<Item = &'m [u8]>>> {
     let model = metadata.get_str("tokenizer.ggml.model")?.unwrap_or("");
     let tokens = metadata.strings("tokenizer.ggml.tokens")?;
     let merges = metadata.strings("tokenizer.ggml.merges")?;
@@ -37,7 +42,7 @@ fn read(metadata: &Metadata) -> Result<Tables<'_>> {
         "llama" => metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
         _ => Vec::new(),
     };
-    let mut ends = Vec::new();
+    let mut ends = heap::reserve(ENDS.len(), "ends of texts")?;
     for key in ENDS {
         ends.extend(metadata.get_u32(key)?);
     }
@@ -45,11 +50,11 @@ fn read(metadata: &Metadata) -> Result<Tables<'_>> {
         model,
         pre: metadata.get_str("tokenizer.ggml.pre")?.unwrap_or(""),
         n_tokens,
-        tokens: Box::new(tokens.into_iter().flatten()),
+        tokens: tokens.into_iter().flatten(),
         scores,
         types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
         n_merges,
-        merges: Box::new(merges.into_iter().flatten()),
+        merges: merges.into_iter().flatten(),
         bos: metadata.get_u32("tokenizer.ggml.bos_token_id")?,
         eos: metadata.get_u32("tokenizer.ggml.eos_token_id")?,
         unk: metadata.get_u32("tokenizer.ggml.unknown_token_id")?,

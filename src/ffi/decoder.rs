@@ -1,7 +1,7 @@
 //! tern_decoder_*: a stream of tokens to text.
 
 use std::ffi::c_char;
-use std::sync::{Arc, RwLock};
+use std::sync::RwLock;
 
 use super::guard::{guard, quietly};
 use super::handle::{DECODERS, MODELS, give, tern_decoder, tern_model};
@@ -14,7 +14,7 @@ use crate::engine::{Model, StreamDecoder};
 
 /// What a `tern_decoder *` stands for.
 pub(super) struct Decoder {
-    model: Arc<Model>,
+    model: Model,
     stream: StreamDecoder,
     /// What the last call completed.
     complete: String,

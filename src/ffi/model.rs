@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::guard::{guard, quietly};
 use super::handle::{MODELS, give, tern_model};
@@ -17,7 +16,7 @@ use crate::engine::{HugePages, Input, LoadMode, Lock, Model, ModelParams};
 
 /// What a `tern_model *` stands for.
 pub(super) struct Loaded {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Model,
     pub(super) words: Words,
 }
 
@@ -292,7 +291,7 @@ unsafe fn load(
     let mut progress = unsafe { progress_of(params.progress, params.user_data) };
     let model = Model::load(input, &settings, &mut progress)?;
     let words = Words::new(&model)?;
-    give(&MODELS, Loaded { model: Arc::new(model), words }, to)
+    give(&MODELS, Loaded { model, words }, to)
 }
 
 /// What the library calls for a callback of the caller's.

@@ -5,10 +5,11 @@
 //!
 //! A tile lives as long as the [`Chain`] of a session has it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::KvType;
 use crate::base::error::{Result, err};
+use crate::base::shared::Shared;
 
 /// What keys and values depend on beside the tokens and the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl<T> Prefixes<T> {
 
 /// The first tiles of one sequence, as far as other sessions can find them.
 pub struct Chain<T> {
-    prefixes: Arc<Prefixes<T>>,
+    prefixes: Shared<Prefixes<T>>,
     kind: Kind,
     /// Of its tiles in the tree.
     ids: Vec<u64>,
@@ -79,11 +80,11 @@ pub struct Chain<T> {
 
 impl<T> Chain<T> {
     /// No tile yet; there can be `n_tiles`. Fails with `OutOfMemory`.
-    pub fn new(prefixes: &Arc<Prefixes<T>>, kind: Kind, n_tiles: usize) -> Result<Chain<T>> {
+    pub fn new(prefixes: &Shared<Prefixes<T>>, kind: Kind, n_tiles: usize) -> Result<Chain<T>> {
         let mut ids = Vec::new();
         ids.try_reserve_exact(n_tiles)
             .map_err(|_| err!(OutOfMemory, "KV cache: no memory for {n_tiles} shared tiles"))?;
-        Ok(Chain { prefixes: Arc::clone(prefixes), kind, ids })
+        Ok(Chain { prefixes: Shared::clone(prefixes), kind, ids })
     }
 
     /// Tiles that it has.
@@ -180,7 +181,7 @@ mod tests {
 
     const KIND: Kind = Kind { k_type: KvType::F16, v_type: KvType::F16 };
 
-    fn chain<T>(tree: &Arc<Prefixes<T>>) -> Chain<T> {
+    fn chain<T>(tree: &Shared<Prefixes<T>>) -> Chain<T> {
         Chain::new(tree, KIND, 8).unwrap()
     }
 
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_tile_is_found_by_all_tokens_before_it() {
-        let tree = Arc::default();
+        let tree = Shared::new(Prefixes::default()).unwrap();
         let (mut a, mut b) = (chain(&tree), chain(&tree));
         for (chain, tiles) in
             [(&mut a, [([1, 2], 10), ([3, 4], 20)]), (&mut b, [([5, 6], 30), ([3, 4], 40)])]
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_tile_that_nobody_has_is_gone() {
-        let tree = Arc::default();
+        let tree = Shared::new(Prefixes::default()).unwrap();
         let mut first = chain(&tree);
         first.give(&[1, 2], vec![10]).unwrap();
         first.give(&[3, 4], vec![20]).unwrap();
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn there_are_no_more_tiles_than_there_can_be() {
-        let tree = Arc::<Prefixes<u32>>::default();
+        let tree = Shared::new(Prefixes::<u32>::default()).unwrap();
         let mut one = Chain::new(&tree, KIND, 1).unwrap();
         let most = one.ids.capacity() as i32;
         (0..most).for_each(|i| one.give(&[i], vec![1]).unwrap());

@@ -2,6 +2,7 @@
 //! and all against each other, so that nothing after this needs to doubt them.
 
 use crate::base::error::{Result, err};
+use crate::base::line::Line;
 use crate::gguf::{Gguf, Metadata, Value};
 
 use super::arch::{Arch, Windows};
@@ -61,7 +62,7 @@ impl<'a> Keys<'a> {
 
     /// Calls `f` with the full key.
     pub(super) fn with<T>(&self, key: &str, f: impl FnOnce(&Metadata, &str) -> T) -> T {
-        f(self.meta, &format!("{}.{key}", self.arch))
+        f(self.meta, &Line::<128>::of(format_args!("{}.{key}", self.arch)))
     }
 
     /// An integer in `range`.

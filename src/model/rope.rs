@@ -2,6 +2,7 @@
 
 use crate::backend::rope::{Rope, Scaling};
 use crate::base::error::{Result, err};
+use crate::base::heap;
 use crate::gguf::Gguf;
 
 use super::hparams::{Hparams, Keys};
@@ -58,7 +59,8 @@ pub fn ropes(gguf: &Gguf, h: &Hparams, factors: Factors) -> Result<Vec<Rope>> {
         n_ctx_short: if two { n_ctx_orig } else { usize::MAX },
         factors_scale: if matches!(scaling, Scaling::Yarn { .. }) { 1.0 } else { attn_factor },
     };
-    let mut ropes = vec![global];
+    let mut ropes = heap::reserve(2, "rotary embeddings")?;
+    ropes.push(global);
     if let Some(default) = h.arch.window_rope_base {
         let base = keys.float("rope.freq_base_swa", 1.0, 1e9)?.unwrap_or(default);
         ropes.push(Rope {

@@ -4,6 +4,8 @@
 use crate::backend::{Decoder, Ends, Layer, Projection, TensorRef};
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
+use crate::base::heap;
+use crate::base::line::Line;
 use crate::gguf::{Gguf, TensorInfo};
 
 use super::hparams::Hparams;
@@ -74,21 +76,20 @@ pub fn plan(
     })
 }
 
+/// The name of a tensor: GGUF allows 64 bytes.
+pub type Name = Line<64>;
+
 fn layer(f: &mut Finder<'_>, h: &Hparams, i: usize) -> Result<Layer> {
     let (q_rows, kv_rows) = (h.n_head * h.head_dim, h.n_head_kv * h.head_dim);
-    let b = |name: &str| format!("blk.{i}.{name}");
+    let b = |name: &str| Name::of(format_args!("blk.{i}.{name}"));
     // The rows of packed tensors cannot be split: there, each part is a tensor (see `part_name`).
     let fused = h.arch.fused && !f.gguf.is_packed();
     let [q, k, v] = if fused {
         let rows = [q_rows, kv_rows, kv_rows];
         f.fused(&b("attn_qkv"), h.n_embd, rows)?
     } else {
-        [("attn_q", q_rows), ("attn_k", kv_rows), ("attn_v", kv_rows)]
-            .map(|(name, rows)| f.projection(&b(name), h.n_embd, rows))
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?
-            .try_into()
-            .map_err(|_| err!(Internal, "blk.{i}: three projections expected"))?
+        let mut part = |name: &str, rows| f.projection(&b(name), h.n_embd, rows);
+        [part("attn_q", q_rows)?, part("attn_k", kv_rows)?, part("attn_v", kv_rows)?]
     };
     for (name, p) in [("attn_q", &q), ("attn_k", &k), ("attn_v", &v)] {
         if h.arch.qkv_bias && p.bias.is_none() {
@@ -146,7 +147,8 @@ fn factors(
         }
         f.used += 1;
         let bytes = data(&tensor)?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let words = bytes.as_chunks().0;
+        heap::collect(words.len(), words.iter().map(|b| f32::from_le_bytes(*b)), "rope factors")
     };
     let both = read("rope_freqs.weight")?;
     let (short, long) = (read("rope_factors_short.weight")?, read("rope_factors_long.weight")?);
@@ -208,8 +210,9 @@ impl Finder<'_> {
     }
 
     fn projection(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Result<Projection> {
-        let weight = self.matrix(&format!("{name}.weight"), n_cols, Some(n_rows), true)?;
-        Ok(Projection { weight, bias: self.optional(&format!("{name}.bias"), n_rows)? })
+        let part = |kind: &str| Name::of(format_args!("{name}.{kind}"));
+        let weight = self.matrix(&part("weight"), n_cols, Some(n_rows), true)?;
+        Ok(Projection { weight, bias: self.optional(&part("bias"), n_rows)? })
     }
 
     /// Projections that share one tensor, one after the other.
@@ -256,16 +259,16 @@ fn cut(vector: &TensorRef, first: usize, n: usize) -> TensorRef {
 
 /// The name of a part of a fused tensor where it is a tensor of its own, as in a packed file: that
 /// which other architectures give it.
-pub fn part_name(layers: &[Layer], part: &TensorRef) -> Option<String> {
+pub fn part_name(layers: &[Layer], part: &TensorRef) -> Option<Name> {
     layers.iter().enumerate().find_map(|(i, l)| {
-        let parts = [("q", &l.q), ("k", &l.k), ("v", &l.v)].map(|(n, p)| (format!("attn_{n}"), p));
-        let halves = [("gate", &l.gate), ("up", &l.up)].map(|(n, p)| (format!("ffn_{n}"), p));
-        let (name, kind) = parts.into_iter().chain(halves).find_map(|(name, p)| {
+        let attention = [("attn_q", &l.q), ("attn_k", &l.k), ("attn_v", &l.v)];
+        let halves = [("ffn_gate", &l.gate), ("ffn_up", &l.up)];
+        let (name, kind) = attention.into_iter().chain(halves).find_map(|(name, p)| {
             let is_bias = p.bias.is_some_and(|bias| bias == *part);
             let kind = if p.weight == *part { Some("weight") } else { is_bias.then_some("bias") };
             Some((name, kind?))
         })?;
-        Some(format!("blk.{i}.{name}.{kind}"))
+        Some(Name::of(format_args!("blk.{i}.{name}.{kind}")))
     })
 }
 

@@ -39,7 +39,7 @@ use vocab::{Kind, STRIP, Vocab, reserve, reserve_exact};
 pub const MAX_TEXT_LEN: usize = 64 * 1024 * 1024;
 
 /// A vocabulary as a file describes it. Texts are lent and read once, in their order.
-pub struct Tables<'a> {
+pub struct Tables<'a, Tokens, Merges> {
     /// The kind of tokenizer (`tokenizer.ggml.model`): "llama", "gpt2" or "gemma4".
     pub model: &'a str,
     /// The pre-tokenizer (`tokenizer.ggml.pre`); empty = not given.
@@ -47,7 +47,7 @@ pub struct Tables<'a> {
     /// How many texts `tokens` has.
     pub n_tokens: usize,
     /// The text of each token, as the file spells it.
-    pub tokens: Box<dyn Iterator<Item = &'a [u8]> + 'a>,
+    pub tokens: Tokens,
     /// The score of each token; "llama" needs them, the others ignore them.
     pub scores: Vec<f32>,
     /// The type of each token (`tokenizer.ggml.token_type`); empty = all are text.
@@ -55,7 +55,7 @@ pub struct Tables<'a> {
     /// How many lines `merges` has.
     pub n_merges: usize,
     /// The merges, the most urgent first; "llama" has none.
-    pub merges: Box<dyn Iterator<Item = &'a [u8]> + 'a>,
+    pub merges: Merges,
     /// The token that begins a text.
     pub bos: Option<u32>,
     /// The token that ends a text.
@@ -106,7 +106,9 @@ impl Tokenizer {
     /// [`MAX_TOKEN_LEN`], ids beyond the vocabulary, merges that are malformed or name texts
     /// without a token, and a "llama" vocabulary that has neither a token for each byte nor an
     /// unknown token.
-    pub fn new(tables: Tables<'_>) -> Result<Tokenizer> {
+    pub fn new<'a>(
+        mut tables: Tables<'a, impl Iterator<Item = &'a [u8]>, impl Iterator<Item = &'a [u8]>>,
+    ) -> Result<Tokenizer> {
         let (spelling, pre) = match (tables.model, tables.pre) {
             ("llama", _) => (Spelling::Spaced, None),
             ("gemma4", _) | ("gpt2", "gemma4") => (Spelling::Spaced, Some(Pre::named("gemma4")?)),
@@ -116,8 +118,7 @@ impl Tokenizer {
                 return Err(err!(UnsupportedTokenizer, "tokenizer.ggml.model is {other:?}"));
             }
         };
-        let mut tokens = tables.tokens;
-        let mut vocab = Vocab::new(spelling, tables.n_tokens, &mut tokens, &tables.types)?;
+        let mut vocab = Vocab::new(spelling, tables.n_tokens, &mut tables.tokens, &tables.types)?;
         drop(tables.types);
 
         let n_vocab = vocab.len();
@@ -157,8 +158,7 @@ impl Tokenizer {
                 Model::Spm { scores: tables.scores }
             }
             Some(Pre { scheme, whole_words, .. }) => {
-                let mut lines = tables.merges;
-                let merges = Merges::new(&vocab, spelling, tables.n_merges, &mut lines)?;
+                let merges = Merges::new(&vocab, spelling, tables.n_merges, &mut tables.merges)?;
                 Model::Bpe { merges, spelling, scheme, whole_words }
             }
         };

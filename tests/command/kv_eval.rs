@@ -247,7 +247,9 @@ fn sessions_that_evict_compose() {
         assert!(number(&found, "n_drafted") > number(&found, "n_accepted"), "{policy}: {found}");
         assert!(number(&found, "snapshot_bytes") > 0.0 && number(&found, "restore_ms") > 0.0);
         assert_eq!(found["pos"], 256);
-        assert_eq!(found["n_shared"], 0, "there are windows: {found}");
+        // Whose policy has seen every token take none from others.
+        let takes = ["none", "random", "kvzip"].contains(&policy);
+        assert_eq!(number(&found, "n_shared") > 0.0, takes, "{policy}: {found}");
         assert_eq!(found["slots"], if policy == "none" { 256 } else { 80 });
     }
 }

@@ -7,8 +7,8 @@ use tern::engine::{Control, Input, Isa, Logits, Model, ModelParams, Session, Ses
 use super::tiny::Tiny;
 
 /// A session of a model.
-pub fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(Arc::clone(model), &params).expect("a session")
+pub fn session(model: &Model, params: SessionParams) -> Session {
+    Session::new(model, &params).expect("a session")
 }
 
 /// Evaluates tokens, and wants the logits of the last.

@@ -16,6 +16,7 @@ use crate::backend::rope::Frequencies;
 use crate::backend::{Decoder, NewSlots, Shape, SlotsOfHead};
 use crate::base::aligned::Buffer;
 use crate::base::error::{Result, err};
+use crate::base::heap;
 use crate::base::memory::Memory;
 use crate::kernel::{GROUP, Panel};
 
@@ -225,6 +226,8 @@ impl Learning {
         if !shape.leverage {
             return Ok(learning);
         }
+        learning.work = heap::reserve(shape.n_threads, "threads")?;
+        learning.angles = heap::reserve(frequencies.len(), "rotary embeddings")?;
         for _ in 0..shape.n_threads {
             learning.work.push(Mutex::new(memory.buffer(Sizes::new(d, shape).work())?));
         }

@@ -28,14 +28,13 @@ mod tiles;
 mod transfer;
 mod weights;
 
-use std::sync::Arc;
-
 use crate::backend::{Activation, Decoder, Ends, Layer};
 use crate::base::cpu::Isa;
 use crate::base::error::Result;
 use crate::base::file::Bytes;
 use crate::base::memory::HugePages;
 use crate::base::pool::Pool;
+use crate::base::shared::Shared;
 use crate::kernel::Kernels;
 
 use arena::Arena;
@@ -49,7 +48,7 @@ pub use weights::{CpuEnds, CpuLayer, bad_block};
 /// A decoder's weights on the CPU.
 pub struct Cpu {
     decoder: Decoder,
-    bytes: Arc<Bytes>,
+    bytes: Shared<Bytes>,
     /// Where tensors lie in `bytes`, if that is not the file's data.
     arena: Option<Arena>,
     /// Its matrices are packed, by itself or in the file.
@@ -62,7 +61,7 @@ pub struct Cpu {
 impl Cpu {
     /// A device for the weights in `bytes`, with the kernels of `isa`. They lie as in the file, which
     /// may be a packed one.
-    pub fn new(decoder: Decoder, bytes: Arc<Bytes>, isa: Isa, packed: bool) -> Cpu {
+    pub fn new(decoder: Decoder, bytes: Shared<Bytes>, isa: Isa, packed: bool) -> Cpu {
         let (kernels, found) = (Kernels::for_isa(isa), Found::default());
         Cpu { decoder, bytes, arena: None, packed, kernels, found }
     }
@@ -98,7 +97,7 @@ impl Cpu {
     ) -> Result<Cpu> {
         let arena = Arena::new(layers, ends)?;
         let fill = |bytes: &mut [u8]| arena.fill(bytes, pool, read, beside, progress);
-        let bytes = Arc::new(Bytes::build(arena.len(), huge, fill)?);
+        let bytes = Shared::new(Bytes::build(arena.len(), huge, fill)?)?;
         Ok(Cpu { arena: Some(arena), ..Cpu::new(decoder, bytes, isa, true) })
     }
 

@@ -7,6 +7,7 @@ use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
 use crate::base::cpu::Cores;
 use crate::base::error::Result;
+use crate::base::heap;
 use crate::base::highest::Highest;
 use crate::base::memory::Memory;
 use crate::base::pool::{Pool, Width};
@@ -305,13 +306,17 @@ impl Cpu {
     pub fn scratch(&self, shape: &Shape, memory: &Memory) -> Result<Scratch> {
         let d = &self.decoder;
         let n = Lengths::new(d, shape);
-        let (mut work, mut eights) = (Vec::new(), Vec::new());
+        let mut work = heap::reserve(shape.n_threads, "threads")?;
+        let mut eights = heap::reserve(shape.n_threads, "threads")?;
         let pool = Pool::new(shape.n_threads)?;
         for _ in 0..shape.n_threads {
             work.push(Mutex::new(memory.buffer(n.work)?));
             eights.push(Mutex::new(Eights::new(d, shape, memory)?));
         }
-        let frequencies: Vec<_> = d.ropes.iter().map(|r| r.frequencies(shape.n_ctx)).collect();
+        let mut frequencies = heap::reserve(d.ropes.len(), "rotary embeddings")?;
+        for rope in &d.ropes {
+            frequencies.push(rope.frequencies(shape.n_ctx)?);
+        }
         let scales = [n.codes.div_ceil(32), n.codes.div_ceil(16)];
         let codes = memory.buffer(n.codes)?;
         let sums = memory.buffer(scales[1])?;

@@ -23,6 +23,7 @@ use crate::backend::{Decoder, Ends, TensorRef};
 use crate::base::aligned::Buffer;
 use crate::base::dtype::DType;
 use crate::base::error::{Result, err};
+use crate::base::heap;
 use crate::base::memory::Memory;
 use crate::base::pool::{Columns, Pool, Width};
 use crate::kernel::{ACTIVATION_BLOCK, Activations, Packed};
@@ -177,7 +178,11 @@ impl Cpu {
         let (sketch_row, bounds_row) =
             (row_bytes(DType::Q4_0, k)?, row_bytes(DType::Q8_0, n_bounds(k))?);
         let works = |n: usize| -> Result<Vec<Mutex<Work>>> {
-            (0..pool.n_threads()).map(|_| Ok(Mutex::new(Work::new(k, n)?))).collect()
+            let mut works = heap::reserve(pool.n_threads(), "threads")?;
+            for _ in 0..pool.n_threads() {
+                works.push(Mutex::new(Work::new(k, n)?));
+            }
+            Ok(works)
         };
         let rows_of = |g: usize| g * ROWS..n_rows.min((g + 1) * ROWS);
 
@@ -363,13 +368,13 @@ fn bound_row(exact: &[f32], coarse: &[f32], out: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::backend::{Activation, rope};
     use crate::base::cpu::Isa;
     use crate::base::file::Bytes;
     use crate::base::memory::HugePages;
+    use crate::base::shared::Shared;
     use crate::quant;
 
     const K: usize = 160;
@@ -415,7 +420,12 @@ mod tests {
             to.copy_from_slice(&file);
             Ok(())
         });
-        let cpu = Cpu::new(decoder(rows.len()), Arc::new(built.expect("memory")), isa, false);
+        let cpu = Cpu::new(
+            decoder(rows.len()),
+            Shared::new(built.expect("memory")).expect("memory"),
+            isa,
+            false,
+        );
         let head =
             TensorRef { dtype, n_cols: K, n_rows: rows.len(), offset: 0, bytes, packed: false };
         let matrix = || cpu.table(&head, None).expect("a matrix");

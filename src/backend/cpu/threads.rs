@@ -41,18 +41,20 @@ impl Threads {
         let most = shape.n_threads;
         let decode = match shape.n_decode {
             0 => {
-                let counts: Vec<usize> = Tuner::counts(cores.fast.min(most)).collect();
-                Tuner::new(&counts, true, known(&found.decode))
+                let mut counts = Tuner::counts(cores.fast.min(most));
+                Tuner::new(&mut counts, true, known(&found.decode))
             }
             n => fixed(n.clamp(1, most)),
         };
         let prefill = match shape.n_prefill {
             0 => {
-                let mut counts = [cores.fast, cores.separate, cores.all].map(|n| n.min(most));
-                counts.sort_unstable();
-                let mut counts = counts.to_vec();
-                counts.dedup();
-                Tuner::new(&counts, false, known(&found.prefill))
+                let all = [cores.fast, cores.separate, cores.all].map(|n| n.min(most));
+                let (low, high) = (all[0].min(all[1]).min(all[2]), all[0].max(all[1]).max(all[2]));
+                let counts = [low, all.iter().sum::<usize>() - low - high, high];
+                // Each once.
+                let is_new = |&i: &usize| i == 0 || counts[i] != counts[i - 1];
+                let mut counts = (0..counts.len()).filter(is_new).map(|i| counts[i]);
+                Tuner::new(&mut counts, false, known(&found.prefill))
             }
             n => fixed(n.clamp(1, most)),
         };
@@ -113,7 +115,7 @@ impl Threads {
 }
 
 fn fixed(n: usize) -> Tuner {
-    Tuner::new(&[n], false, None)
+    Tuner::new(&mut std::iter::once(n), false, None)
 }
 
 fn known(found: &AtomicUsize) -> Option<usize> {

@@ -3,7 +3,8 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use super::{Errno, File, errno};
+use super::File;
+use super::errno::{Errno, Failed, errno};
 use crate::base::error::{Result, err};
 use crate::base::log::log;
 
@@ -79,7 +80,10 @@ impl Stamp {
 
 impl Guard {
     pub(super) fn new(file: &File) -> Result<Guard> {
-        let fd = file.fd.try_clone().map_err(|e| err!(Io, "duplicating a descriptor: {e}"))?;
+        let fd = file
+            .fd
+            .try_clone()
+            .map_err(|e| err!(Io, "duplicating a descriptor: {}", Failed(&e)))?;
         // A lease belongs to the open file description; one that the caller shares is not ours to
         // change.
         let has_lease = file.is_ours && take_lease(&fd);

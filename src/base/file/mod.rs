@@ -6,6 +6,7 @@
 //! Headers are never parsed from a mapping: what was checked could change before it is used.
 #![allow(unsafe_code, reason = "system calls, and slices over mappings")]
 
+pub mod errno;
 mod guard;
 mod output;
 
@@ -19,6 +20,7 @@ use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 
 use super::error::{Result, err};
 use super::memory::HugePages;
+use errno::{Errno, Failed, errno};
 use guard::{Guard, Stamp};
 
 /// Bytes between two reports of progress, and between two chances to cancel.
@@ -199,11 +201,11 @@ impl<'a> Source<'a> {
         }
         // No page of it is touched, so that nothing can happen to whoever calls this.
         let map = MmapOptions::new().offset(*offset).len(n).map_raw_read_only(&file.fd);
-        let map = map.map_err(|e| err!(Io, "mapping {n} bytes: {e}"))?;
+        let map = map.map_err(|e| err!(Io, "mapping {n} bytes: {}", Failed(&e)))?;
         // Of what is asked for at once Linux reads no more than the device's readahead, mostly 128 KiB.
         (0..n).step_by(AHEAD).try_for_each(|at| {
             map.advise_range(Advice::WillNeed, at, AHEAD.min(n - at))
-                .map_err(|e| err!(Io, "reading {n} bytes ahead: {e}"))
+                .map_err(|e| err!(Io, "reading {n} bytes ahead: {}", Failed(&e)))
         })
     }
 
@@ -290,7 +292,7 @@ impl Bytes {
                     .offset(start + offset)
                     .len(n)
                     .map_raw_read_only(&file.fd)
-                    .map_err(|e| err!(Io, "mapping {n} bytes: {e}"))?;
+                    .map_err(|e| err!(Io, "mapping {n} bytes: {}", Failed(&e)))?;
                 if guard.is_some() {
                     populate(&map, &file.fd, start + offset, progress)?;
                 } else {
@@ -317,7 +319,8 @@ impl Bytes {
             fill(&mut [])?;
             return Ok(Bytes { memory: Memory::Empty, guard: None });
         }
-        let no_memory = |e: std::io::Error| err!(OutOfMemory, "no memory for {len} bytes: {e}");
+        let no_memory =
+            |e: std::io::Error| err!(OutOfMemory, "no memory for {len} bytes: {}", Failed(&e));
         let mut map = MmapOptions::new().len(len).map_anon().map_err(no_memory)?;
         // Fewer TLB misses if the kernel has huge pages; no harm if it has not.
         let _ = map.advise(match huge {
@@ -408,7 +411,9 @@ fn populate(
                 Ok(()) => {}
                 // Before Linux 5.14, or under an emulator: read the file into the page cache.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => advice_works = false,
-                Err(e) => return Err(err!(Io, "reading bytes {done} to {}: {e}", done + n)),
+                Err(e) => {
+                    return Err(err!(Io, "reading bytes {done} to {}: {}", done + n, Failed(&e)));
+                }
             }
         }
         if !advice_works {
@@ -450,19 +455,6 @@ fn read_exact(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
-
-/// An error number of the system, shown as its text.
-struct Errno(i32);
-
-impl std::fmt::Display for Errno {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::io::Error::from_raw_os_error(self.0).fmt(f)
-    }
 }
 
 #[cfg(test)]

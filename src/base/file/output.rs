@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::errno::Failed;
 use crate::base::error::{Result, err};
 
 /// Names that are tried for the file that is being written.
@@ -52,7 +53,7 @@ impl Output {
                 return Err(err!(Io, "{}: there, and no regular file", target.display()));
             }
             Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(err!(Io, "{}: {e}", target.display()));
+                return Err(err!(Io, "{}: {}", target.display(), Failed(&e)));
             }
             _ => {}
         }
@@ -64,7 +65,7 @@ impl Output {
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let open = fs::File::open(folder);
-        let open = open.map_err(|e| err!(Io, "{}: {e}", folder.display()))?;
+        let open = open.map_err(|e| err!(Io, "{}: {}", folder.display(), Failed(&e)))?;
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(mode);
         let copy = joined(Path::new(""), target)?;
@@ -95,7 +96,7 @@ impl Output {
                         break;
                     }
                 }
-                Err(e) => return Err(err!(Io, "{}: {e}", temporary.display())),
+                Err(e) => return Err(err!(Io, "{}: {}", temporary.display(), Failed(&e))),
             }
         }
         Err(err!(Io, "{}: {NAMES} unfinished files stand beside it", target.display()))
@@ -109,7 +110,9 @@ impl Output {
             let (target, limit) = (self.target.display(), self.limit);
             return Err(err!(Io, "{target}: a file may have at most {limit} bytes (RLIMIT_FSIZE)"));
         }
-        self.file.write_all(bytes).map_err(|e| err!(Io, "{}: {e}", self.target.display()))
+        self.file
+            .write_all(bytes)
+            .map_err(|e| err!(Io, "{}: {}", self.target.display(), Failed(&e)))
     }
 
     /// Waits until all bytes are on the disk, gives the file its name, and waits for the name.
@@ -117,7 +120,7 @@ impl Output {
     /// Fails with `Io`; the old file is then untouched, unless it is only the name of the new one
     /// that is not known to be on the disk, as the sentence then says.
     pub fn finish(mut self) -> Result<()> {
-        let failed = |e: std::io::Error| err!(Io, "{}: {e}", self.target.display());
+        let failed = |e: std::io::Error| err!(Io, "{}: {}", self.target.display(), Failed(&e));
         self.file.sync_all().map_err(failed)?;
         fs::rename(&self.temporary, &self.target).map_err(failed)?;
         self.is_there = true;
@@ -125,8 +128,9 @@ impl Output {
             // Some file systems have no such call, and nothing that it could do.
             Err(e) if e.kind() != ErrorKind::InvalidInput => Err(err!(
                 Io,
-                "{}: written, but a power cut may bring the old file back: {e}",
-                self.target.display()
+                "{}: written, but a power cut may bring the old file back: {}",
+                self.target.display(),
+                Failed(&e)
             )),
             _ => Ok(()),
         }

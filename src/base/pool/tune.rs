@@ -13,6 +13,7 @@
 use std::fmt;
 
 use super::MAX_THREADS;
+use crate::base::order::sort_descending;
 
 /// Numbers that are tried at most: 1, 2, 3, 4, 6, 8 and so on, and all.
 const MOST_COUNTS: usize = 17;
@@ -81,11 +82,16 @@ struct Watch {
 impl Tuner {
     /// Tries these numbers, ascending and at least one. If `settled` is one of them, it is taken to
     /// be the choice. A tuner that `watches` measures again, rarely, when laps have changed.
-    pub fn new(counts: &[usize], watches: bool, settled: Option<usize>) -> Tuner {
+    pub fn new(
+        counts: &mut dyn Iterator<Item = usize>,
+        watches: bool,
+        settled: Option<usize>,
+    ) -> Tuner {
         let mut tries = [Try::default(); MOST_COUNTS];
-        let n_tries = counts.len().min(MOST_COUNTS);
-        for (to, &count) in tries.iter_mut().zip(counts) {
+        let mut n_tries = 0;
+        for (to, count) in tries.iter_mut().zip(counts) {
             to.count = count.clamp(1, MAX_THREADS) as u16;
+            n_tries += 1;
         }
         if n_tries == 0 {
             tries[0].count = 1;
@@ -252,9 +258,14 @@ impl Try {
     fn median(&self) -> u64 {
         let mut laps = self.laps;
         let laps = &mut laps[..self.n];
-        laps.sort_unstable();
-        laps.get(self.n / 2).copied().unwrap_or(u64::MAX)
+        median(laps).unwrap_or(u64::MAX)
     }
+}
+
+/// The greater of the two in the middle, if there are two. Sorts them.
+fn median(laps: &mut [u64]) -> Option<u64> {
+    sort_descending(laps);
+    laps.get(laps.len().checked_sub(1)? / 2).copied()
 }
 
 impl Watch {
@@ -270,8 +281,7 @@ impl Watch {
             return false;
         }
         self.n = 0;
-        self.laps.sort_unstable();
-        let median = self.laps[WINDOW / 2];
+        let median = median(&mut self.laps).unwrap_or(0);
         if self.first == 0 {
             self.first = median.max(1);
             return false;
@@ -305,8 +315,7 @@ mod tests {
     }
 
     fn tuner(most: usize) -> Tuner {
-        let counts: Vec<usize> = Tuner::counts(most).collect();
-        Tuner::new(&counts, true, None)
+        Tuner::new(&mut Tuner::counts(most), true, None)
     }
 
     /// A memory bus that `full` threads fill, and a barrier that each thread makes a little longer.
@@ -384,12 +393,15 @@ mod tests {
     #[test]
     fn a_known_choice_is_not_tried_again() {
         let counts = [1, 2, 4];
-        assert!(!Tuner::new(&counts, true, Some(2)).is_measuring());
-        assert_eq!(Tuner::new(&counts, true, Some(2)).count(), 2);
-        assert!(Tuner::new(&counts, true, Some(3)).is_measuring(), "it was of another machine");
-        let only = Tuner::new(&[3], true, None);
+        assert!(!Tuner::new(&mut counts.into_iter(), true, Some(2)).is_measuring());
+        assert_eq!(Tuner::new(&mut counts.into_iter(), true, Some(2)).count(), 2);
+        assert!(
+            Tuner::new(&mut counts.into_iter(), true, Some(3)).is_measuring(),
+            "it was of another machine"
+        );
+        let only = Tuner::new(&mut [3].into_iter(), true, None);
         assert!(!only.is_measuring() && !only.wants_laps() && only.count() == 3);
-        assert_eq!(Tuner::new(&[], true, None).count(), 1);
+        assert_eq!(Tuner::new(&mut [].into_iter(), true, None).count(), 1);
     }
 
     #[test]
@@ -438,6 +450,6 @@ mod tests {
         settle(&mut tuner, |count| [0, 9_000, 2_400, 2_000, 2_050][count] * 1000);
         let said = "3 threads; microseconds with 1: over 9000, 2: 2400, 3: 2000, 4: 2050";
         assert_eq!(tuner.to_string(), said);
-        assert_eq!(Tuner::new(&[2], true, None).to_string(), "2 threads");
+        assert_eq!(Tuner::new(&mut [2].into_iter(), true, None).to_string(), "2 threads");
     }
 }

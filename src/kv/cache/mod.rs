@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use crate::backend::{Backend, Batch, Observe};
 use crate::base::error::{Result, err};
+use crate::base::heap;
 
 use super::cells::Cells;
 use super::eviction::{Chooser, Rule, SLACK, SlotMarks};
@@ -123,7 +124,7 @@ impl<B: Backend> Cache<B> {
         (rule, n_each): (Option<Rule>, usize),
     ) -> Result<Cache<B>> {
         let (own, window) = (own_slots(windows.clone(), n_head), windows.max().unwrap_or(0));
-        let own: Vec<_> = own.take(layers.len()).collect();
+        let own = heap::collect(layers.len(), own, "layers")?;
         let n_heads = own.iter().flatten().count() * n_head;
         let needs = rule.map(|rule| rule.needs()).unwrap_or_default();
         let n_layer = layers.len();
