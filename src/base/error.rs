@@ -29,7 +29,9 @@ impl Sentence {
     #[cold]
     #[inline(never)]
     pub fn new(args: fmt::Arguments<'_>) -> Sentence {
-        Sentence::of(Line::<SENTENCE_LEN>::of(args).as_bytes())
+        // Texts of files are quoted here: one NUL would end the sentence for a caller in C, and
+        // others move the cursor of whoever reads it on a terminal.
+        Sentence::of(Line::<SENTENCE_LEN>::of(args).without_controls().as_bytes())
     }
 
     fn of(text: &[u8]) -> Sentence {
@@ -177,6 +179,12 @@ mod tests {
         let sentence = Sentence::new(format_args!("a{text}"));
         assert_eq!(sentence.as_str().len(), 237);
         assert!(sentence.as_str().ends_with('é'));
+    }
+
+    #[test]
+    fn a_sentence_is_one_line_without_control_characters() {
+        let sentence = Sentence::new(format_args!("a\0b\nc\u{1b}[2Jd\u{7f}é"));
+        assert_eq!(sentence.as_str(), "a?b c?[2Jd?é");
     }
 
     #[test]

@@ -20,6 +20,15 @@ impl<const N: usize> Line<N> {
         line
     }
 
+    /// The same with blanks in place of white space, and a question mark in place of any other control
+    /// character of ASCII.
+    pub fn without_controls(mut self) -> Line<N> {
+        for byte in self.bytes[..self.len].iter_mut().filter(|byte| byte.is_ascii_control()) {
+            *byte = if byte.is_ascii_whitespace() { b' ' } else { b'?' };
+        }
+        self
+    }
+
     /// The text of a small file, as far as it fits; `None` if it cannot be read or is not UTF-8.
     pub fn read(path: &str) -> Option<Line<N>> {
         let mut line = Line { len: 0, bytes: [0; N] };
