@@ -23,6 +23,9 @@ const DEFAULT_BATCH: u32 = 256;
 const MOST_THREADS: u32 = 256;
 /// The most cells that a session can have.
 const MOST_CELLS: u32 = 1 << 30;
+/// The most positions that a session prepares for on a file's word: each takes memory, and a file
+/// can name any number of them.
+const MOST_TRAINED: usize = 1 << 20;
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug, Default)]
@@ -161,7 +164,7 @@ impl SessionParams {
         let rule = self.rule(n_ctx, window > 0, model.has_qk_norm)?;
         // Where tokens are evicted, windows must still see all that they look back on, whatever stays.
         let n_cells = if self.evicts() { window + n_ctx } else { n_ctx };
-        let n_turns = n_ctx.max(model.n_ctx_train as usize) as u32;
+        let n_turns = n_ctx.max((model.n_ctx_train as usize).min(MOST_TRAINED)) as u32;
         // Where tokens are evicted, windows move on over tiles that are shared.
         let kv_share =
             self.kv_share && self.numerics == Numerics::Exact && (window == 0 || !self.evicts());
