@@ -22,6 +22,7 @@ use crate::model::arch;
 use crate::model::forward::Weights;
 use crate::model::hparams::Hparams;
 use crate::model::weights::{self, reference};
+use crate::model::whole;
 use crate::tokenizer::Tokenizer;
 
 use super::params::{ModelParams, SessionParams};
@@ -253,7 +254,9 @@ impl Model {
         out: &mut String,
     ) -> Result<()> {
         let template = self
-            .chat_template()
+            .gguf()
+            .metadata()
+            .get_str("tokenizer.chat_template")?
             .ok_or_else(|| err!(BadTemplate, "tokenizer.chat_template: the model has none"))?;
         let name = |token: Option<i32>| {
             let bytes = token.and_then(|t| self.tokenizer().name(t)).unwrap_or(&[]);
@@ -290,6 +293,7 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
         return Err(err!(InvalidArgument, "device: found {}, expected 0, the CPU", params.device));
     }
     let gguf = Gguf::parse(source)?;
+    whole::check(&gguf)?;
     let name = gguf
         .metadata()
         .get_str("general.architecture")?
@@ -330,15 +334,16 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
 
 /// The file's tokenizer, which has as many tokens as the embedding has rows.
 pub(super) fn tokenizer(gguf: &Gguf, n_vocab: usize) -> Result<Tokenizer> {
-    let tokenizer = vocab::tokenizer(gguf.metadata())?;
-    if tokenizer.n_vocab() != n_vocab {
+    let tables = vocab::tables(gguf.metadata())?;
+    // Before memory is asked for by the number of tokens.
+    if tables.n_tokens > 0 && tables.n_tokens != n_vocab {
         return Err(err!(
             BadVocab,
             "tokenizer.ggml.tokens: {} of them, but token_embd.weight has {n_vocab} rows",
-            tokenizer.n_vocab()
+            tables.n_tokens
         ));
     }
-    Ok(tokenizer)
+    Tokenizer::new(tables)
 }
 
 /// The weights in memory of our own, packed. `beside` is called once, on some thread.

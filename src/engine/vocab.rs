@@ -1,6 +1,6 @@
 //! A tokenizer from a file's metadata.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, err};
 use crate::base::heap;
 use crate::gguf::Metadata;
 use crate::tokenizer::{Tables, Tokenizer};
@@ -44,7 +44,12 @@ fn read<'m>(
     };
     let mut ends = heap::reserve(ENDS.len(), "ends of texts")?;
     for key in ENDS {
-        ends.extend(metadata.get_u32(key)?);
+        let id = metadata.get_u32(key)?;
+        // The tokenizer would not know which of them it is.
+        if let Some(id) = id.filter(|&id| n_tokens > 0 && id as usize >= n_tokens) {
+            return Err(err!(BadVocab, "{key}: {id}, expected less than {n_tokens}"));
+        }
+        ends.extend(id);
     }
     Ok(Tables {
         model,

@@ -156,7 +156,14 @@ fn read_version(cursor: &mut Cursor<'_, '_>) -> Result<u32> {
     magic.copy_from_slice(cursor.take(4)?);
     if magic != *b"GGUF" {
         let found = magic.escape_ascii();
-        return Err(cursor.bad(format_args!("\"{found}\", expected \"GGUF\"")));
+        let what = match &magic {
+            b"vers" => ": a pointer of Git LFS? Then the model itself is still to be fetched",
+            b"PK\x03\x04" => ": a zip archive",
+            b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => ": a format from before GGUF",
+            b"<!DO" | b"<!do" | b"<htm" => ": a web page",
+            _ => "",
+        };
+        return Err(cursor.bad(format_args!("\"{found}\", expected \"GGUF\"{what}")));
     }
     cursor.place = Place::Header("version");
     let version = cursor.u32()?;

@@ -117,7 +117,7 @@ pub fn find(name: &str) -> Result<&'static Arch> {
     ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {
         err!(
             UnsupportedArch,
-            "general.architecture: found \"{name}\", expected one of llama, smollm3, qwen2, qwen3, \
+            "general.architecture: found {name:?}, expected one of llama, smollm3, qwen2, qwen3, \
              gemma2, gemma3, phi3"
         )
     })

@@ -136,6 +136,14 @@ impl Hparams {
                 arch.name
             ));
         }
+        if keys.with("attention.causal", |meta, key| meta.get_bool(key))? == Some(false) {
+            return Err(err!(
+                Unsupported,
+                "{}.attention.causal: found false; tokens that see those after them are not \
+                 supported",
+                arch.name
+            ));
+        }
         let norm_eps =
             keys.float("attention.layer_norm_rms_epsilon", 1e-12, 1e-1)?.ok_or_else(|| {
                 err!(BadHparams, "{}.attention.layer_norm_rms_epsilon: missing", arch.name)

@@ -5,3 +5,4 @@ pub mod forward;
 pub mod hparams;
 pub mod rope;
 pub mod weights;
+pub mod whole;

@@ -103,7 +103,7 @@ fn scaling(keys: &Keys<'_>, h: &Hparams) -> Result<(Scaling, usize, f64)> {
             }),
             Some(other) => Err(err!(
                 Unsupported,
-                "{key}: found \"{other}\", expected none, linear, yarn or longrope"
+                "{key}: found {other:?}, expected none, linear, yarn or longrope"
             )),
         })
     })??;
