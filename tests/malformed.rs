@@ -56,6 +56,7 @@ mod vocabularies;
 mod weights;
 
 use std::collections::HashSet;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use case::{Case, Outcome, Works, case, check, load, using};
@@ -63,7 +64,7 @@ use models::{ARCHS, small, spm};
 use support::counting::Counting;
 use support::tiny::Tiny;
 use tern::base::dtype::DType;
-use tern::base::file::Source;
+use tern::base::file::{LoadMode, Source};
 use tern::engine::{Error, Gguf, Input, Model, ModelParams, Session, SessionParams};
 
 #[global_allocator]
@@ -161,6 +162,28 @@ classes! {
 #[test]
 fn what_is_known_of_others_has_its_code() {
     check("known", known::cases());
+}
+
+/// Copied, mapped and guarded, or mapped and trusted: the same is wrong with a file, but for weights
+/// that are not numbers, which a mapping that is trusted does not look for.
+#[test]
+fn however_a_file_is_loaded_the_same_is_wrong_with_it() {
+    let classes = ["header", "ranges", "tensors of a model", "adapters"].map(|name| class(name).1);
+    for cases in classes.into_iter().chain([known::cases as fn() -> Vec<Case>]) {
+        for Case { name, file, .. } in cases().into_iter().filter(|case| !case.file.is_empty()) {
+            let temporary = parts::temporary(&file);
+            let expected = load(&file).err();
+            for mode in [LoadMode::Copy, LoadMode::MapGuarded, LoadMode::MapFast] {
+                let input = Input::Fd { fd: temporary.as_raw_fd(), offset: 0, len: u64::MAX };
+                let params = ModelParams { load_mode: Some(mode), ..ModelParams::default() };
+                let found = Model::load(input, &params, &mut |_, _| true).err();
+                let trusted = mode == LoadMode::MapFast
+                    && found.is_none()
+                    && matches!(expected, Some(Error::BadWeights(_)));
+                assert!(found == expected || trusted, "{name}, {mode:?}: {found:?}, {expected:?}");
+            }
+        }
+    }
 }
 
 #[test]

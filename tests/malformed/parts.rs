@@ -19,7 +19,7 @@ pub(crate) fn part(offset: u64, len: u64) -> impl Fn(&[u8]) -> Result<(), Error>
 }
 
 /// An open file without a name that holds these bytes.
-fn temporary(bytes: &[u8]) -> std::fs::File {
+pub(crate) fn temporary(bytes: &[u8]) -> std::fs::File {
     let name = format!("tern-malformed-{}-{:?}", std::process::id(), std::thread::current().id());
     let path = std::env::temp_dir().join(name);
     let mut options = std::fs::OpenOptions::new();
