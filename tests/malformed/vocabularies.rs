@@ -205,7 +205,7 @@ fn many_tokens() -> GgufWriter {
     )
 }
 
-/// Files that are no model's, but have a vocabulary that the length of one text breaks.
+/// Both kinds of vocabulary, and texts that try them.
 #[rustfmt::skip] // one case, one line
 pub(crate) fn texts() -> Vec<Case> {
     vec![using(hostile_texts, "texts_bpe", good(), Works), using(hostile_texts, "texts_spm", spm(), Works)]
