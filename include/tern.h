@@ -914,6 +914,8 @@ tern_status tern_model_chat_template(const tern_model *model,
 
 /// Turns text into tokens. `flags` is a sum of TERN_TOKENIZE_*.
 ///
+/// A text has at most 64 MiB: TERN_ERROR_LIMIT.
+///
 /// `n_tokens` is set to the number of tokens there are. If that is more than `capacity`, nothing
 /// else is written and the call fails with TERN_ERROR_BUFFER_TOO_SMALL; so a capacity of 0
 /// measures.

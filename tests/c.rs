@@ -14,20 +14,16 @@ mod support;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
+use support::native::{NATIVE_LIBS, WARNINGS, compilers, has_hooks, library, must, root, tmp};
 use support::tiny::Tiny;
 use support::{command, emulated, skipped};
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
-
-/// What rustc's `--print native-static-libs` asks for, on Linux with glibc.
-const NATIVE_LIBS: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
-
-const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-pedantic", "-Werror"];
 
 /// The programs: name and sources. The first two take the longest, under valgrind half of all time.
 const PROGRAMS: &[(&str, &[&str])] = &[
@@ -54,32 +50,6 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("cpp_exceptions", &["cpp_exceptions.cpp"]),
 ];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn tmp() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-}
-
-/// The library under test.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        if let Some(given) = env::var_os("TERN_TEST_LIB") {
-            return given.into();
-        }
-        // The example is made of the crate as this test was linked with it, so that there is nothing
-        // to compile; all but the optimised tests of a release have made it already.
-        let target = tmp().parent().expect("cargo's folder");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(root()).args(["build", "--locked", "--profile", "test"]);
-        cargo.args(["--example", "tern_c", "--target-dir"]).arg(target);
-        must(&mut cargo, "building the library");
-        target.join("debug/examples/libtern_c.a")
-    })
-}
-
 /// A tiny made model.
 fn model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
@@ -89,38 +59,6 @@ fn model() -> &'static Path {
         fs::write(&path, tiny.gguf()).expect("writing the model");
         path
     })
-}
-
-/// The compilers of a language that this machine has.
-fn compilers(test: &str, cpp: bool) -> Vec<String> {
-    let (variable, names) = match cpp {
-        true => ("TERN_TEST_CXX", ["g++", "clang++"]),
-        false => ("TERN_TEST_CC", ["gcc", "clang"]),
-    };
-    if let Ok(given) = env::var(variable) {
-        return vec![given];
-    }
-    let mut found = Vec::new();
-    for name in names {
-        match Command::new(name).arg("--version").output() {
-            Ok(output) if output.status.success() => found.push(name.to_string()),
-            _ => skipped(test, &format!("{name} is not installed")),
-        }
-    }
-    assert!(!found.is_empty(), "no compiler at all: install gcc or clang");
-    found
-}
-
-fn must(command: &mut Command, what: &str) -> Output {
-    let output = command.output().unwrap_or_else(|e| panic!("{what}: {command:?}: {e}"));
-    assert!(
-        output.status.success(),
-        "{what}: {command:?}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
 }
 
 /// Compiles and links a program, and gives its path.
@@ -191,11 +129,6 @@ fn run(name: &str, sources: &[&str], mode: &str, flags: &[&str], runner: &[&str]
         true => format!("\n{name} ({mode}) printed: {}", String::from_utf8_lossy(&said)),
         false => String::new(),
     }
-}
-
-fn has_hooks() -> bool {
-    let bytes = fs::read(library()).expect("the library");
-    bytes.windows(15).any(|window| window == b"tern_test_panic")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::OnceLock;
 
 use super::guard::guard;
-use super::pointer::{Sized0, write_sized};
+use super::pointer::{Sized0, sized_out};
 use super::status::tern_status;
 use crate::base::error::err;
 use crate::engine::Isa;
@@ -44,6 +44,8 @@ pub unsafe extern "C" fn tern_device_describe(
     info: *mut tern_device_info,
 ) -> tern_status {
     guard(|| {
+        // SAFETY: the header's contract for structs.
+        let info = unsafe { sized_out(info, "info")? };
         if index != 0 {
             return Err(err!(InvalidArgument, "no device {index}; there is 1"));
         }
@@ -53,8 +55,8 @@ pub unsafe extern "C" fn tern_device_describe(
             name: cpu_name().as_ptr().cast(),
             memory_bytes: 0,
         };
-        // SAFETY: the header's contract for structs.
-        unsafe { write_sized(info, value, "info") }
+        info.write(value);
+        Ok(())
     })
 }
 

@@ -3,7 +3,7 @@
 use super::guard::guard;
 use super::handle::{SESSIONS, tern_session};
 use super::params::{tern_kv_evict_params, tern_kv_plan_info};
-use super::pointer::{fill, out, read_sized, write_sized};
+use super::pointer::{fill, out, read_sized, sized_out};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
 use crate::engine::{KvOp, KvPolicy};
@@ -80,8 +80,13 @@ pub unsafe extern "C" fn tern_session_kv_evict_plan(
     guard(|| {
         let session = SESSIONS.get(session)?;
         // SAFETY: the header's contract for structs and out parameters.
-        let (params, n_positions) =
-            unsafe { (read_sized(params, "params")?, out(n_positions, "n_positions")?) };
+        let (params, info, n_positions) = unsafe {
+            (
+                read_sized(params, "params")?,
+                sized_out(info, "info")?,
+                out(n_positions, "n_positions")?,
+            )
+        };
         let policy = kv_policy_of(params.policy)?;
         let (plan, bytes) = session.write()?.kv_evict_plan(
             policy,
@@ -90,11 +95,10 @@ pub unsafe extern "C" fn tern_session_kv_evict_plan(
             &session.control(0),
         )?;
         let value = tern_kv_plan_info { struct_size: 0, reserved: 0, n_slots: plan.n_slots, bytes };
-        // SAFETY: the header's contract for structs and buffers.
-        unsafe {
-            write_sized(info, value, "info")?;
-            fill(positions, capacity, "positions", &plan.positions, n_positions)
-        }
+        // SAFETY: the header's contract for buffers.
+        unsafe { fill(positions, capacity, "positions", &plan.positions, n_positions)? };
+        info.write(value);
+        Ok(())
     })
 }
 

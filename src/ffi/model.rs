@@ -7,7 +7,7 @@ use std::path::Path;
 use super::guard::{guard, quietly};
 use super::handle::{MODELS, give, tern_model};
 use super::params::*;
-use super::pointer::{Out, c_str, out, read_sized, slice, write_sized};
+use super::pointer::{Out, c_str, out, read_sized, sized_out, slice};
 use super::session::session_params;
 use super::status::tern_status;
 use super::words::Words;
@@ -57,7 +57,11 @@ pub unsafe extern "C" fn tern_model_load_fd(
     guard(|| {
         // SAFETY: the header's contract for out parameters.
         let model = unsafe { out(model, "model")? };
-        let len = if length == 0 { u64::MAX } else { length };
+        let len = match length {
+            0 => u64::MAX, // which says "to the end" within
+            u64::MAX => return Err(err!(InvalidArgument, "length: {length}, no file has as many")),
+            length => length,
+        };
         // SAFETY: the header's contract for structs.
         unsafe { load(Input::Fd { fd, offset, len }, params, model) }
     })
@@ -104,11 +108,12 @@ pub unsafe extern "C" fn tern_model_plan(
 ) -> tern_status {
     guard(|| {
         // SAFETY: the header's contract for strings and structs.
-        let (path, params, session) = unsafe {
+        let (path, params, session, info) = unsafe {
             (
                 file_path(path)?,
                 read_sized(model_params, "model_params")?,
                 read_sized(session_params, "session_params")?,
+                sized_out(info, "info")?,
             )
         };
         let session = self::session_params(&session)?;
@@ -123,8 +128,8 @@ pub unsafe extern "C" fn tern_model_plan(
             total_bytes: plan.total_bytes,
             mapped_bytes: plan.mapped_bytes,
         };
-        // SAFETY: the header's contract for structs.
-        unsafe { write_sized(info, value, "info") }
+        info.write(value);
+        Ok(())
     })
 }
 
@@ -166,6 +171,8 @@ pub unsafe extern "C" fn tern_model_describe(
 ) -> tern_status {
     guard(|| {
         let model = MODELS.get(model)?;
+        // SAFETY: the header's contract for structs.
+        let info = unsafe { sized_out(info, "info")? };
         let (shape, tokenizer) = (model.model.info(), model.model.tokenizer());
         let value = tern_model_info {
             struct_size: 0,
@@ -186,8 +193,8 @@ pub unsafe extern "C" fn tern_model_describe(
             n_metadata: model.words.n_metadata(),
             locked_bytes: shape.locked_bytes,
         };
-        // SAFETY: the header's contract for structs.
-        unsafe { write_sized(info, value, "info") }
+        info.write(value);
+        Ok(())
     })
 }
 

@@ -59,7 +59,10 @@ pub(super) unsafe fn slice<'a, T>(ptr: *const T, len: usize, name: &str) -> Resu
 /// `ptr` points to `len` readable bytes, or `len` is 0.
 pub(super) unsafe fn utf8<'a>(ptr: *const c_char, len: usize, name: &str) -> Result<&'a str> {
     // SAFETY: the caller's contract.
-    let bytes = unsafe { slice(ptr.cast::<u8>(), len, name)? };
+    checked_utf8(unsafe { slice(ptr.cast::<u8>(), len, name)? }, name)
+}
+
+pub(super) fn checked_utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str> {
     std::str::from_utf8(bytes)
         .map_err(|e| err!(InvalidArgument, "{name} is not UTF-8 at byte {}", e.valid_up_to()))
 }
@@ -134,25 +137,38 @@ pub(super) unsafe fn read_sized<T: Sized0>(ptr: *const T, name: &str) -> Result<
     Ok(value)
 }
 
-/// Fills a struct for a caller built against an older or a newer header. `struct_size` stays as it
-/// is, and so do the bytes that we do not know.
-///
+/// A place for a struct of a caller built against an older or a newer header. Checked before any
+/// work, as [`Out`] is.
+pub(super) struct SizedOut<'a, T> {
+    ptr: *mut T,
+    /// The caller's `struct_size`.
+    size: usize,
+    place: PhantomData<&'a mut T>,
+}
+
 /// # Safety
 /// `ptr` is NULL or points to `struct_size` writable bytes.
-pub(super) unsafe fn write_sized<T: Sized0>(ptr: *mut T, value: T, name: &str) -> Result<()> {
+pub(super) unsafe fn sized_out<'a, T: Sized0>(ptr: *mut T, name: &str) -> Result<SizedOut<'a, T>> {
     // SAFETY: every `T` starts with its `u32` size; a NULL is refused there.
     let size = unsafe { size_of_caller(ptr, name)? };
-    let n = size.min(size_of::<T>()) - size_of::<u32>();
-    let from = (&raw const value).cast::<u8>();
-    // SAFETY: within both structs, after their `struct_size`.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            from.add(size_of::<u32>()),
-            ptr.cast::<u8>().add(size_of::<u32>()),
-            n,
-        );
+    Ok(SizedOut { ptr, size, place: PhantomData })
+}
+
+impl<T: Sized0> SizedOut<'_, T> {
+    /// Gives the caller a value. `struct_size` stays as it is, and so do the bytes that we do not know.
+    pub(super) fn write(self, value: T) {
+        let n = self.size.min(size_of::<T>()) - size_of::<u32>();
+        let from = (&raw const value).cast::<u8>();
+        // SAFETY: within both structs, after their `struct_size`; `sized_out` checked the pointer, and
+        // its caller promised the bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                from.add(size_of::<u32>()),
+                self.ptr.cast::<u8>().add(size_of::<u32>()),
+                n,
+            );
+        }
     }
-    Ok(())
 }
 
 /// # Safety
@@ -225,7 +241,8 @@ mod tests {
         ] {
             let mut buffer = [size, u64::MAX, u64::MAX];
             // SAFETY: 24 bytes, at least `struct_size`.
-            unsafe { write_sized(buffer.as_mut_ptr().cast::<Wide>(), value, "info") }.unwrap();
+            let out = unsafe { sized_out(buffer.as_mut_ptr().cast::<Wide>(), "info") }.unwrap();
+            out.write(value);
             assert_eq!(buffer, expected, "struct_size {size}");
         }
     }

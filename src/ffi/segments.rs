@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use super::guard::guard;
 use super::handle::{SESSIONS, tern_session};
-use super::pointer::{c_str, fill, out, read_sized, write_sized};
+use super::pointer::{c_str, fill, out, read_sized, sized_out};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
 use crate::engine::KvSegment;
@@ -84,11 +84,10 @@ pub unsafe extern "C" fn tern_session_kv_segment_get(
 ) -> tern_status {
     guard(|| {
         let session = SESSIONS.get(session)?;
-        // SAFETY: the header's contract for strings.
-        let name = unsafe { name_of(name)? };
-        let found = described(&session.read()?.kv_segment(name)?);
-        // SAFETY: the header's contract for structs.
-        unsafe { write_sized(segment, found, "segment") }
+        // SAFETY: the header's contract for strings and structs.
+        let (name, segment) = unsafe { (name_of(name)?, sized_out(segment, "segment")?) };
+        segment.write(described(&session.read()?.kv_segment(name)?));
+        Ok(())
     })
 }
 
@@ -125,8 +124,9 @@ pub unsafe extern "C" fn tern_session_kv_segment_at(
 ) -> tern_status {
     guard(|| {
         let session = SESSIONS.get(session)?;
-        // SAFETY: the header's contract for out parameters.
-        let name_size = unsafe { out(name_size, "name_size")? };
+        // SAFETY: the header's contract for structs and out parameters.
+        let (name_size, segment) =
+            unsafe { (out(name_size, "name_size")?, sized_out(segment, "segment")?) };
         let state = session.read()?;
         let n = state.kv_segments().len();
         let Some(found) = state.kv_segments().nth(index as usize) else {
@@ -137,11 +137,10 @@ pub unsafe extern "C" fn tern_session_kv_segment_at(
             *to = from;
         }
         let text = text.get(..=found.name.len()).unwrap_or(b"\0"); // a name has at most 31 bytes
-        // SAFETY: the header's contract for structs and buffers.
-        unsafe {
-            write_sized(segment, described(&found), "segment")?;
-            fill(name.cast::<u8>(), capacity, "name", text, name_size)
-        }
+        // SAFETY: the header's contract for buffers.
+        unsafe { fill(name.cast::<u8>(), capacity, "name", text, name_size)? };
+        segment.write(described(&found));
+        Ok(())
     })
 }
 

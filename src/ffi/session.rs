@@ -8,7 +8,7 @@ use super::handle::{Held, MODELS, SESSIONS, give, tern_model, tern_session};
 use super::kv::kv_policy_of;
 use super::model::{huge_pages_of, lock_of};
 use super::params::*;
-use super::pointer::{out, out_or_null, read_sized, slice, write_sized};
+use super::pointer::{out, out_or_null, read_sized, sized_out, slice};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
 use crate::engine::{Logits, Numerics, Session, SessionParams};
@@ -253,6 +253,8 @@ pub unsafe extern "C" fn tern_session_describe(
 ) -> tern_status {
     guard(|| {
         let session = SESSIONS.get(session)?;
+        // SAFETY: the header's contract for structs.
+        let info = unsafe { sized_out(info, "info")? };
         let now = session.read()?.info();
         let value = tern_session_info {
             struct_size: 0,
@@ -276,8 +278,8 @@ pub unsafe extern "C" fn tern_session_describe(
             kv_retained: now.retained as f32 / 1000.0,
             kv_shared_bytes: now.kv_shared_bytes,
         };
-        // SAFETY: the header's contract for structs.
-        unsafe { write_sized(info, value, "info") }
+        info.write(value);
+        Ok(())
     })
 }
 

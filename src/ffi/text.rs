@@ -6,10 +6,11 @@ use super::guard::{guard, quietly};
 use super::handle::{MODELS, tern_model};
 use super::model::{lend, piece};
 use super::params::{tern_chat_message, tern_token};
-use super::pointer::{c_str, fill, out, slice, utf8};
+use super::pointer::{c_str, checked_utf8, fill, out, slice, utf8};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
 use crate::engine::Message;
+use crate::tokenizer::Tokenizer;
 
 /// Adds the tokens that the model wants around a text, such as a BOS.
 pub const TERN_TOKENIZE_ADD_SPECIAL: u32 = 1;
@@ -18,6 +19,8 @@ pub const TERN_TOKENIZE_ADD_SPECIAL: u32 = 1;
 pub const TERN_TOKENIZE_PARSE_SPECIAL: u32 = 2;
 
 /// Turns text into tokens. `flags` is a sum of TERN_TOKENIZE_*.
+///
+/// A text has at most 64 MiB: TERN_ERROR_LIMIT.
 ///
 /// `n_tokens` is set to the number of tokens there are. If that is more than `capacity`, nothing
 /// else is written and the call fails with TERN_ERROR_BUFFER_TOO_SMALL; so a capacity of 0
@@ -37,7 +40,9 @@ pub unsafe extern "C" fn tern_model_tokenize(
         let model = MODELS.get(model)?;
         // SAFETY: the header's contract for buffers and out parameters.
         let (text, n_tokens) =
-            unsafe { (utf8(text, text_len, "text")?, out(n_tokens, "n_tokens")?) };
+            unsafe { (slice(text.cast::<u8>(), text_len, "text")?, out(n_tokens, "n_tokens")?) };
+        Tokenizer::check_len(text.len())?; // before all of it is read
+        let text = checked_utf8(text, "text")?;
         check_flags(flags, TERN_TOKENIZE_ADD_SPECIAL | TERN_TOKENIZE_PARSE_SPECIAL)?;
         let add_special = flags & TERN_TOKENIZE_ADD_SPECIAL != 0;
         let parse_special = flags & TERN_TOKENIZE_PARSE_SPECIAL != 0;

@@ -194,15 +194,21 @@ impl Tokenizer {
         parse_special: bool,
         out: &mut Vec<i32>,
     ) -> Result<()> {
-        if text.len() > MAX_TEXT_LEN {
-            return Err(err!(Limit, "text: {} bytes, at most {MAX_TEXT_LEN}", text.len()));
-        }
+        Tokenizer::check_len(text.len())?;
         let n = out.len();
         let done = self.append_all(text, add_special, parse_special, out);
         if done.is_err() {
             out.truncate(n);
         }
         done
+    }
+
+    /// Fails with Limit if a text of so many bytes is too long.
+    pub fn check_len(len: usize) -> Result<()> {
+        match len > MAX_TEXT_LEN {
+            true => Err(err!(Limit, "text: {len} bytes, at most {MAX_TEXT_LEN}")),
+            false => Ok(()),
+        }
     }
 
     fn append_all(

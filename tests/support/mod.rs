@@ -9,6 +9,7 @@ pub mod counting;
 pub mod decoded;
 pub mod gguf_writer;
 pub mod naive;
+pub mod native;
 pub mod parsed;
 pub mod sessions;
 pub mod tiny;
