@@ -213,7 +213,7 @@ fn run_under_valgrind(mode: &str, every: usize) {
 
 #[test]
 fn every_misuse_has_its_code_under_valgrind_some_of_them() {
-    run_under_valgrind("valgrind", 7); // a prime, so that it meets all kinds
+    run_under_valgrind("valgrind", 11); // a prime, so that it meets all kinds
 }
 
 #[test]
@@ -249,6 +249,44 @@ fn every_function_is_misused_and_every_one_that_can_fail_is_seen_to_fail() {
     let n = cases.iter().filter(is_misuse).count();
     println!("{n} misuses of {} functions, {} cases", header.functions.len(), cases.len());
     assert!(n >= LEAST_CASES, "only {n} misuses");
+}
+
+/// What the conventions on top of the header, and the comments on codes, promise of all functions: not
+/// said again of each.
+const OF_ALL: &[&str] = &[
+    "INVALID_ARGUMENT",
+    "INVALID_HANDLE",
+    "BUFFER_TOO_SMALL",
+    "BUSY",
+    "POISONED",
+    "FORKED",
+    "UNSUPPORTED", // a field that the library does not know
+];
+
+#[test]
+fn every_code_is_documented_where_it_is_given() {
+    let (header, cases) = (the_header(), the_cases(ALL));
+    for (index, function) in header.functions.iter().enumerate() {
+        let says = header.says(function);
+        // How many handles there may be stands with their types.
+        let given: BTreeSet<i32> = cases
+            .iter()
+            // How many handles there may be stands with their types.
+            .filter(|case| case.function == index && case.how != How::Full)
+            .filter(|case| case.expected.len() == 1 && case.expected[0] < 0)
+            .map(|case| case.expected[0])
+            .collect();
+        for code in given {
+            let name = &header.codes[&code];
+            let short = name.strip_prefix("TERN_ERROR_").expect("an error");
+            let family = short.split('_').next().unwrap_or("");
+            let is_said = OF_ALL.contains(&short)
+                || says.contains(name)
+                || says.contains(&format!("TERN_ERROR_{family}_*"))
+                || says.contains(&format!("TERN_ERROR_{family}*"));
+            assert!(is_said, "{} gives {name}, of which the header says nothing", function.name);
+        }
+    }
 }
 
 /// Codes that no single call with wrong arguments gives, and the test that produces each.

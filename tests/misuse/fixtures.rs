@@ -63,7 +63,7 @@ fn given(header: &Header, function: &Function, param: &Named, case: &mut Case) -
         let frees = function.name.ends_with("_free");
         return Arg::Handle(kind, if frees { Variant::Fresh } else { Variant::Live });
     }
-    if let Some(kind) = Kind::ALL.into_iter().find(|kind| param.ty == place_of(*kind)) {
+    if let Some(kind) = made_by(param) {
         let role = char::from(b'0' + kind as u8);
         return Arg::Place(case.add(role, Content::Filled(8)), 0);
     }
@@ -142,13 +142,14 @@ fn given(header: &Header, function: &Function, param: &Named, case: &mut Case) -
     }
 }
 
-/// The type of a parameter that a new handle goes to.
-fn place_of(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Model => "tern_model **",
-        Kind::Session => "tern_session **",
-        Kind::Sampler => "tern_sampler **",
-        Kind::Decoder => "tern_decoder **",
+/// The kind of the new handle that goes to where a parameter points.
+pub(crate) fn made_by(param: &Named) -> Option<Kind> {
+    match param.ty.as_str() {
+        "tern_model **" => Some(Kind::Model),
+        "tern_session **" => Some(Kind::Session),
+        "tern_sampler **" => Some(Kind::Sampler),
+        "tern_decoder **" => Some(Kind::Decoder),
+        _ => None,
     }
 }
 

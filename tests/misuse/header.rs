@@ -98,6 +98,8 @@ pub(crate) struct Header {
     pub(crate) codes: BTreeMap<i32, String>,
     /// What typedefs of numbers stand for.
     numbers: BTreeMap<String, String>,
+    /// What the comments say: of functions, of structs and their fields, of types and their constants.
+    docs: BTreeMap<String, String>,
 }
 
 impl Header {
@@ -105,9 +107,14 @@ impl Header {
         let mut header = Header::default();
         let mut fields: Option<Vec<Named>> = None;
         let mut declaration = String::new();
+        let (mut doc, mut struct_doc) = (String::new(), String::new());
         let (mut exports, mut in_comment) = (false, false);
         for line in text.lines().map(str::trim) {
             in_comment |= line.starts_with("/*");
+            if let Some(text) = line.strip_prefix("///") {
+                doc += text;
+                struct_doc += text;
+            }
             if in_comment || line.starts_with("//") || line.is_empty() {
                 in_comment &= !line.ends_with("*/");
                 continue;
@@ -117,22 +124,34 @@ impl Header {
                     define.split_once(' ').map(|(n, v)| (n, v.parse::<u32>()))
                 {
                     header.constants.insert(name.to_string(), value);
+                    header.docs.insert(name.to_string(), std::mem::take(&mut doc));
                 }
             } else if line.starts_with("extern \"C\" {") {
                 exports = true;
             } else if line.starts_with('#') {
             } else if line == "typedef struct {" {
                 fields = Some(Vec::new());
+                struct_doc = std::mem::take(&mut doc);
             } else if let Some(name) = line.strip_prefix("} ").and_then(|l| l.strip_suffix(';')) {
                 let found = header.lay_out(fields.take().expect("a struct ends"));
                 header.structs.insert(name.to_string(), found);
+                header.docs.insert(name.to_string(), std::mem::take(&mut struct_doc));
+                doc.clear();
             } else if let Some(fields) = &mut fields {
                 fields.push(named(line.strip_suffix(';').expect("a field")));
             } else if line.starts_with("TERN_") && line.ends_with(',') {
                 let (name, code) = line.trim_end_matches(',').split_once(" = ").expect("a code");
                 header.codes.insert(code.parse().expect("a number"), name.to_string());
+                doc.clear();
             } else if let Some(alias) = line.strip_prefix("typedef ") {
                 let alias = alias.trim_end_matches(';');
+                let name = alias.rsplit([' ', '*']).find(|word| word.starts_with("tern_"));
+                let name = match alias.split_once("(*") {
+                    Some((_, callback)) => callback.split(')').next(),
+                    None => name,
+                };
+                let name = name.expect("a type").to_string();
+                header.docs.insert(name, std::mem::take(&mut doc));
                 if let Some((ty, name)) = alias.rsplit_once(' ').filter(|_| !alias.contains('(')) {
                     header.numbers.insert(name.to_string(), ty.to_string());
                 }
@@ -140,7 +159,9 @@ impl Header {
                 declaration += line;
                 declaration.push(' ');
                 if line.ends_with(';') {
-                    header.functions.push(function(&std::mem::take(&mut declaration)));
+                    let found = function(&std::mem::take(&mut declaration));
+                    header.docs.insert(found.name.clone(), std::mem::take(&mut doc));
+                    header.functions.push(found);
                 }
             }
         }
@@ -183,10 +204,45 @@ impl Header {
         Struct { fields, offsets, size: size.next_multiple_of(align) }
     }
 
+    /// All that the header says of a function: of itself, of the types that it is given, and of what
+    /// these texts name.
+    pub(crate) fn says(&self, function: &Function) -> String {
+        let (mut said, mut todo) = (BTreeMap::new(), vec![function.name.clone()]);
+        todo.extend(function.params.iter().map(|p| bare(&p.ty).to_string()));
+        while let Some(name) = todo.pop() {
+            let Some(doc) = self.docs.get(&name).filter(|_| !said.contains_key(&name)) else {
+                continue;
+            };
+            said.insert(name.clone(), doc.as_str());
+            if let Some(found) = self.structs.get(&name) {
+                todo.extend(found.fields.iter().map(|f| bare(&f.ty).to_string()));
+            }
+            // "Fails as tern_session_restore() does", "one of TERN_KV_POLICY_*".
+            for sentence in doc.split(". ") {
+                let likens = ["Fails as", "Otherwise as", "Does what"];
+                let likens = likens.iter().any(|how| sentence.contains(how));
+                for word in sentence.split(|c: char| !c.is_alphanumeric() && c != '_') {
+                    if word.starts_with("TERN_") && word.ends_with('_') {
+                        let family = self.constants.keys().filter(|k| k.starts_with(word));
+                        todo.extend(family.cloned());
+                    } else if word.starts_with("tern_") && likens {
+                        todo.push(word.to_string());
+                    }
+                }
+            }
+        }
+        said.into_values().collect::<Vec<_>>().join("\n")
+    }
+
     pub(crate) fn code(&self, name: &str) -> i32 {
         let found = self.codes.iter().find(|(_, n)| n.strip_prefix("TERN_ERROR_") == Some(name));
         *found.unwrap_or_else(|| panic!("no TERN_ERROR_{name}")).0
     }
+}
+
+/// A type without `const` and `*`.
+fn bare(ty: &str) -> &str {
+    ty.trim_start_matches("const ").trim_end_matches(['*', ' '])
 }
 
 fn function(declaration: &str) -> Function {

@@ -187,6 +187,11 @@ impl<'a> Misuse<'a> {
             case.blocks[unused].role = 'a';
             case.args[at] = NULL;
         });
+        if let Some(kind) = fixtures::made_by(param) {
+            self.add(&format!("{name} where no handle is left"), &["LIMIT"], |case| {
+                (case.how, case.kind) = (How::Full, kind);
+            });
+        }
         let pointee = param.pointee().expect("a pointer");
         let align = self.header.align_of(pointee);
         for off in (1..align).filter(|off| off.is_power_of_two() || *off == align - 1) {

@@ -21,7 +21,7 @@
 
 enum { MODEL, SESSION, SAMPLER, DECODER, KINDS };
 enum { LIVE, STALE, REUSED, ORPHAN, POISONED, FRESH, FOREIGN, EMPTY, VARIANTS };
-enum { PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED };
+enum { PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED, FULL };
 enum { MAX_ARGS = 16, MAX_BLOCKS = 16, MAX_EXPECTED = 8 };
 
 typedef struct {
@@ -76,39 +76,34 @@ static void *must_allocate(size_t n) {
 
 static const tern_token PROMPT[] = {'t', 'h', 'e', ' ', 's', 'e', 'a', '.'};
 
-static void *make(int kind, void *model, int is_empty) {
-    if (kind == MODEL) {
-        tern_model *made = NULL;
-        OK(tern_model_load("model.gguf", NULL, &made));
-        return made;
+/* An empty one. */
+static tern_status try_to_make(int kind, const void *model, void **made) {
+    const tern_model *parent = (const tern_model *)model;
+    if (kind == MODEL) return tern_model_load("model.gguf", NULL, (tern_model **)made);
+    if (kind == SAMPLER) return tern_sampler_new(NULL, (tern_sampler **)made);
+    if (kind == DECODER) return tern_decoder_new(parent, (tern_decoder **)made);
+    tern_session_params params;
+    memset(&params, 0, sizeof params);
+    params.struct_size = sizeof params;
+    params.n_ctx = 96;
+    params.n_logits = 4;
+    params.n_threads = 1;
+    return tern_session_new(parent, &params, (tern_session **)made);
+}
+
+static void *make(int kind, const void *model, int is_empty) {
+    void *made = NULL;
+    OK(try_to_make(kind, model, &made));
+    if (kind == SESSION && !is_empty) {
+        tern_session *session = (tern_session *)made;
+        tern_kv_segment segment;
+        memset(&segment, 0, sizeof segment);
+        segment.struct_size = sizeof segment;
+        segment.from_pos = 4;
+        segment.to_pos = 6;
+        OK(tern_session_kv_segment_set(session, "sea", &segment));
+        OK(tern_session_eval(session, PROMPT, 8));
     }
-    if (kind == SESSION) {
-        tern_session *made = NULL;
-        tern_session_params params;
-        memset(&params, 0, sizeof params);
-        params.struct_size = sizeof params;
-        params.n_ctx = 96;
-        params.n_logits = 4;
-        params.n_threads = 1;
-        OK(tern_session_new((tern_model *)model, &params, &made));
-        if (!is_empty) {
-            tern_kv_segment segment;
-            memset(&segment, 0, sizeof segment);
-            segment.struct_size = sizeof segment;
-            segment.from_pos = 4;
-            segment.to_pos = 6;
-            OK(tern_session_kv_segment_set(made, "sea", &segment));
-            OK(tern_session_eval(made, PROMPT, 8));
-        }
-        return made;
-    }
-    if (kind == SAMPLER) {
-        tern_sampler *made = NULL;
-        OK(tern_sampler_new(NULL, &made));
-        return made;
-    }
-    tern_decoder *made = NULL;
-    OK(tern_decoder_new((tern_model *)model, &made));
     return made;
 }
 
@@ -363,6 +358,15 @@ static void run(void) {
         tern_model_free((tern_model *)make(MODEL, NULL, 0));
         tern_log_set(TERN_LOG_OFF, NULL, NULL);
         break;
+    case FULL: { /* while there are as many of a kind as there can be */
+        static void *others[300];
+        int n = 0;
+        while (n < 300 && try_to_make(now.kind, handles[MODEL][LIVE], &others[n]) == TERN_OK) n++;
+        NEED(n < 300);
+        run_once(&now);
+        while (n > 0) free_it(now.kind, others[--n]);
+        break;
+    }
 #if HOOKS
     case HELD:
     case SHARED: {

@@ -15,7 +15,7 @@ from ctypes import c_uint64, c_void_p
 
 MODEL, SESSION, SAMPLER, DECODER = KINDS = range(4)
 LIVE, STALE, REUSED, ORPHAN, POISONED, FRESH, FOREIGN, EMPTY = range(8)
-PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED = range(7)
+PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED, FULL = range(8)
 NAMES = ["model", "session", "sampler", "decoder"]
 OK, BUFFER_TOO_SMALL = 0, -3
 PROMPT = (c_int32 * 8)(*b"the sea.")
@@ -57,7 +57,8 @@ class Handles:
         self.goes_on = progress_fn(lambda user_data, done, total: 0)
         self.cancels = progress_fn(lambda user_data, done, total: 1)
 
-    def make(self, kind, model=None, empty=False, library=None):
+    def try_to_make(self, kind, model=None, library=None):
+        """An empty one, and the status of that."""
         library, made = library or tern, c_void_p()
         model = model or self.of[MODEL, LIVE]
         if kind == MODEL:
@@ -69,12 +70,16 @@ class Handles:
             status = library.tern_sampler_new(None, byref(made))
         else:
             status = library.tern_decoder_new(model, byref(made))
+        return status, made.value
+
+    def make(self, kind, model=None, empty=False, library=None):
+        status, made = self.try_to_make(kind, model, library)
         need(status == OK, f"making a {NAMES[kind]} gave {status}")
         if kind == SESSION and not empty:
             segment = sized(6, w1=4, w2=6)
             need(tern.tern_session_kv_segment_set(made, b"sea", segment) == OK, "a segment")
             need(tern.tern_session_eval(made, PROMPT, 8) == OK, "the prompt")
-        return made.value
+        return made
 
     def free(self, kind, handle):
         getattr(tern, f"tern_{NAMES[kind]}_free")(handle)
@@ -214,6 +219,13 @@ class Case:
             tern.tern_log_set(4, ctypes.cast(log, c_void_p), None)
             tern.tern_model_free(self.handles.make(MODEL))
             tern.tern_log_set(0, None, None)
+        elif self.how == FULL:  # while there are as many of a kind as there can be
+            others = []
+            while (made := self.handles.try_to_make(self.kind))[0] == OK:
+                others.append(made[1])
+            self.run_once()
+            for handle in others:
+                self.handles.free(self.kind, handle)
         elif self.how in (HELD, SHARED):
             call = call_fn(lambda _: self.run_once() and None)
             handle = self.handles.of[self.kind, FRESH] or self.handles.of[self.kind, LIVE]

@@ -48,6 +48,8 @@ pub(crate) enum How {
     Held,
     /// While another call shares it.
     Shared,
+    /// While there are as many handles of a kind as there can be.
+    Full,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +97,7 @@ pub(crate) struct Case {
     pub(crate) function: usize,
     pub(crate) name: String,
     pub(crate) how: How,
-    /// Of the handle that is held.
+    /// Of the handle that is held, or of which there are too many.
     pub(crate) kind: Kind,
     pub(crate) args: Vec<Arg>,
     pub(crate) blocks: Vec<Block>,
