@@ -185,7 +185,7 @@ fn every_misuse_has_its_code_under_address_and_undefined_behaviour_sanitizers() 
     if emulated() {
         return skipped("sanitizers", "not run under an emulator");
     }
-    let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let flags = ["-DIS_WATCHED", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     let compiler = compilers("sanitized", false).remove(0);
     run_compiled("sanitized", &compiler, false, &flags, &[], &the_cases(with("sanitized")));
 }
@@ -208,7 +208,7 @@ fn run_under_valgrind(mode: &str, every: usize) {
     ];
     let cases: Vec<Case> = the_cases(with(mode)).into_iter().step_by(every).collect();
     let compiler = compilers(mode, false).remove(0);
-    run_compiled(mode, &compiler, false, &[], &runner, &cases);
+    run_compiled(mode, &compiler, false, &["-DIS_WATCHED"], &runner, &cases);
 }
 
 #[test]

@@ -66,9 +66,17 @@ static void fail(const char *what, long long detail) {
     } while (0)
 #define OK(call) NEED((call) == TERN_OK)
 
+/* Where nothing watches over memory, what lies behind a block is looked at after the call. */
+#ifdef IS_WATCHED
+enum { BEHIND = 0 };
+#else
+enum { BEHIND = 256 };
+#endif
+
 static void *must_allocate(size_t n) {
-    void *bytes = malloc(n != 0 ? n : 1);
+    unsigned char *bytes = (unsigned char *)malloc(n + BEHIND != 0 ? n + BEHIND : 1);
     NEED(bytes != NULL);
+    memset(bytes + n, 0xA5, BEHIND);
     return bytes;
 }
 
@@ -208,8 +216,8 @@ static unsigned char *whole_file(const char *path, size_t *size) {
     return bytes;
 }
 
-/* Each block is an allocation of its own and as large as it is said to be, so that sanitizers see
- * what is read or written beyond it. */
+/* Each block is an allocation of its own and, under sanitizers, as large as it is said to be, so that
+ * they see what is read or written beyond it. */
 static void read_block(FILE *table, block *b) {
     static char text[16384];
     NEED(fscanf(table, " b %c %zu %16383s", &b->role, &b->size, text) == 3);
@@ -392,6 +400,12 @@ static void check_blocks(int failed) {
     for (int i = 0; i < now.n_blocks; i++) {
         const block *b = &now.blocks[i];
         int changed = memcmp(b->bytes, b->before, b->size) != 0;
+        for (int at = 0; at < BEHIND; at++) {
+            if (b->bytes[b->size + (size_t)at] != 0xA5) {
+                fail("more was written than there is room for, block", i);
+                break;
+            }
+        }
         switch (b->role) {
         case 'i': /* only read */
             if (changed) fail("an input was written to, block", i);

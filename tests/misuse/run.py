@@ -135,6 +135,7 @@ class Case:
         self.id, self.function, self.how, self.kind = take(), take(), take(), take()
         n_args, n_blocks, n_relocs, n_expected = take(), take(), take(), take()
         self.name = next(words)
+        self.behind = []
         self.blocks = [self.block(words) for _ in range(n_blocks)]
         for _ in range(n_relocs):
             what, block, at, to, offset = next(words), take(), take(), take(), take()
@@ -152,8 +153,9 @@ class Case:
                 content = file.read()
         else:
             content = bytes.fromhex(text) if text != "-" else b"\x5a" * size
-        # Eight more, as Python's buffers may start anywhere a byte may.
-        block = (ctypes.c_ubyte * max(len(content), 1)).from_buffer(aligned(len(content)))
+        room = aligned(len(content))
+        self.behind.append(room[max(len(content), 1):])
+        block = (ctypes.c_ubyte * max(len(content), 1)).from_buffer(room)
         ctypes.memmove(block, content, len(content))
         return role, block
 
@@ -252,6 +254,8 @@ class Case:
             self.fail("the header does not know the code")
         for i, ((role, block), before) in enumerate(zip(self.blocks, self.before)):
             changed, n = bytes(block) != before, f"block {i}"
+            if any(byte != 0xA5 for byte in self.behind[i]):
+                self.fail(f"more was written than there is room for, {n}")
             learns = role == "l" and self.found == BUFFER_TOO_SMALL
             if role == "i" and changed:
                 self.fail(f"an input was written to, {n}")
@@ -277,10 +281,10 @@ class Case:
 
 
 def aligned(size):
-    """A buffer of exactly this size, aligned as malloc() aligns."""
-    whole = bytearray(size + 32)
+    """A buffer that is aligned as malloc() aligns, and 256 bytes behind it that nobody writes."""
+    whole = bytearray(b"\xa5" * (size + 300))
     start = -ctypes.addressof(ctypes.c_ubyte.from_buffer(whole)) % 16
-    return memoryview(whole)[start:start + max(size, 1)]
+    return memoryview(whole)[start:start + size + 256]
 
 
 def main():
