@@ -3,13 +3,16 @@
 //! has its documented code and a sentence, writes what the header says and nothing else, and leaves all
 //! else as it was; nothing ends the process.
 //!
-//! The cases are changes of a valid call ([`fixtures`]), told apart by name and type of what is
-//! changed ([`misuses`], [`fields`]). A function, a parameter or a field that is new in the header and
-//! unknown there is a failed test.
+//! The cases are changes of a valid call ([`fixtures`]): of handles, pointers and numbers
+//! ([`misuses`], [`fields`]), and of what is pointed at ([`contents`], [`files`]). One table of them
+//! ([`table`]) is what misuse/run.c and misuse/run.py run. A function, a parameter or a field that is
+//! new in the header and unknown here is a failed test.
 //!
 //! The variables of tests/c.rs choose another library, compiler or runner. Without the feature
 //! `test-hooks` cases that need it are left out, and that is said.
 
+#[path = "misuse/contents.rs"]
+mod contents;
 #[path = "misuse/fields.rs"]
 mod fields;
 #[path = "misuse/files.rs"]
@@ -93,7 +96,7 @@ fn shared_objects() -> &'static (PathBuf, PathBuf) {
 /// What can be tried with the library at hand.
 fn with(test: &str) -> With {
     if !has_hooks() {
-        skipped(test, "handles in use and broken: the library has no test-hooks");
+        skipped(test, "handles in use and broken: built without the feature test-hooks");
     }
     With { hooks: has_hooks(), copy: true }
 }
@@ -287,6 +290,31 @@ fn every_code_is_documented_where_it_is_given() {
             assert!(is_said, "{} gives {name}, of which the header says nothing", function.name);
         }
     }
+}
+
+#[test]
+fn what_is_new_in_the_header_cannot_be_forgotten() {
+    let text = read("include/tern.h");
+    let last = text.rfind("#ifdef __cplusplus").expect("the end of the functions");
+    let with_function =
+        |new: &str| format!("{}TERN_MUST_USE {new}\n\n{}", &text[..last], &text[last..]);
+    let with_field = |after: &str, new: &str| text.replacen(after, &format!("{after}\n{new}"), 1);
+    let unknown = [
+        with_function("tern_status tern_model_tune(const tern_model *model, uint32_t knob);"),
+        with_function("tern_status tern_model_tune(const char *title, size_t title_len);"),
+        with_function("tern_status tern_session_draw(tern_session *session, tern_brush *brush);"),
+        with_field("    float top_p;", "    float top_a;"),
+        with_field("    uint32_t n_sink;", "    uint32_t n_drain;"),
+    ];
+    for changed in unknown {
+        assert_ne!(changed, text);
+        let cases = std::panic::catch_unwind(|| misuses::all(&Header::parse(&changed), ALL).len());
+        assert!(cases.is_err(), "a change of the header was not noticed");
+    }
+    let cases = |text: &str| misuses::all(&Header::parse(text), ALL).len();
+    let known =
+        with_function("tern_status tern_model_tune(const tern_model *model, uint32_t flags);");
+    assert!(cases(&known) > cases(&text) + 30, "a new function of a known kind is misused at once");
 }
 
 /// Codes that no single call with wrong arguments gives, and the test that produces each.

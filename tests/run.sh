@@ -36,7 +36,7 @@ offline         tl   600 the source archive of make dist builds with --frozen, w
 a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
 a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
 a64-consumers   tl   900 programs outside on aarch64: shared, static and fully static
-a64-c           tl   900 the C programs of tests/c on aarch64, with the archive that was cross-built
+a64-c           tl   900 the C programs of tests/c, and every misuse, on aarch64, with the archive that was cross-built
 a64-rust        tl  1500 oracle tests on aarch64, as cortex-a72, cortex-a76 and max; all its kernels
 a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
@@ -224,8 +224,8 @@ run_consumers() {
     done
     # Not under valgrind, which the step rust does: link-time optimisation computes logarithms of
     # parameters that it then does not use, and valgrind takes that for a use.
-    echo "== the C programs of tests/c, with the installed archive"
-    TERN_TEST_LIB=$(find "$prefix" -name libtern.a) cargo test --locked --test c -- --show-output --skip valgrind || return 1
+    echo "== the C programs of tests/c, and every misuse, with the installed archive"
+    TERN_TEST_LIB=$(find "$prefix" -name libtern.a) cargo test --locked --test c --test misuse -- --show-output --skip valgrind || return 1
     PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name tern.pc)")
     export PKG_CONFIG_PATH
     out=$PWD/build/consumers-pc
@@ -340,7 +340,7 @@ run_a64-consumers() {
 }
 a64_c() { # CPU
     TERN_TEST_LIB=$PWD/build/prefix-a64/lib/libtern.a TERN_TEST_CC=$A64-gcc TERN_TEST_CXX=$A64-g++ \
-        TERN_TEST_RUNNER="$(qemu) -cpu $1" cargo test --locked --test c -- --show-output
+        TERN_TEST_RUNNER="$(qemu) -cpu $1" cargo test --locked --test c --test misuse -- --show-output
 }
 run_a64-c() {
     need_a64

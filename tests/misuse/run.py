@@ -267,15 +267,32 @@ class Case:
                 self.handles.free(int(role), c_void_p.from_buffer(block).value)
         return failed
 
+    def check_nothing_happened(self):
+        """Whatever a call did that failed, what was there before is there."""
+        live = [self.handles.of[kind, LIVE] for kind in KINDS]
+        info, text, n = sized(36), c_void_p(), c_size_t()
+        status = tern.tern_session_describe(live[SESSION], info)
+        if status != OK or (info[2], info[3]) != (8, 8):
+            self.fail(f"the session is not what it was: {status}, {list(info)[:4]}")
+        status = tern.tern_decoder_push(live[DECODER], ord("."), byref(text), byref(n))
+        if status != OK or ctypes.string_at(text, n.value) != b".":
+            self.fail(f"the decoder is not what it was: {status}")
+        if tern.tern_model_describe(live[MODEL], sized(28)) != OK:
+            self.fail("the model is not what it was")
+
     def clean_up(self, failed):
         for kind in KINDS:
             for variant in FRESH, ORPHAN:
                 if self.handles.of[kind, variant] is not None:
                     self.handles.free(kind, self.handles.of[kind, variant])
                 self.handles.of[kind, variant] = None
+        if is_child:
+            return  # the handles are its parent's
         # What was read again and not to its end leaves no tokens, says the header.
         half_done = self.found == -15 and "kv_rebuild" in self.name
-        if not is_child and (not failed or half_done):
+        if failed and not half_done:
+            self.check_nothing_happened()
+        else:
             for kind in KINDS[1:]:
                 self.handles.renew(kind)
 
