@@ -80,9 +80,8 @@ impl<'a> Misuse<'a> {
     fn somewhere_else(&mut self) {
         self.add("on another thread", &[], |case| case.how = How::Thread);
         self.add("in a progress callback", &[], |case| case.how = How::Progress);
-        self.add("in a log callback", &[], |case| {
-            case.how = How::Log;
-        });
+        self.add("in the callback of packing", &[], |case| case.how = How::Packing);
+        self.add("in a log callback", &[], |case| case.how = How::Log);
         let has_handle = self.function.params.iter().any(|p| p.handle().is_some());
         let codes: &[&str] = if has_handle { &["FORKED"] } else { &[] };
         // A handle that the call would free is the parent's, too.

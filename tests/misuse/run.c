@@ -170,6 +170,7 @@ static void run(void) {
         tern_model_free(model);
         break;
     }
+    case PACKING: OK(tern_model_pack("model.gguf", "again.gguf", run_in_progress, &now)); break;
     case LOG:
         tern_log_set(TERN_LOG_DEBUG, run_in_log, &now);
         tern_model_free((tern_model *)make(MODEL, NULL, 0));

@@ -15,7 +15,7 @@ from ctypes import c_uint64, c_void_p
 
 MODEL, SESSION, SAMPLER, DECODER = KINDS = range(4)
 LIVE, STALE, REUSED, ORPHAN, POISONED, FRESH, FOREIGN, EMPTY = range(8)
-PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED, FULL = range(8)
+PLAIN, THREAD, PROGRESS, LOG, FORKED, HELD, SHARED, FULL, PACKING = range(9)
 NAMES = ["model", "session", "sampler", "decoder"]
 OK, BUFFER_TOO_SMALL = 0, -3
 PROMPT = (c_int32 * 8)(*b"the sea.")
@@ -216,6 +216,11 @@ class Case:
             c_void_p.from_buffer(params, 16).value = ctypes.cast(progress, c_void_p).value
             need(tern.tern_model_load(b"model.gguf", params, byref(model)) == OK, "loading")
             tern.tern_model_free(model)
+        elif self.how == PACKING:
+            progress = progress_fn(self.run_once)
+            status = tern.tern_model_pack(b"model.gguf", b"again.gguf",
+                                          ctypes.cast(progress, c_void_p), None)
+            need(status == OK, "packing")
         elif self.how == LOG:
             log = log_fn(lambda *_: self.run_once() and None)
             tern.tern_log_set(4, ctypes.cast(log, c_void_p), None)

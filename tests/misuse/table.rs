@@ -50,6 +50,8 @@ pub(crate) enum How {
     Shared,
     /// While there are as many handles of a kind as there can be.
     Full,
+    /// By the callback that is told how far packing is.
+    Packing,
 }
 
 #[derive(Clone, Copy, Debug)]
