@@ -233,9 +233,14 @@ pub(crate) fn calls(header: &Header, has_hooks: bool) -> String {
         };
     }
     out += "    default: abort();\n    }\n    (void)a;\n}\n";
-    out += "static int can_fail(int function) {\n    static const char yes[] = {";
-    header.functions.iter().for_each(|f| out += if f.can_fail() { "1, " } else { "0, " });
-    out += "};\n    return yes[function];\n}\n";
+    let mut ask = |name: &str, answer: &dyn Fn(&Function) -> bool| {
+        let _ =
+            writeln!(out, "static int {name}(int function) {{\n    static const char is[] = {{");
+        header.functions.iter().for_each(|f| out += if answer(f) { "1, " } else { "0, " });
+        out += "};\n    return is[function];\n}\n";
+    };
+    ask("can_fail", &Function::can_fail);
+    ask("takes_session", &|f| f.params.iter().any(|p| p.handle() == Some(Kind::Session)));
     out
 }
 
