@@ -288,6 +288,9 @@ fn a_thread_with_64_kib_of_stack_is_enough_for_every_kernel() {
 #[test]
 fn no_allocation_that_fails_ends_the_process() {
     let test = "no_allocation_that_fails_ends_the_process";
+    if emulated() {
+        return skipped(test, "minutes of making sessions: not run under an emulator");
+    }
     if library().extension().is_none_or(|extension| extension != "a") {
         return skipped(test, "only what an archive calls can be wrapped");
     }
