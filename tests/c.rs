@@ -284,28 +284,62 @@ fn a_thread_with_64_kib_of_stack_is_enough_for_every_kernel() {
     }
 }
 
-/// The program counts what the library asks `malloc` for, by a flag of the linker.
-#[test]
-fn no_allocation_that_fails_ends_the_process() {
-    let test = "no_allocation_that_fails_ends_the_process";
+/// Runs a program that stands between the library and these functions, by a flag of the linker.
+fn run_between(test: &str, name: &str, functions: &[&str], models: &[&Path]) {
     if emulated() {
         return skipped(test, "minutes of making sessions: not run under an emulator");
     }
     if library().extension().is_none_or(|extension| extension != "a") {
         return skipped(test, "only what an archive calls can be wrapped");
     }
-    let names = ["malloc", "calloc", "realloc", "posix_memalign", "free"];
-    let wraps = names.map(|name| format!("-Wl,--wrap={name}"));
-    let program = build("starved", &["starved.c"], "starved", &wraps.each_ref().map(|w| &w[..]));
+    let wraps: Vec<String> = functions.iter().map(|f| format!("-Wl,--wrap={f}")).collect();
+    let wraps: Vec<&str> = wraps.iter().map(String::as_str).collect();
+    let program = build(name, &[&format!("{name}.c")], name, &wraps);
+    for model in models {
+        let mut program = command(program.to_str().expect("UTF-8"));
+        must(program.arg(model), name);
+    }
+}
+
+#[test]
+fn no_allocation_that_fails_ends_the_process() {
     let tiny =
         Tiny { n_embd: 64, n_ff: 64, head_dim: 16, dtype: DType::F16, ..Tiny::new("gemma3") };
     let sliding = tmp().join("sliding.gguf");
     fs::write(&sliding, Tiny { n_layer: 7, window: 100, ..tiny }.gguf())
         .expect("writing the model");
-    for model in [model(), &sliding] {
-        let mut program = command(program.to_str().expect("UTF-8"));
-        must(program.arg(model), "starved");
-    }
+    let functions = ["malloc", "calloc", "realloc", "posix_memalign", "free"];
+    let test = "no_allocation_that_fails_ends_the_process";
+    run_between(test, "starved", &functions, &[model(), &sliding]);
+}
+
+#[test]
+fn no_system_call_that_fails_ends_the_process() {
+    let functions = [
+        "open64",
+        "statx",
+        "fstat",
+        "fstat64",
+        "read",
+        "pread",
+        "write",
+        "fsync",
+        "rename",
+        "flock",
+        "fcntl",
+        "unlink",
+        "mmap64",
+        "munmap",
+        "mprotect",
+        "madvise",
+        "mlock",
+        "pthread_create",
+        "pthread_sigmask",
+        "sched_getaffinity",
+        "getrlimit",
+        "sysconf",
+    ];
+    run_between("no_system_call_that_fails_ends_the_process", "faults", &functions, &[model()]);
 }
 
 #[test]

@@ -97,6 +97,9 @@ impl Guard {
         if self.has_lease {
             // SAFETY: F_GETLEASE has no argument.
             let lease = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) };
+            if lease < 0 {
+                return Err(err!(Io, "asking for the lease of the file: {}", Errno(errno())));
+            }
             if lease != libc::F_RDLCK {
                 // A writer waits for us, for `lease-break-time` at most. Nothing is read after this
                 // error, so it may go on.
