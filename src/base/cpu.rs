@@ -174,6 +174,12 @@ impl Cores {
     /// Linux gives each core a capacity, of which the fastest has 1024; cores below three quarters
     /// of the fastest are slow. Where the kernel gives no capacities, all cores are of one class.
     pub fn count() -> Cores {
+        let most = quota::cpu_quota().map_or(usize::MAX, |q| (q / 1000).max(1) as usize);
+        Cores::count_up_to(most)
+    }
+
+    #[inline(never)]
+    fn count_up_to(most: usize) -> Cores {
         let file = |cpu, name: &str| {
             let path = Line::<96>::of(format_args!("/sys/devices/system/cpu/cpu{cpu}/{name}"));
             Line::<64>::read(&path)
@@ -181,7 +187,6 @@ impl Cores {
         let cpus = pool::allowed_cpus();
         let capacity = |cpu| file(cpu, "cpu_capacity")?.trim().parse().ok();
         let first = |cpu| first_of(&file(cpu, "topology/thread_siblings_list")?);
-        let most = quota::cpu_quota().map_or(usize::MAX, |q| (q / 1000).max(1) as usize);
         Cores {
             all: cpus.iter().count().clamp(1, most),
             fast: count_fast(cpus.iter(), capacity).min(most),

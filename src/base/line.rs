@@ -32,8 +32,20 @@ impl<const N: usize> Line<N> {
     /// The text of a small file, as far as it fits; `None` if it cannot be read or is not UTF-8.
     pub fn read(path: &str) -> Option<Line<N>> {
         let mut line = Line { len: 0, bytes: [0; N] };
-        line.len = read(path, &mut line.bytes)?;
+        line.fill(path)?;
         Some(line)
+    }
+
+    /// The same in place of what it says, for long ones: a result is written twice.
+    pub fn fill(&mut self, path: &str) -> Option<()> {
+        self.len = 0;
+        self.len = read(path, &mut self.bytes)?;
+        Some(())
+    }
+
+    /// An empty line.
+    pub fn empty() -> Line<N> {
+        Line { len: 0, bytes: [0; N] }
     }
 }
 

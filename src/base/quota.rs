@@ -2,21 +2,24 @@
 
 use super::line::Line;
 
-/// A file of a control group, and the list of those that a process is in.
-type Text = Line<4096>;
+/// The list of control groups that a process is in, and a file of one: small, as stacks may be.
+type Groups = Line<2048>;
+type Text = Line<64>;
 /// Where such a file is; a path that is longer finds nothing.
-type Path = Line<1024>;
+type Path = Line<384>;
 
 /// CPUs that the control groups of the process allow it, in thousandths; `None` = as many as it
 /// can run on. A group is allowed no more than the one that contains it, so the least counts.
 ///
 /// Reads `cpu.max` (version 2) and `cpu.cfs_quota_us` (version 1).
+#[inline(never)] // its stack is given back before others are needed
 pub fn cpu_quota() -> Option<u64> {
-    least_quota(Text::read)
+    let mut groups = Groups::empty();
+    groups.fill("/proc/self/cgroup")?;
+    least_quota(&groups, Text::read)
 }
 
-fn least_quota(read: impl Fn(&str) -> Option<Text>) -> Option<u64> {
-    let groups = read("/proc/self/cgroup")?;
+fn least_quota(groups: &str, read: impl Fn(&str) -> Option<Text>) -> Option<u64> {
     let quotas = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
@@ -66,7 +69,8 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> Option<u64> {
         let found = |path: &str| list.iter().find(|(name, _)| *name == path);
-        least_quota(|path| found(path).map(|(_, text)| Text::of(format_args!("{text}"))))
+        let read = |path: &str| found(path).map(|(_, text)| Text::of(format_args!("{text}")));
+        least_quota(found("/proc/self/cgroup")?.1, read)
     }
 
     #[test]

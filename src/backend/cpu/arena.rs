@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Ends, Layer, TensorRef};
 use crate::base::error::{Error, Result, err};
+use crate::base::heap;
+use crate::base::order::sort_numbers;
 use crate::base::pool::Pool;
 use crate::quant::p16;
 
@@ -53,8 +55,10 @@ pub fn tensors(layers: &[Layer], ends: &Ends) -> Result<Vec<(TensorRef, bool)>> 
         all.push((*tensor, packed));
         Ok(())
     })?;
-    all.sort_unstable_by_key(|(tensor, _)| tensor.offset);
-    Ok(all)
+    let mut order = heap::collect(all.len(), 0..all.len() as u32, "tensors")?;
+    let offset = |i: u32| all[i as usize].0.offset;
+    sort_numbers(&mut order, &mut |a, b| offset(a).cmp(&offset(b)).then(a.cmp(&b)));
+    heap::collect(order.len(), order.iter().map(|&i| all[i as usize]), "tensors")
 }
 
 /// The same, layer by layer.

@@ -412,6 +412,7 @@ impl Cpu {
     /// Makes the cache of one layer. `own`: which of [`Batch::held`] its first KV head has, if the
     /// layer attends to everything. Its first tiles, [`Shape::n_shared`], are those of `lender`, a cache
     /// of the same shape.
+    #[inline(never)] // callers may have little stack
     pub fn kv(
         &self,
         shape: &Shape,

@@ -116,6 +116,7 @@ pub fn own_slots(
 impl<B: Backend> Cache<B> {
     /// An empty cache around the layers' keys and values, which have these windows and `n_head` KV
     /// heads each. Allocates all that it will ever need.
+    #[inline(never)] // callers may have little stack
     pub fn new(
         layers: Vec<B::Kv>,
         windows: impl Iterator<Item = u32> + Clone,
