@@ -15,34 +15,36 @@ A64=aarch64-linux-gnu
 A64_CPUS="cortex-a72 cortex-a76 max" # NEON alone; with dotprod; with i8mm
 SMOLLM2=$TERN_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# name, sets (q: quick, t: test, l: long), seconds that it may take, what it proves
+# name, sets (q: quick, t: test, l: long), seconds that it may take, the steps that it comes after
+# (with commas, or none), what it proves. Steps that have Rust tests write to the same folder come
+# one after the other, and so do those of which one needs what the other builds.
 STEPS='
-tools           qtl 1800 the tools are here; what is missing is installed
-inputs          tl  1200 models and texts are here, and right
-reference       l   3600 tiny models of every architecture, with the logits of PyPI transformers
-fmt             qtl   60 the Rust code is formatted
-clippy          qtl  900 no lint complains, with and without the command
-house           qtl  900 the rules of the house; the header and the README agree with the sources
-rust            qtl 1500 all Rust tests, with the best kernels of this machine
-isas            tl   900 the tests of the forward pass again with each lesser instruction set
-native          tl   900 builds, passes ctest and packs natively, by the workflow preset
-symbols         tl    60 libtern has the symbols, versions and libraries that it should, no others
-install         tl   120 installs in components, and into a prefix that is then moved
-consumers       tl   900 programs outside find the moved tern: CMake and pkg-config, shared and static
-two-archives    tl   120 libtern.a and another archive made by Rust link and run in one program
-examples        tl   600 the examples, against the moved prefix, with SmolLM2, in flat memory
-abi             tl   120 no change breaks programs that are already built
-offline         tl   600 the source archive of make dist builds with --frozen, without a network
-a64-build       tl  1200 cross-builds for aarch64, passes ctest in qemu, and packs
-a64-size        tl    60 libtern.so for aarch64, stripped, has at most 2 MiB
-a64-consumers   tl   900 programs outside on aarch64: shared, static and fully static
-a64-c           tl   900 the C programs of tests/c, and every misuse, on aarch64, with the archive that was cross-built
-a64-rust        tl  1500 oracle tests on aarch64, as cortex-a72, cortex-a76 and max; all its kernels
-a64-examples    tl   900 the examples say a few tokens of SmolLM2 on aarch64, shared and static
-a64-all          l 14400 all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
-mca             l  1800 no inner loop for aarch64 is slower than committed, in models of processors
-counts          l  1800 no part of tern takes more instructions than are committed
-release         l  7200 all Rust tests again, optimised as what is released, and those marked as long
+tools           qtl 1800 none the tools are here; what is missing is installed
+inputs          tl  1200 tools models and texts are here, and right
+reference       l   3600 inputs tiny models of every architecture, with the logits of PyPI transformers
+fmt             qtl   60 tools the Rust code is formatted
+clippy          qtl  900 fmt,inputs no lint complains, with and without the command
+house           qtl  900 clippy the rules of the house; the header and the README agree with the sources
+rust            qtl 2400 house,reference all Rust tests, with the best kernels of this machine
+isas            tl   900 rust the tests of the forward pass again with each lesser instruction set
+offline         tl   600 clippy the source archive of make dist builds with --frozen, without a network
+abi             tl   120 offline no change breaks programs that are already built
+native          tl   900 clippy builds, passes ctest and packs natively, by the workflow preset
+symbols         tl    60 native libtern has the symbols, versions and libraries that it should, no others
+install         tl   120 native installs in components, and into a prefix that is then moved
+two-archives    tl   120 install libtern.a and another archive made by Rust link and run in one program
+examples        tl   600 install the examples, against the moved prefix, with SmolLM2, in flat memory
+a64-build       tl  1200 clippy cross-builds for aarch64, passes ctest in qemu, and packs
+a64-size        tl    60 a64-build libtern.so for aarch64, stripped, has at most 2 MiB
+a64-consumers   tl   900 a64-build programs outside on aarch64: shared, static and fully static
+a64-examples    tl   900 a64-build the examples say a few tokens of SmolLM2 on aarch64, shared and static
+a64-rust        tl  1500 clippy oracle tests on aarch64, as cortex-a72, cortex-a76 and max; all its kernels
+consumers       tl   900 install,isas programs outside find the moved tern: CMake and pkg-config, shared and static
+a64-c           tl   900 a64-build,consumers the C programs of tests/c, and every misuse, on aarch64, with the archive that was cross-built
+a64-all          l 14400 a64-rust,a64-c all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
+mca             l  1800 a64-all no inner loop for aarch64 is slower than committed, in models of processors
+counts          l  1800 mca no part of tern takes more instructions than are committed
+release         l  7200 counts all Rust tests again, optimised as what is released, and those marked as long
 '
 
 # Said by tests that the step `rust` runs where they can run: not counted again as skipped.
@@ -137,10 +139,9 @@ targets() {
     echo "$found"
 }
 
-# Full debug info, or abidiff would be blind; what is measured is stripped first.
 run_native() {
     need ninja
-    CARGO_PROFILE_RELEASE_DEBUG=2 cmake --workflow --preset native
+    cmake --workflow --preset native
 }
 
 run_symbols() {
@@ -285,11 +286,6 @@ run_examples() {
     timeout 400 build/examples-shared/stream "$SMOLLM2" 1000 100 >/dev/null
 }
 
-run_abi() {
-    need abidiff
-    tests/abi/check.sh build/native/libtern.so
-}
-
 run_offline() {
     local off= version dir
     # In a network namespace of its own, where that is allowed, so that a look-up would fail.
@@ -301,11 +297,17 @@ run_offline() {
     # A cargo home of its own too: nothing that this machine has fetched can help.
     export CARGO_HOME=$dir/cargo-home
     mkdir -p "$CARGO_HOME"
-    # Whether it builds, not how well: not optimised.
-    export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false CARGO_INCREMENTAL=0
+    # Whether it builds, not how well: not optimised. With full debug info, for the step abi.
+    export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=2 CARGO_INCREMENTAL=0
     $off cmake -S "$dir/tern-$version" -B "$dir/build" -G Ninja -DTERN_CARGO_FLAGS=--frozen \
         -DTERN_CARGO_PROFILE=dev -DTERN_BUILD_COMMAND=OFF --log-level=WARNING &&
         $off cmake --build "$dir/build" && $off ctest --test-dir "$dir/build" --output-on-failure
+}
+
+run_abi() {
+    need abidiff
+    [ -e build/offline/build/libtern.so ] || { echo "run the step offline first"; return 1; }
+    tests/abi/check.sh build/offline/build/libtern.so
 }
 
 run_a64-build() {
@@ -359,12 +361,13 @@ a64_cargo_test() { # CPU, arguments of cargo test
 run_a64-rust() {
     need_a64
     local cpu
-    # Kernels on the last alone: they go through all sets of instructions that a processor has, and
-    # it has those of the others.
+    # All on the last alone, which has the instructions of the others: tests go through all sets that
+    # a processor has. What those others lack must not be used there: each with the best set of its own.
     for cpu in $A64_CPUS; do
         case $cpu in
         max) a64_cargo_test $cpu $(targets kernels oracle) -- --show-output || return 1 ;;
-        *) a64_cargo_test $cpu $(targets oracle) -- --show-output || return 1 ;;
+        *a76) TERN_CPU=neon_dotprod a64_cargo_test $cpu $(targets oracle) -- --show-output || return 1 ;;
+        *) TERN_CPU=neon a64_cargo_test $cpu $(targets oracle) -- --show-output || return 1 ;;
         esac
     done
 }
@@ -429,16 +432,31 @@ done
 
 mkdir -p "$LOGS"
 passed=0 failed=0 skipped=0 begin=$SECONDS
-while read -r name sets limit what; do
+chosen= # the names of all that is to be done, in the order of the table
+declare -A limit after what began of
+while read -r name sets seconds before proves; do
+    limit[$name]=$seconds after[$name]=${before//,/ } what[$name]=$proves
     case $sets in *${SET:0:1}*) ;; *) continue ;; esac
     if [ $# -gt 0 ]; then case " $* " in *" $name "*) ;; *) continue ;; esac; fi
-    log=$LOGS/$name.log start=$SECONDS
-    printf '%-14s %s ... ' "$name" "$what"
-    timeout -k 10 "$limit" bash "$0" --step "$name" "$SET" >"$log" 2>&1 </dev/null
-    status=$?
-    took="$((SECONDS - start)) s"
+    chosen="$chosen $name"
+done < <(table)
+
+# Whether a step may begin: nothing that it comes after, and nothing before that, is still to be done.
+ready() {
+    local one
+    for one in ${after[$1]#none}; do
+        case "$chosen " in *" $one "*) return 1 ;; esac
+        ready "$one" || return 1
+    done
+}
+
+# Says how a step ended, and counts it: ended NAME STATUS
+ended() {
+    local name=$1 status=$2 log=$LOGS/$1.log took tests within
+    took="$((SECONDS - began[$name])) s"
     tests=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$log" | awk '{n += $1} END {if (NR) print n}')
     within=$(grep '^SKIPPED:' "$log" | grep -cvE "$ELSEWHERE")
+    printf '%-14s %s ... ' "$name" "${what[$name]}"
     case $status in
     0)
         echo "ok ($took${tests:+, $tests tests})"
@@ -449,7 +467,7 @@ while read -r name sets limit what; do
         [ "$within" -gt 0 ] || skipped=$((skipped + 1))
         ;;
     *)
-        [ $status = 124 ] && took="$took: stopped, it may take $limit s"
+        [ "$status" = 124 ] && took="$took: stopped, it may take ${limit[$name]} s"
         echo "FAILED ($took)"
         failed=$((failed + 1))
         echo "---- the end of $log"
@@ -461,7 +479,27 @@ while read -r name sets limit what; do
     esac
     skipped=$((skipped + within))
     if [ "$within" -gt 0 ]; then grep '^SKIPPED:' "$log" | grep -vE "$ELSEWHERE" | sort | uniq -c | sed 's/^ *[0-9]* /    /' | head -n 20; fi
-done < <(table)
+}
+
+# Two at once: compilers and linkers have long parts for which one core is enough.
+most=${TERN_TEST_JOBS:-2} running=0
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'exit 130' INT TERM
+while [ -n "${chosen// /}" ]; do
+    for name in $chosen; do
+        [ $running -lt "$most" ] || break
+        [ -z "${began[$name]:-}" ] && ready "$name" || continue
+        began[$name]=$SECONDS
+        timeout -k 10 "${limit[$name]}" bash "$0" --step "$name" "$SET" >"$LOGS/$name.log" 2>&1 </dev/null &
+        of[$!]=$name
+        running=$((running + 1))
+    done
+    wait -n -p pid
+    status=$? name=${of[$pid]}
+    running=$((running - 1))
+    chosen=$(printf ' %s' $chosen | sed "s/ $name\( \|\$\)/\1/")
+    ended "$name" $status
+done
 
 echo
 echo "in $(((SECONDS - begin) / 60)) min $(((SECONDS - begin) % 60)) s; logs are in $LOGS"

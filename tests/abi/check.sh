@@ -5,8 +5,8 @@
 #   tests/abi/check.sh LIBTERN_SO            compare with tests/abi/tern.abi
 #   tests/abi/check.sh --write LIBTERN_SO    make a new baseline: by hand, with a CHANGELOG entry
 #
-# The library must have full debug info (CARGO_PROFILE_RELEASE_DEBUG=2): with less, abidiff does
-# not see into structs and finds nothing, so that is looked at first. Constants are not in debug
+# The library must have full debug info, as that of the step `offline`: with less, abidiff does not
+# see into structs and finds nothing, so that is looked at first. Constants are not in debug
 # info; tests/c/abi.c holds those. The baseline is that of x86-64.
 set -eu
 
@@ -45,7 +45,7 @@ abidw --suppressions "$work/own.suppr" --type-id-style hash --no-elf-needed --no
         { print }' >"$work/now.abi"
 if ! grep -q "name='n_threads_prefill'" "$work/now.abi"; then
     echo "tests/abi/check.sh: $library does not show the fields of structs;" \
-        "build it with CARGO_PROFILE_RELEASE_DEBUG=2" >&2
+        "take that of: make test STEPS=offline" >&2
     exit 1
 fi
 if [ -n "$write" ]; then
