@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use support::native::{NATIVE_LIBS, WARNINGS, compilers, has_hooks, library, must, root, tmp};
+use support::native::{
+    NATIVE_LIBS, WARNINGS, compilers, has_hooks, library, must, root, tmp, valgrind,
+};
 use support::tiny::Tiny;
 use support::{command, emulated, skipped};
 use tern::base::cpu::Isa;
@@ -354,19 +356,7 @@ fn programs_run_under_address_and_undefined_behaviour_sanitizers() {
 
 #[test]
 fn programs_run_under_valgrind() {
-    if env::var_os("TERN_TEST_RUNNER").is_some() {
-        return skipped("valgrind", "not run under an emulator");
+    if let Some(runner) = valgrind("valgrind") {
+        run_all("valgrind", &[], runner, &[]);
     }
-    if !Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success()) {
-        return skipped("valgrind", "it is not installed");
-    }
-    let runner = [
-        "valgrind",
-        "--quiet",
-        "--error-exitcode=99",
-        "--leak-check=full",
-        "--errors-for-leak-kinds=definite",
-        "--fair-sched=yes",
-    ];
-    run_all("valgrind", &[], &runner, &[]);
 }

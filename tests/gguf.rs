@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use support::counting::{Counting, peak_bytes, with_allocations};
 use support::gguf_writer::{GgufWriter, entry, kind};
-use support::parsed::use_all;
+use support::parsed::{box_of_all, use_all};
 use tern::base::dtype::DType;
 use tern::base::file::Source;
 use tern::gguf::{Gguf, Kind, Value};
@@ -32,34 +32,9 @@ fn parse_guarded(name: &str, file: &[u8]) -> Result<Gguf> {
     result
 }
 
-/// A small file with every kind of value and three tensors.
-fn good() -> GgufWriter {
-    GgufWriter::new()
-        .str("general.architecture", "llama")
-        .alignment(32)
-        .u8("k.u8", 8)
-        .i8("k.i8", -8)
-        .u16("k.u16", 16)
-        .i16("k.i16", -16)
-        .u32("k.u32", 32)
-        .i32("k.i32", -32)
-        .u64("k.u64", 1 << 40)
-        .i64("k.i64", -64)
-        .f32("k.f32", 0.5)
-        .f64("k.f64", 0.25)
-        .bool("k.bool", true)
-        .strings("k.strings", ["a", "", "\u{1f980}"])
-        .f32s("k.f32s", &[1.0, 2.0])
-        .i32s("k.i32s", &[1, -2])
-        .bools("k.bools", &[true, false])
-        .tensor_f32("a", &[4, 2], &[1.0; 8])
-        .tensor("b", DType::Q8_0, &[32, 3], &[0; 102])
-        .tensor("c", DType::F16, &[3], &[0; 6])
-}
-
 #[test]
 fn every_changed_byte_is_survived() {
-    let good = good().write();
+    let good = box_of_all().write();
     let mut accepted = 0;
     let mut file = good.clone();
     for at in 0..good.len() {
@@ -75,7 +50,7 @@ fn every_changed_byte_is_survived() {
 
 #[test]
 fn every_cut_is_an_error() {
-    let good = good().write();
+    let good = box_of_all().write();
     for len in 0..good.len() {
         let error = parse_guarded("cut", &good[..len]).expect_err("a part of a file");
         assert!(matches!(error, Error::BadFile(_)), "{len} of {} bytes: {error}", good.len());
@@ -85,7 +60,7 @@ fn every_cut_is_an_error() {
 
 #[test]
 fn every_field_survives_extreme_numbers() {
-    let good = good().write();
+    let good = box_of_all().write();
     let numbers = (0..64).flat_map(|i| [1u64 << i, (1 << i) - 1, (1u64 << i).wrapping_neg()]);
     for number in numbers {
         for at in 0..good.len() {
@@ -101,7 +76,7 @@ fn every_field_survives_extreme_numbers() {
 
 #[test]
 fn random_splices_are_survived() {
-    let good = good().write();
+    let good = box_of_all().write();
     let mut state = 0x9E37_79B9_7F4A_7C15u64; // xorshift64
     let mut below = |n: usize| {
         state ^= state << 13;
@@ -169,8 +144,8 @@ fn memory_and_time_are_bounded_by_the_file() {
 
 #[test]
 fn running_out_of_memory_anywhere_is_an_error() {
-    let long = good().strings("k.long", vec!["string"; 40_000]).write(); // read in several steps
-    for file in [good().write(), long] {
+    let long = box_of_all().strings("k.long", vec!["string"; 40_000]).write(); // read in several steps
+    for file in [box_of_all().write(), long] {
         let mut n = 0;
         loop {
             match with_allocations(n, || parse(&file)) {
@@ -190,7 +165,7 @@ fn running_out_of_memory_anywhere_is_an_error() {
 #[test]
 fn a_part_of_a_file_is_a_file() {
     let path = std::env::temp_dir().join(format!("tern-gguf-part-{}", std::process::id()));
-    let good = good().write();
+    let good = box_of_all().write();
     let start = 13; // aligned to nothing
     std::fs::write(&path, [&[0xFF; 13][..], &good, b"tail"].concat()).unwrap();
     let file = std::fs::File::open(&path).unwrap();
@@ -209,7 +184,7 @@ fn a_part_of_a_file_is_a_file() {
 
 #[test]
 fn values_come_back_as_they_were_written() {
-    let file = good().write();
+    let file = box_of_all().write();
     let gguf = parse(&file).unwrap();
     let m = gguf.metadata();
     assert_eq!((gguf.version(), gguf.alignment(), m.len()), (3, 32, 17));

@@ -4,9 +4,12 @@
 //! magnitudes that were really added, so that a wrong weight, code or scale cannot hide in them.
 //! Where the same bits are promised, the same bits are asked for.
 
+#[path = "support/blocks.rs"]
+mod blocks;
 #[path = "support/rungs.rs"]
 mod rungs;
 
+use blocks::scale_places;
 use half::f16;
 use tern::base::cpu::Isa;
 use tern::base::dtype::DType;
@@ -72,16 +75,7 @@ fn a_rung_that_the_cpu_lacks_is_not_chosen() {
 fn random_rows(dtype: DType, k: usize, n_rows: usize, random: &mut Random) -> Vec<u8> {
     let n = dtype.row_bytes(k).expect("whole blocks") * n_rows;
     let mut bytes: Vec<u8> = (0..n).map(|_| (random.next() >> 24) as u8).collect();
-    let scales: &[usize] = match dtype {
-        DType::F32 | DType::BF16 | DType::Mxfp4 => &[],
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Tq1_0 => &[52],
-        DType::Tq2_0 => &[64],
-        _ => &[0],
-    };
+    let scales = scale_places(dtype);
     for block in bytes.chunks_mut(dtype.block_bytes()) {
         let odd = random.below(16);
         let scale = match odd {

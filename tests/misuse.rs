@@ -36,7 +36,9 @@ use std::time::{Duration, Instant};
 
 use header::Header;
 use misuses::With;
-use support::native::{NATIVE_LIBS, WARNINGS, compilers, has_hooks, library, must, root, tmp};
+use support::native::{
+    NATIVE_LIBS, WARNINGS, compilers, has_hooks, library, must, root, tmp, valgrind,
+};
 use support::{command, emulated, skipped};
 use table::{Case, How};
 
@@ -195,23 +197,10 @@ fn every_misuse_has_its_code_under_address_and_undefined_behaviour_sanitizers() 
 
 /// Runs every so many-th case under valgrind.
 fn run_under_valgrind(mode: &str, every: usize) {
-    if emulated() {
-        return skipped("valgrind", "not run under an emulator");
-    }
-    if !Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success()) {
-        return skipped("valgrind", "it is not installed");
-    }
-    let runner = [
-        "valgrind",
-        "--quiet",
-        "--error-exitcode=99",
-        "--leak-check=full",
-        "--errors-for-leak-kinds=definite",
-        "--fair-sched=yes",
-    ];
+    let Some(runner) = valgrind("valgrind") else { return };
     let cases: Vec<Case> = the_cases(with(mode)).into_iter().step_by(every).collect();
     let compiler = compilers(mode, false).remove(0);
-    run_compiled(mode, &compiler, false, &["-DIS_WATCHED"], &runner, &cases);
+    run_compiled(mode, &compiler, false, &["-DIS_WATCHED"], runner, &cases);
 }
 
 #[test]

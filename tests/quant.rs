@@ -2,6 +2,10 @@
 //!
 //! `tests/oracle/quant_vectors.py` wrote the vectors, and says how blocks and weights are made.
 
+#[path = "support/blocks.rs"]
+mod blocks;
+
+use blocks::scale_places;
 use tern::base::dtype::DType;
 use tern::quant;
 
@@ -26,20 +30,6 @@ impl Random {
     fn next(&mut self) -> u32 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 32) as u32
-    }
-}
-
-/// Where the half-precision scales of a block are.
-fn scale_places(dtype: DType) -> &'static [usize] {
-    match dtype {
-        DType::F32 | DType::BF16 | DType::Mxfp4 => &[],
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Tq1_0 => &[52],
-        DType::Tq2_0 => &[64],
-        DType::F16 | DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => &[0],
     }
 }
 

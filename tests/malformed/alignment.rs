@@ -1,8 +1,9 @@
 //! `general.alignment`, and data that does not keep to it.
 
 use super::case::{Case, Works, case, container, fails};
-use super::models::{box_of_all, good, placed};
+use super::models::{good, placed};
 use crate::support::gguf_writer::{GgufWriter, array, kind, string};
+use crate::support::parsed::box_of_all;
 
 const KEY: &str = "general.alignment";
 

@@ -1,8 +1,9 @@
 //! Magic, version and counts.
 
 use super::case::{Case, Works, case, container, fails};
-use super::models::{box_of_all, good, with};
+use super::models::{good, with};
 use crate::support::gguf_writer::GgufWriter;
+use crate::support::parsed::box_of_all;
 
 #[rustfmt::skip] // one case, one line
 pub(crate) fn cases() -> Vec<Case> {

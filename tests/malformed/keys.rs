@@ -1,8 +1,8 @@
 //! Keys of the metadata.
 
 use super::case::{Case, Works, container, fails};
-use super::models::box_of_all;
 use crate::support::gguf_writer::{GgufWriter, kind};
+use crate::support::parsed::box_of_all;
 
 #[rustfmt::skip] // one case, one line
 pub(crate) fn cases() -> Vec<Case> {

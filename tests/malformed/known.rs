@@ -8,11 +8,12 @@ use super::case::{
     Case, Outcome, Works, case, container, fails, format_chat, generate, load, using,
 };
 use super::models::{
-    box_of_all, good, odd_tensor, odd_value, placed, small, spm, spm_but, spm_first, spm_texts,
+    good, odd_tensor, odd_value, placed, small, spm, spm_but, spm_first, spm_texts,
 };
 use super::sizes::huge;
 use super::tensor_info::F32;
 use crate::support::gguf_writer::{GgufWriter, array, kind, string};
+use crate::support::parsed::box_of_all;
 use crate::support::tiny::N_VOCAB;
 use tern::base::dtype::DType;
 use tern::engine::Error;

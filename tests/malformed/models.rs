@@ -1,8 +1,8 @@
 //! The good files that cases spoil.
 
 use crate::support::gguf_writer::GgufWriter;
+use crate::support::parsed::box_of_all;
 use crate::support::tiny::{N_VOCAB, Tiny};
-use tern::base::dtype::DType;
 
 /// All architectures.
 pub(crate) const ARCHS: [&str; 7] =
@@ -23,31 +23,6 @@ pub(crate) fn small(arch: &'static str) -> Tiny {
 
 pub(crate) fn good() -> GgufWriter {
     small("llama").writer()
-}
-
-/// A file with every kind of value and three tensors, which is no model.
-pub(crate) fn box_of_all() -> GgufWriter {
-    GgufWriter::new()
-        .str("general.architecture", "llama")
-        .alignment(32)
-        .u8("k.u8", 8)
-        .i8("k.i8", -8)
-        .u16("k.u16", 16)
-        .i16("k.i16", -16)
-        .u32("k.u32", 32)
-        .i32("k.i32", -32)
-        .u64("k.u64", 1 << 40)
-        .i64("k.i64", -64)
-        .f32("k.f32", 0.5)
-        .f64("k.f64", 0.25)
-        .bool("k.bool", true)
-        .strings("k.strings", ["a", "", "\u{1f980}"])
-        .f32s("k.f32s", &[1.0, 2.0])
-        .i32s("k.i32s", &[1, -2])
-        .bools("k.bools", &[true, false])
-        .tensor_f32("a", &[4, 2], &[1.0; 8])
-        .tensor("b", DType::Q8_0, &[32, 3], &[0; 102])
-        .tensor("c", DType::F16, &[3], &[0; 6])
 }
 
 /// That file with one more entry: this value at `k.odd`.

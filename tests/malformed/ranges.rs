@@ -1,7 +1,8 @@
 //! Where tensors lie: beyond the file, over each other, in files that end too early.
 
 use super::case::{Case, Works, case, container, fails};
-use super::models::{box_of_all, placed, small};
+use super::models::{placed, small};
+use crate::support::parsed::box_of_all;
 use tern::base::file::Source;
 use tern::gguf::Gguf;
 

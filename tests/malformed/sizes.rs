@@ -1,9 +1,10 @@
 //! Sizes that do not fit: products of dimensions, sums of tensors, padding.
 
 use super::case::{Case, Works, container, fails};
-use super::models::{box_of_all, odd_tensor, placed};
+use super::models::{odd_tensor, placed};
 use super::tensor_info::F32;
 use crate::support::gguf_writer::GgufWriter;
+use crate::support::parsed::box_of_all;
 use tern::base::dtype::DType;
 
 /// `n` tensors of 2^62 bytes and a little, one after the other: 3 of them and 4 of them wrap around.

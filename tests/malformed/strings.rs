@@ -1,8 +1,9 @@
 //! Strings: lengths, bytes that are no UTF-8, and texts that stand where a name is expected.
 
 use super::case::{Case, Works, case, container, fails, format_chat, using};
-use super::models::{box_of_all, good, odd_value};
+use super::models::{good, odd_value};
 use crate::support::gguf_writer::{GgufWriter, array, kind, string};
+use crate::support::parsed::box_of_all;
 
 #[rustfmt::skip] // one case, one line
 pub(crate) fn cases() -> Vec<Case> {

@@ -1,7 +1,8 @@
 //! The table of tensors: names, dimensions, types.
 
 use super::case::{Case, Works, container, fails};
-use super::models::{box_of_all, odd_tensor, with};
+use super::models::{odd_tensor, with};
+use crate::support::parsed::box_of_all;
 use tern::base::dtype::DType;
 
 pub(crate) const F32: u32 = 0;

@@ -1,8 +1,9 @@
 //! Values of the metadata and their arrays: kinds, lengths, ends.
 
 use super::case::{Case, Works, container, fails};
-use super::models::{box_of_all, odd_value};
+use super::models::odd_value;
 use crate::support::gguf_writer::{GgufWriter, array, kind, string};
+use crate::support::parsed::box_of_all;
 
 /// The kinds whose values have one size: number, name, bytes.
 const SIZED: [(u32, &str, usize); 11] = [

@@ -3,6 +3,7 @@
 
 use super::case::{Case, Works, case, fails};
 use super::models::{ARCHS, good, small};
+use crate::support::blocks::scale_places;
 use crate::support::gguf_writer::GgufWriter;
 use crate::support::tiny::Tiny;
 use tern::base::dtype::DType;
@@ -93,14 +94,9 @@ fn scales(dtype: DType) -> (&'static [usize], Bits, Bits) {
     const F16: Bits = &[&[0x00, 0x7E], &[0x00, 0xFC], &[0x01, 0x7C]];
     const BF16: Bits = &[&[0xC0, 0x7F], &[0x80, 0xFF], &[0x81, 0x7F]];
     const HALF_SMALL: Bits = &[&[1, 0], &[1, 0x80], &[0, 0], &[0, 0x80]];
-    let places: &[usize] = match dtype {
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Tq1_0 => &[52],
-        DType::Tq2_0 => &[64],
-        _ => &[0],
+    let places = match scale_places(dtype) {
+        [] => &[0], // the element is one, or has its scale first
+        places => places,
     };
     match dtype {
         DType::F32 => (places, F32, F32_SMALL),

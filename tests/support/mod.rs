@@ -5,6 +5,7 @@
     reason = "each test program is a crate of its own and uses a part of this"
 )]
 
+pub mod blocks;
 pub mod counting;
 pub mod decoded;
 pub mod gguf_writer;

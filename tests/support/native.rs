@@ -77,3 +77,23 @@ pub fn has_hooks() -> bool {
     let bytes = fs::read(library()).expect("the library");
     bytes.windows(15).any(|window| window == b"tern_test_panic")
 }
+
+/// What runs a program under valgrind; if there is none, says so loudly for `test`.
+pub fn valgrind(test: &str) -> Option<&'static [&'static str]> {
+    if env::var_os("TERN_TEST_RUNNER").is_some() {
+        skipped(test, "not run under an emulator");
+        return None;
+    }
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        skipped(test, "it is not installed");
+        return None;
+    }
+    Some(&[
+        "valgrind",
+        "--quiet",
+        "--error-exitcode=99",
+        "--leak-check=full",
+        "--errors-for-leak-kinds=definite",
+        "--fair-sched=yes",
+    ])
+}
