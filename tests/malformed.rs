@@ -2,9 +2,10 @@
 //! called.
 //!
 //! Every case has a name of its own, and the exact code and the place that its error must have. Each
-//! runs on a thread with a small stack. Whatever a file holds, that never ends with a panic, a hang,
-//! a stack that overflows or a process that dies; and it never takes more memory than the file has
-//! bytes and 64 MiB. What loads also tokenizes a text and generates four tokens.
+//! runs on a thread with a small stack, and lies right before a page that nobody may read. Whatever a
+//! file holds, that never ends with a panic, a hang, a stack that overflows or a process that dies;
+//! and it never takes more memory than the file has bytes and 64 MiB. What loads also tokenizes a text
+//! and generates four tokens.
 //!
 //! [`known`] has what brought down other programs that read such files, by the numbers under which
 //! that was published. [`sweep`] changes good files everywhere: what they say is not the point there,
@@ -56,12 +57,15 @@ mod vocabularies;
 mod weights;
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use case::{Case, Outcome, Works, case, check, load, using};
 use models::{ARCHS, small, spm};
 use support::counting::Counting;
+use support::guarded::Guarded;
 use support::tiny::Tiny;
 use tern::base::dtype::DType;
 use tern::base::file::{LoadMode, Source};
@@ -124,11 +128,26 @@ fn the_corpus_is_as_large_as_it_says() {
     assert!(total >= 545);
 }
 
+/// Every file of this corpus lies before a page that nobody may read.
+#[test]
+fn who_reads_beyond_a_file_would_be_noticed() {
+    let mut place = Guarded::new();
+    for len in [0, 1, 4095, 4096, 4097, 100_000, 3] {
+        let bytes = vec![7; len];
+        assert_eq!(place.hold(&bytes), bytes);
+        assert!(!place.is_open(), "{len} bytes");
+    }
+}
+
 #[test]
 fn the_models_that_are_spoiled_work() {
-    let mut cases = vec![case("spm", spm(), Works)];
-    cases.extend(ARCHS.map(|arch| case(arch, small(arch).writer(), Works)));
-    check("good models", cases);
+    check("good models", good_models());
+}
+
+fn good_models() -> Vec<Case> {
+    let mut cases = vec![case("good_spm", spm(), Works)];
+    cases.extend(ARCHS.map(|arch| case(format!("good_{arch}"), small(arch).writer(), Works)));
+    cases
 }
 
 /// One test for each class, so that they run side by side.
@@ -264,4 +283,28 @@ fn real_files_are_accepted() {
             Ok(_) => panic!("{name}: a vocabulary alone is a model"),
         }
     }
+}
+
+/// A file for each case, and `index.tsv`: its class, its name, and the code that it must have.
+#[test]
+#[ignore = "writes the corpus to the folder TERN_CORPUS, for tests/peer/malformed.py"]
+fn the_corpus_is_written_for_other_programs() {
+    let Some(folder) = std::env::var_os("TERN_CORPUS").map(PathBuf::from) else {
+        return support::skipped("the_corpus_is_written", "TERN_CORPUS names no folder");
+    };
+    std::fs::create_dir_all(&folder).unwrap();
+    let known: Class = ("known", known::cases, 45);
+    let good: Class = ("good", good_models, 1);
+    let mut index = String::new();
+    for (class, cases, _) in CLASSES.into_iter().chain([known, good]) {
+        for Case { name, file, expected, .. } in cases() {
+            let code = match &expected {
+                Works => "works",
+                Outcome::Fails(code, _) => code,
+            };
+            writeln!(index, "{class}\t{name}\t{code}").unwrap();
+            std::fs::write(folder.join(format!("{name}.gguf")), file).unwrap();
+        }
+    }
+    std::fs::write(folder.join("index.tsv"), index).unwrap();
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::counting::peak_bytes;
 use crate::support::gguf_writer::GgufWriter;
+use crate::support::guarded::Guarded;
 use crate::support::parsed::use_all;
 use tern::base::file::Source;
 use tern::engine::{
@@ -92,7 +93,9 @@ pub(crate) fn check(class: &str, cases: Vec<Case>) {
         let file_len = file.len();
         let work = move || {
             let start = Instant::now();
-            let (result, peak) = peak_bytes(|| using(&file));
+            let mut place = Guarded::new();
+            let file = place.hold(&file);
+            let (result, peak) = peak_bytes(|| using(file));
             send.send((result, peak, start.elapsed()))
         };
         let thread = thread::Builder::new().stack_size(STACK).spawn(work).expect("a thread");

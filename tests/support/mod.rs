@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod counting;
 pub mod decoded;
 pub mod gguf_writer;
+pub mod guarded;
 pub mod naive;
 pub mod native;
 pub mod parsed;
