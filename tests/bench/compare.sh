@@ -4,8 +4,7 @@
 #   tests/bench/compare.sh [--install] [OPTIONS]
 #
 #   --install   makes the peer's home first, if it is not there: a tree with Debian sid's own
-#               llama.cpp, by debootstrap (installed with apt-get if missing), 0.5 GB, in
-#               $TERN_CACHE/peer or ~/.cache/tern/peer. Nothing else of the machine changes
+#               llama.cpp (tests/peer/tree.sh), in $TERN_CACHE/peer or ~/.cache/tern/peer
 #   OPTIONS     go to `tern bench`, as in: -r 7 -t 1
 #
 # TERN_PEER_ROOT=DIR   the tree, if it is elsewhere. Without a tree, llama-bench of $PATH is taken
@@ -33,7 +32,7 @@ root=${TERN_PEER_ROOT:-$cache/peer}
 
 case ${1:-} in
 --help | -h)
-    sed -n '2,24s/^# \{0,1\}//p' "$0"
+    sed -n '2,22s/^# \{0,1\}//p' "$0"
     exit
     ;;
 --install)
@@ -45,21 +44,7 @@ esac
 
 # --- the peer ----------------------------------------------------------------------------------
 
-if [ $install = yes ] && ! [ -x "$root/usr/bin/llama-bench" ]; then
-    [ "$(id -u)" = 0 ] || die "--install needs root, as debootstrap and chroot do"
-    if ! have debootstrap; then
-        say "installs debootstrap"
-        apt-get install -y --no-install-recommends debootstrap debian-archive-keyring >&2
-    fi
-    # From where this machine gets its own packages, if that is Debian; else debootstrap's default.
-    mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 2>/dev/null |
-        awk '$1 == "Debian" && $2 !~ /-/ { print $3; exit }')
-    say "makes a Debian sid in $root"
-    mkdir -p "$root"
-    # shellcheck disable=SC2086 # no mirror is no argument
-    debootstrap --variant=minbase sid "$root" $mirror >&2
-    chroot "$root" apt-get install -y --no-install-recommends llama.cpp-tools >&2
-fi
+[ $install = no ] || tests/peer/tree.sh >/dev/null
 if [ -x "$root/usr/bin/llama-bench" ]; then
     [ "$(id -u)" = 0 ] || die "chroot needs root"
     # Once more, where mounts are nobody else's.
