@@ -31,12 +31,14 @@ PAGE = ROOT / "docs/malformed-models.md"
 TEXT = "The t\U0001f980\u00e9 <0x0A> <eos>"
 SECONDS = 20
 BEYOND = 64 << 20
+MOST = 2 << 30
 # A file that is sound, which all memory is compared with; it is in the corpus.
 SOUND = "good_llama"
 
 
 def run(command, quiet=True):
-    """How a process ended: its status or minus its signal, seconds of processor, KiB of memory."""
+    """How a process ended: its status or minus its signal, seconds of processor, KiB of memory, and for
+    what it was ended, if it was; and what it said."""
     with tempfile.TemporaryFile() as said:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -49,23 +51,36 @@ def run(command, quiet=True):
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
             ),
         )
-        # wait4 has what this process alone took; a process that sleeps for ever is ended as well.
-        timer = None
+        # wait4 has what this process alone took. One that sleeps for ever is ended as well, and one
+        # that takes so much memory that others would suffer.
+        ended = None
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            if timer is None and time.monotonic() - began > 15 * SECONDS:
+            if not ended and time.monotonic() - began > 15 * SECONDS:
+                ended = "hang"
+            if not ended and resident(process.pid) > MOST:
+                ended = "memory"
+            if ended:
                 process.kill()
-                timer = True
             time.sleep(0.002)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         text = said.read().decode("utf-8", "replace")
-    hung = timer or process.returncode in (-signal.SIGXCPU, -signal.SIGKILL) and (
-        usage.ru_utime + usage.ru_stime > SECONDS - 1
-    )
-    return process.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, hung, text
+    seconds = usage.ru_utime + usage.ru_stime
+    if seconds > SECONDS - 1 and process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        ended = "hang"
+    return process.returncode, seconds, usage.ru_maxrss, ended, text
+
+
+def resident(pid):
+    """Bytes of memory of a process that runs."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
 
 
 def why(code, text):
@@ -87,10 +102,10 @@ class Tally:
 
     def add(self, kind, name, sound, result, file_bytes, base):
         """`sound`: whether tern generates from the file; None: this is tern."""
-        code, seconds, kib, hung, text = result
+        code, seconds, kib, ended, text = result
         beyond = (kib << 10) - base - file_bytes
-        if hung:
-            end = "hang"
+        if ended:
+            end = ended
         elif code < 0:
             end = "signal"
         elif beyond > BEYOND:
@@ -204,7 +219,7 @@ def report(rows, tallies, version):
         " *signal*: the process ended by one, as its host would have: `abort()`, a failed assertion, an"
         " exception that nobody caught, memory that is not its own."
         f" *hang*: more than {SECONDS} s of processor time. *memory*: more than 64 MiB beyond the file and"
-        " what a sound model takes. *accepted*: it generates from a file that tern refuses; some of these"
+        " what a sound model takes; at 2 GiB a process is ended. *accepted*: it generates from a file that tern refuses; some of these"
         " are a matter of taste (a key that another engine does not read), most are broken."
         " *error*: it says so and ends. *works* and *refused*: of files from which tern generates; some"
         " have what llama.cpp does not support.",
