@@ -4,9 +4,10 @@
 MODEL ?=
 PROMPT ?=
 STEPS ?=
+MINUTES ?=
 export MODEL PROMPT
 
-.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca format dist clean
+.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca soak format dist clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -18,6 +19,7 @@ help:
 	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'
 	@echo 'make bench-instructions   instructions per token on aarch64, beside llama.cpp, in an emulator'
 	@echo 'make mca                  writes docs/aarch64-kernels.md: what the aarch64 kernels take, in models of CPUs'
+	@echo 'make soak [MINUTES=120]   works for hours with the library as released: memory stays, answers too'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
 	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
@@ -55,6 +57,11 @@ bench-instructions:
 mca:
 	@toolchains/install.sh --mca
 	@python3 tests/bench/mca.py --write
+
+soak:
+	@toolchains/install.sh
+	@python3 toolchains/fetch.py smollm2 >/dev/null
+	@tests/soak/run.sh $(MINUTES)
 
 format:
 	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml
