@@ -18,7 +18,8 @@
  *            believed to be as long as you say.
  * Threads    A `const` handle parameter may be used by many threads at once; a non-const one by
  *            one thread at a time. A call that breaks this rule fails with TERN_ERROR_BUSY, and
- *            changes nothing. tern_session_abort() may be called at any time.
+ *            changes nothing. tern_session_abort(), tern_session_progress() and
+ *            tern_session_kv_set_budget() may be called at any time.
  * Structs    Set `struct_size` to sizeof the struct and every other byte to zero; zero always
  *            means "the default". TERN_INIT does it. Structs only ever grow at the end.
  * Memory     After tern_session_new(), eval, sample and kv_evict do not allocate.
@@ -985,7 +986,7 @@ void tern_decoder_free(tern_decoder *decoder);
 /// possibly none.
 ///
 /// Bytes that can never become UTF-8 come out as U+FFFD. `text` is lent until the next call with
-/// `decoder`; it does not end in NUL.
+/// `decoder`; it does not end in NUL. Allocates only for tokens of more than 1024 bytes.
 TERN_MUST_USE
 tern_status tern_decoder_push(tern_decoder *decoder,
                               tern_token token,
@@ -1118,6 +1119,21 @@ tern_status tern_session_set_threads(tern_session *session,
 /// Makes the eval that is running on the session, or else its next one, fail with
 /// TERN_ERROR_ABORTED. Safe at any time, from any thread and from signal handlers.
 void tern_session_abort(const tern_session *session);
+
+/// How many parts of its work the session has begun: a number that rises several times in each layer
+/// while tokens are evaluated (eval, generate, kv_rebuild, and to evict by TERN_KV_POLICY_KVZIP), and
+/// stands still while none are. 0 for a new session, and for what is no session.
+///
+/// For a watchdog, to tell slow from stuck. A part takes some milliseconds at most, also on a slow core:
+/// if the number is the same a second later, and the call that evaluates has not returned, its threads
+/// have not run, or will never.
+///
+///     uint64_t before = tern_session_progress(session);
+///     /* ... and a second later: */
+///     if (tern_session_progress(session) == before) puts("nothing moves");
+///
+/// Safe at any time, from any thread and from signal handlers; never waits.
+uint64_t tern_session_progress(const tern_session *session);
 
 /// Says what tern_session_kv_evict() would do with the same `params`, and does nothing: how many
 /// slots would become free, how many bytes that is, and which tokens no KV head would hold any

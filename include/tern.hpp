@@ -505,6 +505,9 @@ public:
     }
     /// From any thread, and from signal handlers.
     void abort() const noexcept { tern_session_abort(get()); }
+
+    /// See tern_session_progress(): safe at any time, from any thread and from signal handlers.
+    std::uint64_t progress() const noexcept { return tern_session_progress(get()); }
 };
 
 /// Chooses tokens from logits. As tern_sampler.

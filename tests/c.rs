@@ -44,6 +44,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("two_units", &["two_units_a.c", "two_units_b.c"]),
     ("snapshot", &["snapshot.c"]),
     ("sharing", &["sharing.c"]),
+    ("progress", &["progress.c"]),
     ("callbacks", &["callbacks.c"]),
     ("stream_decoder", &["stream_decoder.c"]),
     ("forked", &["forked.c"]),
@@ -342,6 +343,53 @@ fn no_system_call_that_fails_ends_the_process() {
         "sysconf",
     ];
     run_between("no_system_call_that_fails_ends_the_process", "faults", &functions, &[model()]);
+}
+
+/// RealtimeSanitizer's runtime, which comes with rustc.
+fn realtime_sanitizer() -> Option<PathBuf> {
+    let rustc = env::var("RUSTC").unwrap_or("rustc".into());
+    let printed = Command::new(rustc).args(["--print", "target-libdir"]).output().ok()?;
+    let folder = PathBuf::from(String::from_utf8(printed.stdout).ok()?.trim());
+    let files = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    files.into_iter().find(|path| path.to_string_lossy().ends_with("_rt.rtsan.a"))
+}
+
+#[test]
+fn what_a_loop_with_a_deadline_calls_waits_for_nothing() {
+    let test = "what_a_loop_with_a_deadline_calls_waits_for_nothing";
+    if emulated() {
+        return skipped(test, "not run under an emulator");
+    }
+    if env::var_os("TERN_TEST_LIB").is_some() {
+        return; // once is enough, and nothing of a shared object is intercepted so
+    }
+    let Some(runtime) = realtime_sanitizer() else {
+        return skipped(test, "rustc has brought no RealtimeSanitizer for this machine");
+    };
+    let all = format!("-Wl,--whole-archive,{},--no-whole-archive", runtime.display());
+    let program = build("realtime", &["realtime.c"], "realtime", &[&all]);
+    // Threads of a session wait for each other, by futexes; and for nothing else.
+    let but_futexes = tmp().join("realtime_but_futexes");
+    fs::write(&but_futexes, "function-name-matches:syscall\n").expect("writing a file");
+    let but_futexes = format!("suppressions={}", but_futexes.display());
+    for (how, options, found) in [
+        ("", "", None),
+        ("threads", but_futexes.as_str(), None),
+        ("threads", "", Some("syscall")),
+        ("malloc", "", Some("malloc")),
+        ("fork", "", Some("")), // whatever it does first
+    ] {
+        let mut run = Command::new(&program);
+        let output =
+            run.arg(model()).arg(how).env("RTSAN_OPTIONS", options).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let Some(name) = found else {
+            assert!(output.status.success(), "{how:?}: {}\n{said}", output.status);
+            continue;
+        };
+        let error = format!("Intercepted call to real-time unsafe function `{name}");
+        assert!(!output.status.success() && said.contains(&error), "{how:?}: {said}");
+    }
 }
 
 #[test]

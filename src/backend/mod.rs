@@ -12,6 +12,7 @@ pub mod rope;
 
 use std::ops::Range;
 
+use crate::base::brake::Brake;
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::error::Result;
@@ -182,6 +183,8 @@ pub struct Batch<'a> {
     pub best: bool,
     /// Whether attention counts what each slot draws, where the session was made for that.
     pub observe: Observe,
+    /// Phases that take long ask it within; what they have computed when it was pulled is worth nothing.
+    pub brake: &'a Brake<'a>,
 }
 
 impl Batch<'_> {
@@ -343,12 +346,12 @@ pub trait Backend: Send + Sync {
         kv: &mut Self::Kv,
         batch: &Batch<'_>,
     ) -> Result<()>;
-    /// Output projection, added to the residual stream of the batch's `n` tokens.
-    fn attn_out(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    /// Output projection, added to the residual stream.
+    fn attn_out(&self, s: &mut Self::Scratch, l: &Self::Layer, batch: &Batch<'_>) -> Result<()>;
     /// Norm; gate and up projections; the non-linearity.
-    fn ffn_up(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    fn ffn_up(&self, s: &mut Self::Scratch, l: &Self::Layer, batch: &Batch<'_>) -> Result<()>;
     /// Down projection, added to the residual stream.
-    fn ffn_down(&self, s: &mut Self::Scratch, layer: &Self::Layer, n: usize) -> Result<()>;
+    fn ffn_down(&self, s: &mut Self::Scratch, l: &Self::Layer, batch: &Batch<'_>) -> Result<()>;
     /// Final norm and logits of the batch's outputs.
     fn head(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
     /// Row `row` of the logits, `n_vocab` long.
@@ -466,32 +469,35 @@ pub trait Backend: Send + Sync {
 mod tests {
     use super::*;
 
-    fn batch<'a>(first_pos: u32, order: &'a [u32], order_pos: &'a [u32]) -> Batch<'a> {
+    fn batch<'a>(first_pos: u32, order: [&'a [u32]; 2], brake: &'a Brake<'a>) -> Batch<'a> {
         Batch {
             tokens: &[],
             first_pos,
             first_turn: first_pos,
             held: &[],
             n_before: 0,
-            order,
-            order_pos,
+            order: order[0],
+            order_pos: order[1],
             outputs: &[],
             first_output: 0,
             best: false,
             observe: Observe::Nothing,
+            brake,
         }
     }
 
     #[test]
     fn a_token_sees_itself_and_what_came_before() {
-        let b = batch(5, &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        let brake = Brake::new(&|| Ok(()));
+        let b = batch(5, [&[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]], &brake);
         assert_eq!(b.visible(0, 0), 0..4);
         assert_eq!(b.visible(1, 0), 0..5);
     }
 
     #[test]
     fn a_window_counts_positions_not_cells() {
-        let b = batch(6, &[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]);
+        let brake = Brake::new(&|| Ok(()));
+        let b = batch(6, [&[0, 1, 2, 3, 4], &[0, 1, 4, 5, 6]], &brake);
         assert_eq!(b.visible(0, 1), 4..5);
         assert_eq!(b.visible(0, 3), 2..5);
         assert_eq!(b.visible(0, 5), 2..5);

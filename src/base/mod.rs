@@ -5,6 +5,7 @@
 pub mod aligned;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
+pub mod brake;
 pub mod clock;
 pub mod cpu;
 pub mod crc32c;

@@ -311,6 +311,9 @@ pub struct Control<'a> {
     /// A wish for another budget ([`SessionParams::kv_budget`]) that anybody can leave at any time; it
     /// is taken when the eval is done. 0 = none.
     pub budget: Option<&'a Wish>,
+    /// Rises with each part of the work, several times in a layer, for who watches from another thread
+    /// whether the work goes on.
+    pub progress: Option<&'a AtomicU64>,
 }
 
 /// A budget that another thread wishes for.
@@ -343,9 +346,15 @@ impl Wish {
 }
 
 impl Control<'_> {
-    /// Whether to go on. Asked at least twice in each layer.
+    /// Whether to go on. Asked at least five times in each layer, by any thread of the session.
     pub(super) fn check(&self) -> Result<()> {
-        if self.abort.is_some_and(|abort| abort.swap(false, Ordering::Relaxed)) {
+        if let Some(progress) = self.progress {
+            progress.fetch_add(1, Ordering::Relaxed);
+        }
+        // Read first: to swap takes the flag's cache line from all others.
+        let is_set =
+            |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
+        if self.abort.is_some_and(is_set) {
             return Err(err!(Aborted, "eval: aborted by the caller"));
         }
         if self.deadline_ns != 0 {

@@ -1,6 +1,7 @@
 //! One sequence on one device: batches, eviction, commit or roll back.
 
 use crate::backend::Backend;
+use crate::base::brake::Brake;
 use crate::base::error::{Result, err};
 use crate::base::shared::Shared;
 use crate::kv::cache::{Cache, Device, Displaced, Outputs, Plan};
@@ -83,19 +84,18 @@ impl<B: Backend> Runner<B> {
         logits: Logits<'_>,
         control: &Control<'_>,
     ) -> Result<usize> {
-        let mut n_logits = 0;
+        let ask = || control.check();
+        let (mut n_logits, brake) = (0, Brake::new(&ask));
         for first in (0..n).step_by(self.n_batch) {
             let end = n.min(first + self.n_batch);
             choose_outputs(&mut self.outputs, logits, first, end - first, n);
             let best = logits == Logits::Best;
             let outputs = Outputs { places: &self.outputs, first: n_logits, best };
-            let (batch, layers) = self.cache.batch(first..end, outputs);
-            let check = || control.check();
+            let (batch, layers) = self.cache.batch(first..end, outputs, &brake);
             let times = self.phases.as_mut();
-            forward(&self.weights, layers, &mut self.scratch, &batch, &check, times)?;
+            forward(&self.weights, layers, &mut self.scratch, &batch, times)?;
             n_logits += self.outputs.len();
         }
-        control.check()?;
         Ok(n_logits)
     }
 

@@ -20,6 +20,14 @@ pub(super) struct Decoder {
     complete: String,
 }
 
+/// Bytes of a token for which a decoder has room from the start.
+const USUAL_PIECE: usize = 1024;
+
+/// Room for the bytes held back and for a replacement, three bytes, for each byte of a piece.
+fn room(piece_len: usize) -> usize {
+    3 * (piece_len + 3)
+}
+
 /// Makes a decoder for a model's tokens. It keeps the model alive.
 #[unsafe(no_mangle)]
 #[must_use]
@@ -31,11 +39,11 @@ pub unsafe extern "C" fn tern_decoder_new(
         let model = MODELS.get(model)?;
         // SAFETY: the header's contract for out parameters.
         let decoder = unsafe { out(decoder, "decoder")? };
-        let new = Decoder {
-            model: model.model.clone(),
-            stream: StreamDecoder::new(),
-            complete: String::new(),
-        };
+        let mut complete = String::new();
+        complete
+            .try_reserve_exact(room(USUAL_PIECE))
+            .map_err(|_| err!(OutOfMemory, "the text of a token"))?;
+        let new = Decoder { model: model.model.clone(), stream: StreamDecoder::new(), complete };
         give(&DECODERS, RwLock::new(new), decoder)
     })
 }
@@ -50,7 +58,7 @@ pub extern "C" fn tern_decoder_free(decoder: *mut tern_decoder) {
 /// possibly none.
 ///
 /// Bytes that can never become UTF-8 come out as U+FFFD. `text` is lent until the next call with
-/// `decoder`; it does not end in NUL.
+/// `decoder`; it does not end in NUL. Allocates only for tokens of more than 1024 bytes.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_decoder_push(
@@ -66,10 +74,9 @@ pub unsafe extern "C" fn tern_decoder_push(
         let mut state = decoder.write()?;
         let Decoder { model, stream, complete } = &mut *state;
         let piece = piece(model, token)?;
-        // Room for the bytes held back and for a replacement, three bytes, for each byte.
         complete.clear();
         complete
-            .try_reserve(3 * (piece.len() + 3))
+            .try_reserve(room(piece.len()))
             .map_err(|_| err!(OutOfMemory, "the text of token {token}"))?;
         stream.push(piece, &mut |part| complete.push_str(part));
         lend(Some(complete.as_bytes()), text, text_len);

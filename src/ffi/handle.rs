@@ -12,7 +12,7 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use super::model::Loaded;
@@ -78,12 +78,14 @@ struct Slot<T> {
     state: Mutex<State>,
     /// What the current handle adds to the slot's address.
     generation: AtomicU32,
-    /// The process that filled the slot.
+    /// The process that filled the slot; 0 if its handle was freed.
     pid: AtomicU32,
     /// Stops the work on the value. Outside of it, so that a signal handler can reach it.
     abort: AtomicBool,
     /// The budget that a session shall have from now on; outside for the same reason.
     budget: Wish,
+    /// How many parts of its work the value has begun; outside, too.
+    progress: AtomicU64,
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
@@ -102,7 +104,7 @@ struct State {
 unsafe impl<T: Send + Sync> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
-    /// Whether the handle of this generation is in the slot, in the process that put it there.
+    /// Whether the handle of this generation is in the slot, not freed, in the process that put it there.
     fn is_current(&self, generation: u32) -> bool {
         self.generation.load(Ordering::Relaxed) == generation
             && self.pid.load(Ordering::Relaxed) == std::process::id()
@@ -135,6 +137,7 @@ impl<T: Kind, const N: usize> Table<T, N> {
                 pid: AtomicU32::new(0),
                 abort: AtomicBool::new(false),
                 budget: Wish::new(),
+                progress: AtomicU64::new(0),
                 value: UnsafeCell::new(MaybeUninit::uninit()),
             }
         }; N];
@@ -157,6 +160,7 @@ impl<T: Kind, const N: usize> Table<T, N> {
             unsafe { (*slot.value.get()).write(value) };
             slot.abort.store(false, Ordering::Relaxed);
             slot.budget.clear();
+            slot.progress.store(0, Ordering::Relaxed);
             slot.pid.store(std::process::id(), Ordering::Relaxed);
             slot.generation.store(generation, Ordering::Relaxed);
             *state = State { full: true, live: true, users: 0 };
@@ -200,6 +204,7 @@ impl<T: Kind, const N: usize> Table<T, N> {
             return;
         }
         state.live = false;
+        slot.pid.store(0, Ordering::Relaxed);
         slot.abort.store(true, Ordering::Relaxed);
         if state.users == 0 {
             // SAFETY: this slot's state; full since it was live; just made not live; no users.
@@ -221,6 +226,12 @@ impl<T: Kind, const N: usize> Table<T, N> {
         slot.is_current(generation).then_some(&slot.budget)
     }
 
+    /// How many parts of its work the handle's value has begun. Touches nothing but atomics, too.
+    pub(super) fn progress<H>(&'static self, handle: *const H) -> Option<u64> {
+        let (slot, generation) = self.slot(handle)?;
+        slot.is_current(generation).then(|| slot.progress.load(Ordering::Relaxed))
+    }
+
     /// The slot that a handle points at, and the generation it names.
     fn slot<H>(&'static self, handle: *const H) -> Option<(&'static Slot<T>, u32)> {
         let offset = handle.addr().checked_sub(self.slots.as_ptr().addr())?;
@@ -238,7 +249,8 @@ pub(super) struct Held<T: 'static> {
 impl<T> Held<T> {
     /// What can interfere with an eval that must be done at `deadline_ns`.
     pub(super) fn control(&self, deadline_ns: u64) -> Control<'static> {
-        Control { abort: Some(&self.slot.abort), deadline_ns, budget: Some(&self.slot.budget) }
+        let Slot { abort, budget, progress, .. } = self.slot;
+        Control { abort: Some(abort), deadline_ns, budget: Some(budget), progress: Some(progress) }
     }
 }
 

@@ -308,6 +308,24 @@ pub extern "C" fn tern_session_abort(session: *const tern_session) {
     }
 }
 
+/// How many parts of its work the session has begun: a number that rises several times in each layer
+/// while tokens are evaluated (eval, generate, kv_rebuild, and to evict by TERN_KV_POLICY_KVZIP), and
+/// stands still while none are. 0 for a new session, and for what is no session.
+///
+/// For a watchdog, to tell slow from stuck. A part takes some milliseconds at most, also on a slow core:
+/// if the number is the same a second later, and the call that evaluates has not returned, its threads
+/// have not run, or will never.
+///
+///     uint64_t before = tern_session_progress(session);
+///     /* ... and a second later: */
+///     if (tern_session_progress(session) == before) puts("nothing moves");
+///
+/// Safe at any time, from any thread and from signal handlers; never waits.
+#[unsafe(no_mangle)]
+pub extern "C" fn tern_session_progress(session: *const tern_session) -> u64 {
+    SESSIONS.progress(session).unwrap_or(0)
+}
+
 fn eval(
     session: &Held<RwLock<Session>>,
     tokens: &[tern_token],

@@ -93,37 +93,39 @@ impl<'a> Laps<'a> {
     }
 }
 
-/// Evaluates one batch. `check` is asked before each layer whether to go on. What each phase takes
-/// is added to `times`.
+/// Evaluates one batch. Its brake is asked before each phase, and within those that take long. What each
+/// phase takes is added to `times`.
 pub fn forward<B: Backend>(
     weights: &Weights<B>,
     kv: &mut [B::Kv],
     scratch: &mut B::Scratch,
     batch: &Batch<'_>,
-    check: &dyn Fn() -> Result<()>,
     times: Option<&mut PhaseTimes>,
 ) -> Result<()> {
-    let (b, n) = (&weights.backend, batch.tokens.len());
+    let (b, brake) = (&weights.backend, batch.brake);
     let mut laps = Laps::start(times);
-    check()?;
+    brake.check()?;
     b.embed(scratch, &weights.ends, batch)?;
     laps.end(Phase::Embed);
     for (layer, kv) in weights.layers.iter().zip(kv) {
-        check()?;
+        brake.check()?;
         b.qkv(scratch, layer, kv, batch)?;
         laps.end(Phase::Qkv);
+        brake.check()?;
         b.attend(scratch, layer, kv, batch)?;
         laps.end(Phase::Attend);
-        check()?;
-        b.attn_out(scratch, layer, n)?;
+        brake.check()?;
+        b.attn_out(scratch, layer, batch)?;
         laps.end(Phase::AttnOut);
-        b.ffn_up(scratch, layer, n)?;
+        brake.check()?;
+        b.ffn_up(scratch, layer, batch)?;
         laps.end(Phase::FfnUp);
-        b.ffn_down(scratch, layer, n)?;
+        brake.check()?;
+        b.ffn_down(scratch, layer, batch)?;
         laps.end(Phase::FfnDown);
     }
-    check()?;
+    brake.check()?;
     b.head(scratch, &weights.ends, batch)?;
     laps.end(Phase::Head);
-    Ok(())
+    brake.check()
 }

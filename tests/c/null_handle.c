@@ -72,6 +72,7 @@ int main(int argc, char **argv) {
     tern_sampler_free(NULL);
     tern_decoder_free(NULL);
     tern_session_abort(NULL);
+    CHECK(tern_session_progress(NULL) == 0);
     CHECK(!tern_model_token_is_eog(NULL, 0));
     CHECK(!new_session && !new_decoder);
 

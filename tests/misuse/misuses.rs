@@ -67,6 +67,8 @@ impl<'a> Misuse<'a> {
         case.name = format!("{}: {name}", case.name);
         if self.function.can_fail() && !codes.is_empty() {
             case.expected = codes.iter().map(|code| self.code(code)).collect();
+        } else if codes.iter().any(|code| matches!(*code, "INVALID_HANDLE" | "FORKED")) {
+            case.expected = vec![0]; // what there is to say of a handle that is none
         }
         change(&mut case);
         self.cases.push(case);

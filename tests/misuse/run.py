@@ -21,7 +21,8 @@ OK, BUFFER_TOO_SMALL = 0, -3
 PROMPT = (c_int32 * 8)(*b"the sea.")
 
 TYPES = {"pointer": c_void_p, "callback": c_void_p, "int32_t": c_int32, "uint32_t": c_uint32,
-         "uint64_t": c_uint64, "size_t": c_size_t, "bool": c_bool, "void": None, "text": c_char_p}
+         "uint64_t": c_uint64, "size_t": c_size_t, "bool": c_bool, "void": None, "text": c_char_p,
+         "count": c_uint64}
 progress_fn = CFUNCTYPE(c_int32, c_void_p, c_uint64, c_uint64)
 log_fn = CFUNCTYPE(None, c_void_p, c_uint32, c_char_p)
 call_fn = CFUNCTYPE(None, c_void_p)
@@ -199,6 +200,8 @@ class Case:
         found = function(*args)
         if isinstance(found, bytes):
             found = len(found) > 0
+        if function.restype is c_uint64:  # how many does not matter
+            found = found > 0
         self.found = 0 if found is None else int(found)
         self.sentence = tern.tern_last_error()
         if self.sentence == former:

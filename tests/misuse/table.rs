@@ -229,6 +229,7 @@ pub(crate) fn calls(header: &Header, has_hooks: bool) -> String {
         let _ = match f.returns.as_str() {
             "void" => writeln!(out, "    case {i}: {call}; return 0;"),
             "const char *" => writeln!(out, "    case {i}: return {call}[0] != '\\0';"),
+            "uint64_t" => writeln!(out, "    case {i}: return {call} != 0;"),
             _ => writeln!(out, "    case {i}: return {call};"),
         };
     }
@@ -258,6 +259,7 @@ pub(crate) fn signatures(header: &Header) -> String {
         let result = match returns.as_str() {
             "tern_status" => "int32_t",
             "const char *" => "text",
+            "uint64_t" => "count",
             plain => plain,
         };
         let _ = write!(out, "{name} {result}");

@@ -25,6 +25,7 @@ use super::cache_floats::{Element, key_panel, value_panel};
 use super::cache_store::{Head, Stored, value_width};
 use super::mass::Mass;
 use super::packed_cells::Side;
+use super::parts::tiles;
 use super::tiles::{Block, Cells, Held, MOST_TOKENS, TILE, Tile};
 use super::{Cpu, CpuLayer, Kv, Scratch};
 
@@ -171,7 +172,7 @@ impl Cpu {
         let mut mass = kv.mass.take();
         let done = match n <= Sizes::new(&self.decoder).n_tokens {
             true => self.attend_few(s, l, kv, batch, mass.as_mut()),
-            false => self.attend_many(s, l, kv, batch),
+            false => self.attend_many(s, l, kv, batch).and_then(|()| batch.brake.check()),
         };
         let done = done.and_then(|()| match &mut mass {
             Some(mass) => self.observe_many(s, kv, mass, batch),
@@ -270,12 +271,11 @@ impl Cpu {
             let mut work = Work::new(&mut buffer, &mut eights, &sizes);
             for h in 0..d.n_head_kv {
                 let (head, held) = (kv.head(h, 0, recent), kv.held(h, l.window, batch));
-                let n = out.len() / width.pitch;
-                let block = kv.block(h, l.window, batch, (first, n));
+                let block = kv.block(h, l.window, batch, (first, out.len() / width.pitch));
                 let rows = block.n * sizes.n_group;
                 self.pack_queries(q, &block, h, &head, &mut work);
                 work.merged.clear();
-                for tile in block.tiles() {
+                for tile in tiles(block.tiles(), batch.brake) {
                     let buffer = std::mem::take(&mut work.part);
                     let mut part = Part::new(&mut buffer[..rows * (sizes.width + 2)], rows);
                     let head = kv.head(h, tile, recent);

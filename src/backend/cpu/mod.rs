@@ -18,6 +18,7 @@ mod largest;
 mod leverage;
 mod mass;
 mod packed_cells;
+mod parts;
 mod phases;
 mod queries;
 mod recent;

@@ -1,13 +1,13 @@
 //! The phases of a decoder on the CPU.
 
-use std::ops::Range;
-
 use crate::backend::rope::Layout;
 use crate::backend::{Backend, Batch, Decoder, NewSlots, Observe, Rotation, Row, SlotsOfHead};
+use crate::base::brake::Brake;
 use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
 use super::attention::{Sizes, lock};
+use super::parts::{GROUP_ROWS, parts};
 use super::scratch::Inputs;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch, Tile};
@@ -15,12 +15,6 @@ use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch, Tile};
 /// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
 /// number of cache lines of output, so that two threads do not write to one.
 const ROW_GRAIN: usize = 32;
-/// Rows of a group of packed weights, which are multiplied together.
-const GROUP_ROWS: usize = 16;
-/// Columns of an output that are taken through all steps of a phase before the next ones, when there
-/// are many tokens: few enough that the steps find them in the cache of the core, and enough that
-/// the activations, which each of them reads anew, are read from there no more often than need be.
-const CACHED_COLUMNS: usize = 64;
 /// How long threads wait for each other awake while a prompt is read: as long as a chunk of rows of
 /// some hundred tokens takes. To wake a thread takes as long, and there are phases that are shorter.
 const PROMPT_SPIN_NS: u64 = 100_000;
@@ -72,17 +66,21 @@ impl Backend for Cpu {
         // Whole heads, and whole groups of packed rows.
         let grain = ROW_GRAIN.max(d.head_dim).next_multiple_of(lcm(d.head_dim, GROUP_ROWS));
         let (work, widths) = (&s.work, [q, kv_width, kv_width]);
-        s.pool.columns_of(outs, n, widths, grain, |worker, i, part| {
-            self.project_part([&l.q, &l.k, &l.v][i], &inputs, part);
+        s.pool.columns_of(outs, n, widths, grain, |worker, i, all| {
             let norm = [&l.q_norm, &l.k_norm, &None][i].as_deref();
             let angles = if i < 2 { angles } else { None };
-            if norm.is_some() || angles.is_some() {
-                let mut raw = lock(&work[worker]);
-                for t in 0..n {
-                    self.turn_heads(part.row_mut(t), t, norm, angles, &mut raw[..d.head_dim]);
+            for part in parts(n, all.len(), grain, batch.brake) {
+                let part = &mut all.part(part);
+                self.project_part([&l.q, &l.k, &l.v][i], &inputs, part);
+                if norm.is_some() || angles.is_some() {
+                    let mut raw = lock(&work[worker]);
+                    for t in 0..n {
+                        self.turn_heads(part.row_mut(t), t, norm, angles, &mut raw[..d.head_dim]);
+                    }
                 }
             }
         })?;
+        batch.brake.check()?;
         let rows = (&s.k[..n_kv], &s.v[..n_kv]);
         kv.fill(self.kernels, &s.pool, batch, rows, &mut s.recent)
     }
@@ -91,19 +89,22 @@ impl Backend for Cpu {
         self.attend_all(s, l, kv, batch)
     }
 
-    fn attn_out(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
+    fn attn_out(&self, s: &mut Scratch, l: &CpuLayer, batch: &Batch<'_>) -> Result<()> {
+        let n = batch.tokens.len();
         let inputs = s.codes.quantise(self, &s.pool, &s.mixed, n, &[&l.attn_out])?;
         let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
-        self.project_and_add(&s.pool, &l.attn_out, &inputs, out, l.post_attn_norm.as_deref())
+        let norm = l.post_attn_norm.as_deref();
+        self.project_and_add(&s.pool, &l.attn_out, &inputs, out, norm, batch.brake)
     }
 
-    fn ffn_up(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
+    fn ffn_up(&self, s: &mut Scratch, l: &CpuLayer, batch: &Batch<'_>) -> Result<()> {
+        let n = batch.tokens.len();
         let [width, ff] = [self.decoder.n_embd, self.decoder.n_ff].map(Width::spread);
         self.norm(&s.pool, &s.x[..width.len(n)], &l.ffn_norm, &mut s.normed[..width.len(n)])?;
         let inputs = s.codes.quantise(self, &s.pool, &s.normed, n, &[&l.gate, &l.up])?;
         let (gate, up) = (&mut s.gate[..ff.len(n)], &mut s.up[..ff.len(n)]);
         s.pool.column_pairs(gate, up, ff, ROW_GRAIN, |_, gate, up| {
-            for part in cached(n, gate.len()) {
+            for part in parts(n, gate.len(), GROUP_ROWS, batch.brake) {
                 let (gate, up) = (&mut gate.part(part.clone()), &mut up.part(part));
                 self.project_part(&l.gate, &inputs, gate);
                 self.project_part(&l.up, &inputs, up);
@@ -114,10 +115,12 @@ impl Backend for Cpu {
         })
     }
 
-    fn ffn_down(&self, s: &mut Scratch, l: &CpuLayer, n: usize) -> Result<()> {
+    fn ffn_down(&self, s: &mut Scratch, l: &CpuLayer, batch: &Batch<'_>) -> Result<()> {
+        let n = batch.tokens.len();
         let inputs = s.codes.quantise(self, &s.pool, &s.gate, n, &[&l.down])?;
         let out = Residual { x: &mut s.x, delta: &mut s.delta, normed: &mut s.normed };
-        self.project_and_add(&s.pool, &l.down, &inputs, out, l.post_ffn_norm.as_deref())
+        let norm = l.post_ffn_norm.as_deref();
+        self.project_and_add(&s.pool, &l.down, &inputs, out, norm, batch.brake)
     }
 
     fn head(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
@@ -141,14 +144,17 @@ impl Backend for Cpu {
             return Ok(());
         }
         let (highest, first) = (&s.highest, batch.first_output);
-        s.pool.columns(logits, Width::dense(n_vocab), ROW_GRAIN, |_, part| {
-            self.project_part(&ends.head, &inputs, part);
-            for t in 0..n {
-                let (at, row) = (part.first(), part.row_mut(t));
-                if cap != 0.0 {
-                    soft_cap(row, cap);
+        s.pool.columns(logits, Width::dense(n_vocab), ROW_GRAIN, |_, all| {
+            for part in parts(n, all.len(), GROUP_ROWS, batch.brake) {
+                let part = &mut all.part(part);
+                self.project_part(&ends.head, &inputs, part);
+                for t in 0..n {
+                    let (at, row) = (part.first(), part.row_mut(t));
+                    if cap != 0.0 {
+                        soft_cap(row, cap);
+                    }
+                    highest.note(first + t, at, row);
                 }
-                highest.note(first + t, at, row);
             }
         })?;
         s.threads.end(&self.found);
@@ -382,13 +388,17 @@ impl Cpu {
         inputs: &Inputs<'_>,
         out: Residual<'_>,
         norm: Option<&[f32]>,
+        brake: &Brake<'_>,
     ) -> Result<()> {
         let (n, width) = (inputs.n(), Width::spread(m.tensor.n_rows));
         let (x, delta) = (&mut out.x[..width.len(n)], &mut out.delta[..width.len(n)]);
         pool.column_pairs(x, delta, width, ROW_GRAIN, |_, x, delta| {
-            self.project_part(m, inputs, delta);
-            if norm.is_none() {
-                (0..n).for_each(|t| self.kernels.add(x.row_mut(t), delta.row_mut(t)));
+            for part in parts(n, x.len(), GROUP_ROWS, brake) {
+                let (x, delta) = (&mut x.part(part.clone()), &mut delta.part(part));
+                self.project_part(m, inputs, delta);
+                if norm.is_none() {
+                    (0..n).for_each(|t| self.kernels.add(x.row_mut(t), delta.row_mut(t)));
+                }
             }
         })?;
         let Some(weight) = norm else { return Ok(()) };
@@ -460,12 +470,6 @@ struct Residual<'s> {
     x: &'s mut [f32],
     delta: &'s mut [f32],
     normed: &'s mut [f32],
-}
-
-/// The parts of some columns of a matrix of `n` tokens that are gone through one after the other.
-fn cached(n: usize, n_cols: usize) -> impl Iterator<Item = Range<usize>> {
-    let width = if n < GROUP_ROWS { n_cols } else { CACHED_COLUMNS };
-    (0..n_cols).step_by(width.max(1)).map(move |from| from..n_cols.min(from + width))
 }
 
 /// The least common multiple of two lengths.

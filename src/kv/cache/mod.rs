@@ -20,6 +20,7 @@ mod windows;
 use std::ops::Range;
 
 use crate::backend::{Backend, Batch, Observe};
+use crate::base::brake::Brake;
 use crate::base::error::{Result, err};
 use crate::base::heap;
 
@@ -349,6 +350,7 @@ impl<B: Backend> Cache<B> {
         &'a mut self,
         part: Range<usize>,
         outputs: Outputs<'a>,
+        brake: &'a Brake<'a>,
     ) -> (Batch<'a>, &'a mut [B::Kv]) {
         let n_before = self.history.tokens().len() - self.n_reserved;
         let tokens = &self.history.tokens()[n_before..][part.clone()];
@@ -370,6 +372,7 @@ impl<B: Backend> Cache<B> {
             first_output: outputs.first,
             best: outputs.best,
             observe: self.observe,
+            brake,
         };
         (batch, &mut self.layers)
     }
