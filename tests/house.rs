@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Where `unsafe` may live. Everything else is safe code over these.
 const MAY_BE_UNSAFE: &[&str] = &[
     "base/file/",
+    "base/fork.rs",
     "base/aligned.rs",
     "base/amx.rs",
     "base/pool/",

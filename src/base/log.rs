@@ -3,8 +3,9 @@
 //! A line is formatted into a fixed buffer, so that logging never allocates; a longer one is cut.
 
 use std::fmt::{self, Write};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::fork::ForkLock;
 
 /// How much a line matters; lower matters more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,14 +29,13 @@ const LINE_LEN: usize = 400;
 
 /// Lines above this level are dropped before they are formatted; 0 drops all.
 static MAX_LEVEL: AtomicU8 = AtomicU8::new(0);
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+static SINK: ForkLock<Sink> = ForkLock::new();
 
 /// Sends lines of `max_level` and below to `sink`, for the whole process; `None` silences.
 ///
 /// A line that another thread is logging at this moment may still reach the sink that was.
 pub fn set_sink(sink: Option<Sink>, max_level: Level) {
-    let mut held = SINK.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-    *held = sink;
+    SINK.set(sink);
     let level = if sink.is_some() { max_level as u8 } else { 0 };
     MAX_LEVEL.store(level, Ordering::Relaxed);
 }
@@ -46,7 +46,7 @@ pub fn write(level: Level, args: fmt::Arguments<'_>) {
         return;
     }
     // The lock is let go before the sink runs, which may itself set another one.
-    let sink = *SINK.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let sink = *SINK.read();
     if let Some(sink) = sink {
         let mut line = Line { len: 0, bytes: [0; LINE_LEN] };
         // `write_str` below never fails, and a failing `Display` leaves what it wrote so far.

@@ -12,6 +12,7 @@ pub mod crc32c;
 pub mod dtype;
 pub mod error;
 pub mod file;
+pub mod fork;
 pub mod heap;
 pub mod highest;
 pub mod le;

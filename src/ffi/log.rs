@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
-use std::sync::RwLock;
 
 use super::guard::quietly;
+use crate::base::fork::ForkLock;
 use crate::base::log::{Level, set_sink};
 
 /// How much a log message matters; less is more.
@@ -42,7 +42,7 @@ unsafe impl Send for Sink {}
 unsafe impl Sync for Sink {}
 
 /// Read while the function runs, so that `tern_log_set` returns only when the former one is done.
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+static SINK: ForkLock<Sink> = ForkLock::new();
 
 thread_local! {
     /// This thread is inside a log function.
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn tern_log_set(
             return; // it holds the lock that this would wait for
         }
         let sink = log.filter(|_| level != TERN_LOG_OFF).map(|log| Sink { log, user_data });
-        *SINK.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
+        SINK.set(sink);
         let level = match level {
             TERN_LOG_OFF | TERN_LOG_ERROR => Level::Error,
             TERN_LOG_WARN => Level::Warn,
@@ -78,19 +78,27 @@ pub unsafe extern "C" fn tern_log_set(
 /// Bytes for a message, its NUL included; `base::log` cuts earlier.
 const MESSAGE_LEN: usize = 512;
 
+/// Leaves a log function, also when it panicked.
+struct Leaves;
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
 fn pass_on(level: Level, line: &str) {
     if INSIDE.replace(true) {
         return;
     }
+    let _leaves = Leaves;
     let mut message = [0u8; MESSAGE_LEN];
     for (to, from) in message.iter_mut().take(MESSAGE_LEN - 1).zip(line.bytes()) {
         *to = if from == 0 { b'?' } else { from };
     }
-    let sink = SINK.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(Sink { log, user_data }) = *sink {
+    if let Some(Sink { log, user_data }) = *SINK.read() {
         // SAFETY: the function and its pointer are the caller's, good for any thread until he
         // replaces them, which waits for the lock that is held here. The message ends in NUL.
         unsafe { log(user_data, level as tern_log_level, message.as_ptr().cast()) };
     }
-    INSIDE.set(false);
 }
