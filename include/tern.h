@@ -27,9 +27,10 @@
  * Callbacks  must return: no longjmp, no exception (tern.hpp takes care of those).
  * Processes  A child made by fork() cannot use its parent's handles: TERN_ERROR_FORKED. It can
  *            make its own. tern reads no environment variable but TERN_CPU, prints nothing, and
- *            installs no signal handler. On a CPU with AMX it asks the kernel to let the process
- *            use it, and from then on sigaltstack() wants the room for it that AT_MINSIGSTKSZ
- *            says; TERN_CPU=avx512_vnni asks for nothing.
+ *            installs no signal handler, unless tern_sigbus_guard_install() is called. On a CPU
+ *            with AMX it asks the kernel to let the process use it, and from then on
+ *            sigaltstack() wants the room for it that AT_MINSIGSTKSZ says; TERN_CPU=avx512_vnni
+ *            asks for nothing.
  *
  * A PROGRAM, its checks left out (`ok` stands for them)
  *
@@ -156,7 +157,7 @@ enum tern_status
     TERN_ERROR_UNSUPPORTED_DTYPE = -22,
     /// The file's tokenizer is none that tern knows.
     TERN_ERROR_UNSUPPORTED_TOKENIZER = -23,
-    /// The model's file changed while it was mapped; see TERN_LOAD_MAP_GUARDED.
+    /// The model's file changed while it was loaded, or mapped; see TERN_LOAD_MAP_GUARDED.
     TERN_ERROR_MODEL_CHANGED = -24,
     /// The handle was made before this process was forked from its parent, whose it is.
     TERN_ERROR_FORKED = -25,
@@ -654,13 +655,17 @@ typedef struct {
 /// evaluate. What happens to the file afterwards does not matter.
 #define TERN_LOAD_COPY 1
 
-/// Maps the file, reads all of it once, and notices before each eval if it has changed since
-/// (TERN_ERROR_MODEL_CHANGED). A file that is cut short *during* an eval ends the process with
-/// SIGBUS: replace model files by rename, never in place.
+/// Maps the file, reads all of it once, and looks before and after each eval whether it has changed
+/// since: TERN_ERROR_MODEL_CHANGED, from then on always. A program that opens it for writing waits for
+/// that look, 45 s at most, if the file is the caller's own and was opened by tern_model_load(). Else two
+/// things go wrong: a file that is cut *during* an eval ends the process with SIGBUS (but see
+/// tern_sigbus_guard_install()), and a program that writes by a mapping of its own may not be noticed.
+/// Replace model files by rename, never in place: what is mapped stays as it was then.
 #define TERN_LOAD_MAP_GUARDED 2
 
-/// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
+/// Maps the file and trusts that nobody changes it: the weights are what it holds when they are read, a
+/// file that is cut ends the process. The fastest to load; evaluates, as TERN_LOAD_MAP_GUARDED does,
+/// at half the speed of a copy or less, unless the file is packed.
 #define TERN_LOAD_MAP_FAST 3
 
 /// The system may take pages away when memory is short.
@@ -820,8 +825,8 @@ TERN_MUST_USE tern_status tern_device_describe(uint32_t index, tern_device_info 
 ///
 /// `params` may be NULL. Everything that a session will need is checked now. Fails with
 /// TERN_ERROR_IO, with one of TERN_ERROR_BAD_* if the file is not as it should be, with one of
-/// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, or with
-/// TERN_ERROR_OUT_OF_MEMORY.
+/// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, with
+/// TERN_ERROR_MODEL_CHANGED if it was written to meanwhile, or with TERN_ERROR_OUT_OF_MEMORY.
 TERN_MUST_USE
 tern_status tern_model_load(const char *path,
                             const tern_model_params *params,
@@ -912,6 +917,28 @@ TERN_MUST_USE
 tern_status tern_model_chat_template(const tern_model *model,
                                      const char **text,
                                      size_t *text_len);
+
+/// Handles SIGBUS from now on: a model's file that is cut while it is mapped, or whose disk fails, then
+/// costs the model and not the process.
+///
+/// Where the address of a fault lies in a mapped model, zeros take the place of that mapping, and the
+/// call that was reading it, and each one that needs its weights later, fails with TERN_ERROR_IO, or
+/// TERN_ERROR_MODEL_CHANGED if it was loaded with TERN_LOAD_MAP_GUARDED and changed; other models and
+/// what was computed before are as they were. A cut within a page, and what is overwritten, give no
+/// signal: only TERN_LOAD_MAP_GUARDED notices these.
+///
+/// All other signals go on to what handled SIGBUS before, as if tern were not there. Of a handler that
+/// is installed later, and hands nothing on, call it again: at most four times above handlers of others,
+/// then TERN_ERROR_LIMIT. Once is enough for all threads and models, loaded or not. May be called by
+/// any thread, but not while another one calls sigaction() for SIGBUS. Fails with TERN_ERROR_IO.
+TERN_MUST_USE
+tern_status tern_sigbus_guard_install(void);
+
+/// Ends what tern_sigbus_guard_install() began, however often that was called. What handled SIGBUS
+/// before does so again; if another handler stands above tern's now, that stays, and what it hands on
+/// goes through. The same threads may call it. Fails with TERN_ERROR_IO.
+TERN_MUST_USE
+tern_status tern_sigbus_guard_remove(void);
 
 /// Turns text into tokens. `flags` is a sum of TERN_TOKENIZE_*.
 ///

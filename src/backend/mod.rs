@@ -328,6 +328,10 @@ pub trait Backend: Send + Sync {
     /// of which writes to it then.
     type Tile: Clone + Send + Sync;
 
+    /// Fails if weights that were read so far were not there ([`Bytes::check_read`]).
+    fn check_read(&self) -> Result<()>;
+    /// Fails if they are not what was loaded ([`Bytes::check_unchanged`]).
+    fn check_unchanged(&self) -> Result<()>;
     /// Embeds the batch's tokens into the residual stream, and prepares its rotations.
     fn embed(&self, s: &mut Self::Scratch, ends: &Self::Ends, batch: &Batch<'_>) -> Result<()>;
     /// Norm; queries, keys and values; biases, head norms, rotation; keys and values into cells.

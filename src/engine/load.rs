@@ -111,6 +111,8 @@ pub(super) struct Parsed {
 
 /// Bytes of weights for which one more thread is worth starting.
 const THREAD_BYTES: u64 = 8 << 20;
+/// Bytes of a file that are read and checked together.
+const CHECKED_BYTES: usize = 64 << 10;
 /// Threads that read and pack, at most: more than any disk or bus keeps busy.
 const MOST_THREADS: usize = 8;
 
@@ -122,8 +124,20 @@ impl Model {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
         let source = open(input)?;
-        let mut parsed = parse(&source, params)?;
-        let mode = load_mode(params, &source, &parsed.gguf);
+        Model::load_from(&source, params, progress).map_err(|error| match error {
+            Error::Aborted(_) | Error::OutOfMemory(_) => error,
+            // What is wrong with a file that is being written to says little.
+            error => source.check_unchanged().err().unwrap_or(error),
+        })
+    }
+
+    fn load_from(
+        source: &Source<'_>,
+        params: &ModelParams,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Model> {
+        let mut parsed = parse(source, params)?;
+        let mode = load_mode(params, source, &parsed.gguf);
         let len = parsed.gguf.data_len();
         let isa = params.isa.unwrap_or_else(Isa::best);
         let (plan, gguf) = (&mut parsed.plan, &parsed.gguf);
@@ -141,16 +155,10 @@ impl Model {
             _ => progress(done, total),
         };
         let backend = match mode == LoadMode::Copy && !gguf.is_packed() && Cpu::packs(isa) {
-            true => packed(&source, gguf, plan, (isa, params.huge), &vocabulary, &mut progress),
-            false => as_it_lies(
-                &source,
-                gguf,
-                plan,
-                (isa, params.huge),
-                mode,
-                &vocabulary,
-                &mut progress,
-            ),
+            true => packed(source, gguf, plan, (isa, params.huge), &vocabulary, &mut progress),
+            false => {
+                as_it_lies(source, gguf, plan, (isa, params.huge), mode, &vocabulary, &mut progress)
+            }
         };
         let tokenizer = found.into_inner().unwrap_or_else(PoisonError::into_inner).transpose()?;
         let backend = backend?;
@@ -165,6 +173,10 @@ impl Model {
         if parsed.info.screened_head {
             check_memory("screened head", Cpu::screen_bytes(backend.decoder(), &plan.ends))?;
             backend.screen(&mut ends, performance_cores().max(1), &memory)?;
+        }
+        if mode != LoadMode::Copy {
+            backend.bytes().check_unchanged()?;
+            source.check_unchanged()?;
         }
         let (info, isa) = (&parsed.info, backend.isa().name());
         log!(
@@ -274,7 +286,7 @@ impl Model {
         &self.0
     }
 
-    /// Fails if the mapped file changed under a guarded model.
+    /// Fails if the mapped file changed under a guarded model, or could not be read.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         self.0.weights.backend.bytes().check_unchanged()
     }
@@ -389,9 +401,11 @@ fn as_it_lies(
     let bytes = pool.beside(beside, load)??;
     let bytes = Shared::new(bytes)?;
     let backend = Cpu::new(plan.decoder.take(), bytes, isa, gguf.is_packed());
-    // Those of a packed file were checked when it was packed.
-    if mode != LoadMode::MapFast && !gguf.is_packed() {
-        check_weights(gguf, &backend)?;
+    match mode {
+        _ if gguf.is_packed() => {} // checked when it was packed
+        LoadMode::Copy => check_weights(gguf, &backend)?,
+        LoadMode::MapGuarded => check_file(source, gguf)?,
+        LoadMode::MapFast => {}
     }
     Ok(backend)
 }
@@ -446,6 +460,21 @@ fn check_finite(gguf: &Gguf, tensor: &TensorRef, offset: u64, bytes: &[u8]) -> R
 
 fn not_finite(name: &str, dtype: DType, block: usize) -> Error {
     err!(BadWeights, "{name}: block {block} of {dtype} holds a number that is not finite")
+}
+
+/// Every weight in the file is a finite number. Read, and not looked at where it is mapped: a file that is
+/// cut meanwhile is an error then, and no signal.
+fn check_file(source: &Source<'_>, gguf: &Gguf) -> Result<()> {
+    let mut buf = heap::reserve(CHECKED_BYTES, "a part of a tensor")?;
+    buf.resize(CHECKED_BYTES, 0u8);
+    for info in gguf.tensors() {
+        let tensor = reference(info.name(gguf), info)?;
+        let n_whole = CHECKED_BYTES - CHECKED_BYTES % tensor.dtype.block_bytes();
+        for at in (0..tensor.bytes).step_by(n_whole) {
+            read_checked(source, gguf, &tensor, at, &mut buf[..n_whole.min(tensor.bytes - at)])?;
+        }
+    }
+    Ok(())
 }
 
 /// Every weight is a finite number.

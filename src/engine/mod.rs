@@ -19,7 +19,7 @@ pub mod vocab;
 
 pub use crate::base::cpu::Isa;
 pub use crate::base::error::{Error, Result};
-pub use crate::base::file::LoadMode;
+pub use crate::base::file::{LoadMode, sigbus};
 pub use crate::base::memory::{HugePages, Lock};
 pub use crate::chat::Message;
 pub use crate::gguf::{Gguf, Value};

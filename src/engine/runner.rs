@@ -84,7 +84,9 @@ impl<B: Backend> Runner<B> {
         logits: Logits<'_>,
         control: &Control<'_>,
     ) -> Result<usize> {
-        let ask = || control.check();
+        let backend = &self.weights.backend;
+        // A page of the weights that could not be read is noticed here, too.
+        let ask = || backend.check_read().and_then(|()| control.check());
         let (mut n_logits, brake) = (0, Brake::new(&ask));
         for first in (0..n).step_by(self.n_batch) {
             let end = n.min(first + self.n_batch);
@@ -96,6 +98,8 @@ impl<B: Backend> Runner<B> {
             forward(&self.weights, layers, &mut self.scratch, &batch, times)?;
             n_logits += self.outputs.len();
         }
+        // Nothing leaves that was computed from a file which was being written to.
+        backend.check_unchanged()?;
         Ok(n_logits)
     }
 

@@ -67,6 +67,7 @@ impl Session {
 
     /// `lender`: a session of the same parameters whose full tiles it shares.
     fn with(model: Model, params: Resolved, lender: Option<&Cache<Cpu>>) -> Result<Session> {
+        model.check_unchanged()?;
         let weights = Shared::clone(model.weights());
         let n_shared = lender.map_or(0, Cache::n_shareable);
         let shape = params.shape(weights.backend.panels(), n_shared);

@@ -46,6 +46,8 @@ mod params;
 
 mod model;
 
+mod sigbus;
+
 mod text;
 
 mod decoder;
@@ -73,6 +75,7 @@ pub use params::*;
 pub use sampler::*;
 pub use segments::*;
 pub use session::*;
+pub use sigbus::*;
 pub use snapshot::*;
 pub use status::*;
 pub use text::*;

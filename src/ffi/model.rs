@@ -24,8 +24,8 @@ pub(super) struct Loaded {
 ///
 /// `params` may be NULL. Everything that a session will need is checked now. Fails with
 /// TERN_ERROR_IO, with one of TERN_ERROR_BAD_* if the file is not as it should be, with one of
-/// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, or with
-/// TERN_ERROR_OUT_OF_MEMORY.
+/// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, with
+/// TERN_ERROR_MODEL_CHANGED if it was written to meanwhile, or with TERN_ERROR_OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_model_load(

@@ -20,12 +20,16 @@ pub const TERN_LOAD_DEFAULT: tern_load_mode = 0;
 /// Reads the file into memory of its own, in the order in which the kernels want it: the fastest to
 /// evaluate. What happens to the file afterwards does not matter.
 pub const TERN_LOAD_COPY: tern_load_mode = 1;
-/// Maps the file, reads all of it once, and notices before each eval if it has changed since
-/// (TERN_ERROR_MODEL_CHANGED). A file that is cut short *during* an eval ends the process with
-/// SIGBUS: replace model files by rename, never in place.
+/// Maps the file, reads all of it once, and looks before and after each eval whether it has changed
+/// since: TERN_ERROR_MODEL_CHANGED, from then on always. A program that opens it for writing waits for
+/// that look, 45 s at most, if the file is the caller's own and was opened by tern_model_load(). Else two
+/// things go wrong: a file that is cut *during* an eval ends the process with SIGBUS (but see
+/// tern_sigbus_guard_install()), and a program that writes by a mapping of its own may not be noticed.
+/// Replace model files by rename, never in place: what is mapped stays as it was then.
 pub const TERN_LOAD_MAP_GUARDED: tern_load_mode = 2;
-/// Maps the file and trusts that nobody changes it. The fastest to load; evaluates, as
-/// TERN_LOAD_MAP_GUARDED does, at half the speed of a copy or less, unless the file is packed.
+/// Maps the file and trusts that nobody changes it: the weights are what it holds when they are read, a
+/// file that is cut ends the process. The fastest to load; evaluates, as TERN_LOAD_MAP_GUARDED does,
+/// at half the speed of a copy or less, unless the file is packed.
 pub const TERN_LOAD_MAP_FAST: tern_load_mode = 3;
 
 /// Told how far loading is, in bytes, from the thread that loads. Anything but 0 cancels, and the

@@ -58,7 +58,7 @@ pub enum tern_status {
     TERN_ERROR_UNSUPPORTED_DTYPE = -22,
     /// The file's tokenizer is none that tern knows.
     TERN_ERROR_UNSUPPORTED_TOKENIZER = -23,
-    /// The model's file changed while it was mapped; see TERN_LOAD_MAP_GUARDED.
+    /// The model's file changed while it was loaded, or mapped; see TERN_LOAD_MAP_GUARDED.
     TERN_ERROR_MODEL_CHANGED = -24,
     /// The handle was made before this process was forked from its parent, whose it is.
     TERN_ERROR_FORKED = -25,

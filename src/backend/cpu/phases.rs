@@ -15,8 +15,7 @@ use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch, Tile};
 /// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
 /// number of cache lines of output, so that two threads do not write to one.
 const ROW_GRAIN: usize = 32;
-/// How long threads wait for each other awake while a prompt is read: as long as a chunk of rows of
-/// some hundred tokens takes. To wake a thread takes as long, and there are phases that are shorter.
+/// How long threads wait for each other awake while a prompt is read: as long as to wake one takes.
 const PROMPT_SPIN_NS: u64 = 100_000;
 
 impl Backend for Cpu {
@@ -25,6 +24,13 @@ impl Backend for Cpu {
     type Scratch = Scratch;
     type Kv = Kv;
     type Tile = Tile;
+
+    fn check_read(&self) -> Result<()> {
+        self.bytes().check_read()
+    }
+    fn check_unchanged(&self) -> Result<()> {
+        self.bytes().check_unchanged()
+    }
 
     fn embed(&self, s: &mut Scratch, ends: &CpuEnds, batch: &Batch<'_>) -> Result<()> {
         let n = batch.tokens.len();

@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::File;
 use super::errno::{Errno, Failed, errno};
-use crate::base::error::{Result, err};
+use crate::base::error::{Error, Result, err};
 use crate::base::log::log;
 
 /// What tells that a file was changed, or that it is another one.
@@ -24,6 +26,8 @@ pub(super) struct Guard {
     stamp: Stamp,
     /// Whether a writer must wait until the kernel has told us (see [`take_lease`]).
     pub(super) has_lease: bool,
+    /// A change was noticed: whatever the file looks like since, it is not what was loaded.
+    is_changed: AtomicBool,
 }
 
 impl Stamp {
@@ -59,6 +63,23 @@ impl Stamp {
         (self.dev, self.inode) == (found.dev(), found.ino())
     }
 
+    /// Waits until a write would leave another time. The kernel's clock of files goes by ticks of some
+    /// milliseconds: two writes within one leave the same.
+    fn wait_for_the_next_tick(&self) {
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let (mut now, mut tick) = (zero, zero);
+        // SAFETY: both write a `timespec`, or nothing.
+        unsafe {
+            libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut now);
+            libc::clock_getres(libc::CLOCK_REALTIME_COARSE, &mut tick);
+        }
+        let ns = |(s, ns): (i64, i64)| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        let age = ns((now.tv_sec, now.tv_nsec)).saturating_sub(ns(self.mtime));
+        if age.unsigned_abs() <= tick.tv_nsec.unsigned_abs() {
+            std::thread::sleep(Duration::from_nanos(2 * tick.tv_nsec.unsigned_abs()));
+        }
+    }
+
     /// Compares with what the file is now.
     pub(super) fn check(&self, fd: &OwnedFd) -> Result<()> {
         let now = Stamp::of(fd, &"the model's file")?;
@@ -90,10 +111,28 @@ impl Guard {
         if !has_lease {
             log!(Debug, "no lease on the model's file: writers will be noticed, not held up");
         }
-        Ok(Guard { fd, stamp: file.stamp, has_lease })
+        if !has_lease {
+            file.stamp.wait_for_the_next_tick();
+        }
+        Ok(Guard { fd, stamp: file.stamp, has_lease, is_changed: AtomicBool::new(false) })
     }
 
+    /// Fails with `ModelChanged`, from the first time on that there was a change.
     pub(super) fn check(&self) -> Result<()> {
+        match self.look() {
+            Ok(()) if self.is_changed.load(Ordering::Relaxed) => Err(err!(
+                ModelChanged,
+                "the model's file was written to, and made to look as before"
+            )),
+            Err(error @ Error::ModelChanged(_)) => {
+                self.is_changed.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    fn look(&self) -> Result<()> {
         if self.has_lease {
             // SAFETY: F_GETLEASE has no argument.
             let lease = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) };

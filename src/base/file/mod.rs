@@ -1,14 +1,16 @@
 //! A model's bytes: read exactly, then copied or mapped.
 //!
 //! A mapped file is a promise by everyone who can write it. If the file is cut, touching the lost
-//! pages kills the process with SIGBUS; neither MAP_PRIVATE nor mlock prevents that, and overwritten
-//! bytes show through all of them. So there are three modes, from safe to cheap ([`LoadMode`]).
+//! pages kills the process with SIGBUS, unless the application has asked for the handler ([`sigbus`]);
+//! neither MAP_PRIVATE nor mlock prevents that, and overwritten bytes show through all of them. So there
+//! are three modes, from safe to cheap ([`LoadMode`]).
 //! Headers are never parsed from a mapping: what was checked could change before it is used.
 #![allow(unsafe_code, reason = "system calls, and slices over mappings")]
 
 pub mod errno;
 mod guard;
 mod output;
+pub mod sigbus;
 
 pub use output::Output;
 
@@ -22,6 +24,7 @@ use super::error::{Result, err};
 use super::memory::HugePages;
 use errno::{Errno, Failed, errno};
 use guard::{Guard, Stamp};
+use sigbus::Mapped;
 
 /// Bytes between two reports of progress, and between two chances to cancel.
 const CHUNK: usize = 4 << 20;
@@ -59,9 +62,10 @@ pub enum LoadMode {
     #[default]
     Copy,
     /// Maps the file. All of it is read while loading, so that a bad disk is an error; changes are
-    /// noticed at the next [`Bytes::check_unchanged`]. Where the kernel lets us, who opens the file
-    /// for writing waits for that check (45 s at most, `/proc/sys/fs/lease-break-time`); else,
-    /// whoever cuts the file in between ends the process.
+    /// noticed at the next [`Bytes::check_unchanged`], which comes before and after whatever reads the
+    /// weights. Where the kernel lets us, who opens the file for writing waits for that check (45 s at
+    /// most, `/proc/sys/fs/lease-break-time`); else, whoever cuts the file while it is being read ends
+    /// the process, without [`sigbus::install`].
     MapGuarded,
     /// Maps the file and reads what is touched when it is touched. For files that nobody writes.
     MapFast,
@@ -251,7 +255,11 @@ pub struct Bytes {
 enum Memory {
     Empty,
     Owned(Mmap),
-    Mapped(MmapRaw),
+    Mapped {
+        /// Dropped before the mapping is.
+        place: Mapped,
+        map: MmapRaw,
+    },
 }
 
 impl Bytes {
@@ -293,13 +301,14 @@ impl Bytes {
                     .len(n)
                     .map_raw_read_only(&file.fd)
                     .map_err(|e| err!(Io, "mapping {n} bytes: {}", Failed(&e)))?;
+                let place = Mapped::new(map.as_ptr(), n)?;
                 if guard.is_some() {
                     populate(&map, &file.fd, start + offset, progress)?;
                 } else {
                     report(progress, 0, len)?;
                     report(progress, len, len)?;
                 }
-                let bytes = Bytes { memory: Memory::Mapped(map), guard };
+                let bytes = Bytes { memory: Memory::Mapped { place, map }, guard };
                 bytes.check_unchanged()?;
                 Ok(bytes)
             }
@@ -338,7 +347,7 @@ impl Bytes {
         match &self.memory {
             Memory::Empty => &[],
             Memory::Owned(map) => map,
-            Memory::Mapped(map) => {
+            Memory::Mapped { map, .. } => {
                 // SAFETY: the mapping is readable, this long, and lives as long as `self`. That
                 // nobody changes the file is what the caller of a map mode answers for; a change
                 // gives other numbers, and the compiler is given no fact that it could break: bytes
@@ -355,22 +364,39 @@ impl Bytes {
         match &self.memory {
             Memory::Empty => Ok(()),
             Memory::Owned(map) => memory.lock(map.len() as u64, || map.lock()),
-            Memory::Mapped(map) => memory.lock(map.len() as u64, || map.lock()),
+            Memory::Mapped { map, .. } => memory.lock(map.len() as u64, || map.lock()),
         }
     }
 
-    /// Whether the mapped file is still what was loaded; `Ok` in the modes that do not watch it.
+    /// Whether the mapped file is still what was loaded; in the modes that do not watch it, whether it
+    /// could be read.
     ///
-    /// Fails with `ModelChanged`. Costs two system calls.
+    /// Fails with `ModelChanged`, and as [`Bytes::check_read`] does. Costs two system calls if it is
+    /// watched.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.guard.as_ref().map_or(Ok(()), Guard::check)
+        self.guard.as_ref().map_or(Ok(()), Guard::check)?;
+        self.check_read()
+    }
+
+    /// Whether all that was read so far was there. Costs nothing.
+    ///
+    /// Fails with `Io`, or `ModelChanged` if it is watched, from the first page on that could not be
+    /// read ([`sigbus::install`]).
+    pub fn check_read(&self) -> Result<()> {
+        match &self.memory {
+            Memory::Mapped { place, .. } if place.is_lost() => {
+                self.guard.as_ref().map_or(Ok(()), Guard::check)?;
+                Err(err!(Io, "the model's file was cut, or cannot be read any more"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of memory that belong to the process alone; 0 if the file is mapped.
     pub fn heap_bytes(&self) -> u64 {
         match &self.memory {
             Memory::Owned(map) => map.len() as u64,
-            Memory::Empty | Memory::Mapped(_) => 0,
+            Memory::Empty | Memory::Mapped { .. } => 0,
         }
     }
 }
@@ -411,6 +437,7 @@ fn populate(
                 Ok(()) => {}
                 // Before Linux 5.14, or under an emulator: read the file into the page cache.
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => advice_works = false,
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
                 Err(e) => {
                     return Err(err!(Io, "reading bytes {done} to {}: {}", done + n, Failed(&e)));
                 }
