@@ -37,6 +37,8 @@ enum call {
     SIGMASK,
     AFFINITY,
     RLIMIT,
+    CLOSE,
+    SIGACTION,
     SYSCONF
 };
 
@@ -106,6 +108,9 @@ static const struct way {
     {AFFINITY, "sched_getaffinity: EINVAL", EINVAL},
     {AFFINITY, "sched_getaffinity: EPERM", EPERM},
     {RLIMIT, "getrlimit: EINVAL", EINVAL},
+    {CLOSE, "close: EIO", EIO},
+    {CLOSE, "close: EINTR", EINTR},
+    {SIGACTION, "sigaction: EINVAL", EINVAL},
     {SYSCONF, "sysconf: EINVAL", EINVAL},
 };
 
@@ -163,6 +168,15 @@ WRAPPED(MLOCK, int, mlock, (const void *at, size_t n), (at, n))
 WRAPPED(AFFINITY, int, sched_getaffinity, (pid_t pid, size_t n, void *to), (pid, n, to))
 WRAPPED(RLIMIT, int, getrlimit, (int what, void *to), (what, to))
 WRAPPED(SYSCONF, long, sysconf, (int what), (what))
+WRAPPED(SIGACTION, int, sigaction, (int n, const void *new_one, void *old), (n, new_one, old))
+
+/* Whatever it says, Linux has closed the file. */
+int __real_close(int fd);
+int __wrap_close(int fd);
+int __wrap_close(int fd) {
+    const int closed = __real_close(fd);
+    return fails(CLOSE) != 0 ? -1 : closed;
+}
 
 int __real_open64(const char *name, int flags, ...);
 int __wrap_open64(const char *name, int flags, ...);

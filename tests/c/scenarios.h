@@ -403,6 +403,11 @@ static tern_status mistakes(void) {
     return TERN_OK;
 }
 
+static tern_status guard_against_sigbus(void) {
+    TRY(tern_sigbus_guard_install());
+    return tern_sigbus_guard_remove();
+}
+
 /* Nothing is needed to give things back. */
 static tern_status give_back(void) {
     free_all();
@@ -457,6 +462,7 @@ static const struct scenario {
     {"write and read", with_sampler, copy_bytes},
     {"rebuild", plain, rebuild},
     {"segments", with_budget, segments},
+    {"guard against SIGBUS", nothing, guard_against_sigbus},
     {"mistakes", plain, mistakes},
     {"free", with_all, give_back},
 };
