@@ -5,9 +5,10 @@ MODEL ?=
 PROMPT ?=
 STEPS ?=
 MINUTES ?=
-export MODEL PROMPT
+ADVISORIES ?=
+export MODEL PROMPT ADVISORIES
 
-.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca soak format dist clean
+.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca soak format dist deny clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -22,6 +23,7 @@ help:
 	@echo 'make soak [MINUTES=120]   works for hours with the library as released: memory stays, answers too'
 	@echo 'make format               formats the Rust code'
 	@echo 'make dist                 a source archive that builds without a network'
+	@echo 'make deny [ADVISORIES=1]  licences, bans and sources of all crates by cargo-deny; and known vulnerabilities'
 	@echo 'make clean                removes build/ and target/ (not the models in ~/.cache/tern)'
 
 demo:
@@ -69,6 +71,10 @@ format:
 # What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
 dist:
 	@. toolchains/env.sh && toolchains/dist.sh
+
+# Advisories are read from a database that cargo-deny fetches, which is not to be had everywhere.
+deny:
+	@tests/run.sh test tools deny
 
 clean:
 	rm -rf build target

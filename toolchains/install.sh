@@ -4,16 +4,19 @@
 #   toolchains/install.sh           to build, install and run: Rust, a C compiler, CMake,
 #                                   Ninja, pkg-config, and Python with pip (fetches the models)
 #   toolchains/install.sh --test    also for `make test`: C++, clang, valgrind, abidiff, clippy,
-#                                   rustfmt, and an aarch64 compiler, Rust library and emulator
+#                                   rustfmt, an aarch64 compiler, Rust library and emulator; and
+#                                   into $TERN_CACHE/tools or ~/.cache/tern/tools what PyPI has of
+#                                   tests/supply/requirements.txt
 #   toolchains/install.sh --bench   also for `make test-long`: what counts instructions: an emulator
 #                                   that takes plugins, and the runner of gungraun, built by cargo
-#                                   into $TERN_CACHE/tools or ~/.cache/tern/tools
+#                                   into the same folder
 #   toolchains/install.sh --mca     also for `make mca`: that aarch64 library, and llvm-mca
 #   toolchains/install.sh --check   installs nothing; says what is missing and fails if anything is
 #
 # It says what it does, uses sudo only when it is not root already, installs only what is missing,
 # and does nothing at all when nothing is. Everything comes from the distribution's own packages;
-# only where those hold no Rust that is new enough does it ask rustup for one, and for --bench cargo.
+# only where those hold no Rust that is new enough does it ask rustup for one, and cargo and pip for
+# what Debian does not have.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,7 +28,7 @@ for arg; do
     --mca) mca=yes ;;
     --check) check=yes ;;
     *)
-        sed -n '2,17s/^# \{0,1\}//p' "$0"
+        sed -n '2,20s/^# \{0,1\}//p' "$0"
         [ "$arg" = --help ] && exit 0 || exit 2
         ;;
     esac
@@ -92,6 +95,12 @@ if [ $bench = yes ]; then
     grep -qs "^\"gungraun-runner $gungraun " "$tools/.crates.toml" || runner=missing
 fi
 
+# In a folder of its own, so that neither the system's packages nor the user's are touched.
+python=have
+if [ $test = yes ] && ! cmp -s tests/supply/requirements.txt "$tools/python/requirements.txt"; then
+    python=missing
+fi
+
 if [ $mca = yes ]; then
     mca_found=no
     for v in $(seq 16 40); do
@@ -121,13 +130,13 @@ if [ $test = yes ] && { ! cargo clippy --version || ! cargo fmt --version; } >/d
 fi
 
 if [ -z "$want" ] && [ $rust = have ] && [ $std = have ] && [ $lint = have ] &&
-    [ $runner = have ]; then
+    [ $runner = have ] && [ $python = have ]; then
     say "nothing to do: all tools are here (Rust $TERN_RUST)"
     exit 0
 fi
 if [ $check = yes ]; then
     say "missing:$want$([ $rust = have ] || echo " Rust>=$TERN_MSRV")$(
-        [ $std = have ] || echo " Rust's-library-for-aarch64")$([ $lint = have ] || echo " clippy/rustfmt")$([ $runner = have ] || echo " gungraun-runner")"
+        [ $std = have ] || echo " Rust's-library-for-aarch64")$([ $lint = have ] || echo " clippy/rustfmt")$([ $runner = have ] || echo " gungraun-runner")$([ $python = have ] || echo " tests/supply/requirements.txt")"
     exit 1
 fi
 if ! have apt-get; then
@@ -259,5 +268,13 @@ if [ $runner = missing ]; then
     say "cargo install gungraun-runner@$gungraun, into $tools"
     cargo install --locked --quiet --root "$tools" "gungraun-runner@$gungraun" >&2 ||
         say "no gungraun-runner to be had; make test-long will skip its step and say so"
+fi
+if [ $python = missing ]; then
+    say "pip install -r tests/supply/requirements.txt, into $tools/python"
+    rm -rf "$tools/python"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+        --target "$tools/python" -r tests/supply/requirements.txt >&2 &&
+        cp tests/supply/requirements.txt "$tools/python/" ||
+        say "pip could not get them all; the steps deny and sbom will be skipped and say so"
 fi
 say "done"
