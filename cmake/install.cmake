@@ -18,6 +18,15 @@ install(FILES LICENSE-APACHE LICENSE-MIT DESTINATION ${CMAKE_INSTALL_DOCDIR} COM
 if(TERN_BUILD_COMMAND)
   install(PROGRAMS "${TERN_COMMAND}" DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT command)
 endif()
+# Not with the runtime, whose packages for two architectures can be installed side by side.
+if(TERN_BUILD_SBOM)
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/libtern.cdx.json"
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/tern COMPONENT devel)
+  if(TERN_BUILD_COMMAND)
+    install(FILES "${CMAKE_CURRENT_BINARY_DIR}/tern.cdx.json"
+      DESTINATION ${CMAKE_INSTALL_DATADIR}/tern COMPONENT command)
+  endif()
+endif()
 
 configure_package_config_file(cmake/tern-config.cmake.in tern-config.cmake
   INSTALL_DESTINATION ${_package})

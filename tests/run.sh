@@ -34,16 +34,20 @@ abi             tl   120 offline no change breaks programs that are already buil
 native          tl   900 clippy builds, passes ctest and packs natively, by the workflow preset
 symbols         tl    60 native libtern has the symbols, versions and libraries that it should, no others
 install         tl   120 native installs in components, and into a prefix that is then moved
+sbom            tl   120 install the bills of materials are CycloneDX, list what was linked, and are in the packages
+hardening       tl   120 install what was linked is hardened, and says nothing of the machine that built it
 two-archives    tl   120 install libtern.a and another archive made by Rust link and run in one program
 examples        tl   600 install the examples, against the moved prefix, with SmolLM2, in flat memory
 a64-build       tl  1200 clippy cross-builds for aarch64, passes ctest in qemu, and packs
 a64-size        tl    60 a64-build libtern.so for aarch64, stripped, has at most 2 MiB
+a64-hardening   tl    60 a64-build so is what was linked for aarch64, and its bill of materials is right
 a64-consumers   tl   900 a64-build programs outside on aarch64: shared, static and fully static
 a64-examples    tl   900 a64-build the examples say a few tokens of SmolLM2 on aarch64, shared and static
 a64-rust        tl  1500 clippy oracle tests on aarch64, as cortex-a72, cortex-a76 and max; all its kernels
 consumers       tl   900 install,isas programs outside find the moved tern: CMake and pkg-config, shared and static
 a64-c           tl   900 a64-build,consumers the C programs of tests/c, and every misuse, on aarch64, with the archive that was cross-built
 a64-all          l 14400 a64-rust,a64-c all Rust tests on aarch64, as cortex-a72, cortex-a76 and max
+reproducible     l  3600 a64-all,native a build elsewhere, of the source archive, has the same bytes: libtern.so, libtern.a, its bill
 mca             l  1800 a64-all no inner loop for aarch64 is slower than committed, in models of processors
 counts          l  1800 mca no part of tern takes more instructions than are committed
 release         l  7200 counts all Rust tests again, optimised as what is released, and those marked as long
@@ -221,6 +225,57 @@ run_install() {
     fi
 }
 
+# BUILD_FOLDER NAME OBJECT, cargo's folder within it: the bill against what was linked.
+check_sbom() {
+    local dir=$1 output
+    output=$(ls -d "$dir/$4"/*/release | head -n 1)
+    PYTHONPATH=$TOOLS/python python3 tests/supply/sbom.py "$dir/$2.cdx.json" "$output" "$3"
+}
+run_sbom() {
+    local dir=build/native deb
+    check_sbom $dir libtern $dir/tern.o cargo || return
+    check_sbom $dir tern "$(ls $dir/cargo-command/*/release/tern)" cargo-command || return
+    find build/prefix-moved -path '*share/tern/libtern.cdx.json' | grep . || {
+        echo "the installed tree has no share/tern/libtern.cdx.json"
+        return 1
+    }
+    for deb in libtern-dev_*:libtern tern_*:tern; do
+        dpkg-deb -c $dir/${deb%:*}.deb | grep "share/tern/${deb#*:}.cdx.json" || {
+            echo "the package ${deb%:*} has no bill of materials"
+            return 1
+        }
+    done
+}
+run_hardening() {
+    local dir=build/native
+    tests/supply/hardening.sh $dir/libtern.so $dir/libtern.a "$(ls $dir/cargo-command/*/release/tern)" \
+        "$(find build/prefix-moved -name 'libtern.so.*.*')" build/prefix-moved/bin/tern
+}
+
+# From the archive of make dist in another folder, by another user's settings, with a cargo home of its
+# own and vendored crates, and some time later.
+run_reproducible() {
+    local dir version name bad=0
+    export CARGO_PROFILE_RELEASE_DEBUG=2 # as the step native has it
+    cmake --preset native --log-level=WARNING && cmake --build build/native || return 1
+    toolchains/dist.sh || return 1
+    version=$(sed -n 's/^version *= *"\([^"]*\)".*/\1/p' Cargo.toml | head -n 1)
+    dir=$(mktemp -d) && tar -C "$dir" -xzf "build/dist/tern-$version.tar.gz" || return 1
+    (
+        umask 077
+        export CARGO_HOME=$dir/cargo-home TZ=Pacific/Kiritimati LC_ALL=C USER=somebody
+        cmake -S "$dir/tern-$version" -B "$dir/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+            -DTERN_CARGO_FLAGS=--frozen -DTERN_BUILD_COMMAND=OFF --log-level=WARNING &&
+            cmake --build "$dir/build"
+    ) || return 1
+    for name in libtern.so libtern.a libtern.cdx.json; do
+        sha256sum "build/native/$name" "$dir/build/$name"
+        cmp "build/native/$name" "$dir/build/$name" || bad=1
+    done
+    rm -rf "$dir"
+    return $bad
+}
+
 # Builds tests/consumers against an installed prefix: consume FOLDER PREFIX KIND [cmake arguments]
 consume() {
     local dir=$1 prefix=$2 kind=$3 model=
@@ -337,6 +392,13 @@ run_a64-size() {
     bytes=$(stat -c %s "$LOGS/libtern.so")
     echo "libtern.so for aarch64, stripped: $bytes bytes"
     [ "$bytes" -le 2097152 ]
+}
+run_a64-hardening() {
+    need_a64
+    local dir=build/$A64
+    tests/supply/hardening.sh -t $A64- $dir/libtern.so $dir/libtern.a \
+        "$(find build/prefix-a64 -name 'libtern.so.*.*')" &&
+        check_sbom $dir libtern $dir/tern.o cargo
 }
 run_a64-consumers() {
     need_a64
