@@ -8,7 +8,9 @@ MINUTES ?=
 ADVISORIES ?=
 export MODEL PROMPT ADVISORIES
 
-.PHONY: help demo test test-quick test-long models bench bench-compare bench-instructions mca soak format dist deny clean
+FUZZ = $(TARGET) --minutes $(or $(MINUTES),60) --jobs $(or $(JOBS),$(shell nproc))
+
+.PHONY: help demo test test-quick test-long models fuzz fuzz-summary fuzz-coverage bench bench-compare bench-instructions mca soak format dist deny clean
 
 help:
 	@echo 'make demo [PROMPT="..."] [MODEL=file.gguf]   set up, build, install under build/, and chat'
@@ -16,6 +18,9 @@ help:
 	@echo 'make test-quick           formatting, lints and the Rust tests: a minute or two'
 	@echo 'make test-long            make test, the whole suite in an aarch64 emulator, and all tests optimised'
 	@echo 'make models               fetches all models and texts that tests use: 0.5 GB in ~/.cache/tern'
+	@echo 'make fuzz [TARGET="..."] [MINUTES=60] [JOBS=...]   a campaign of all fuzz targets, or these, in turns; goes on'
+	@echo '                          from where the last one was (docs/fuzzing.md)'
+	@echo 'make fuzz-summary         docs/fuzzing.md anew, with what campaigns have come to; make fuzz-coverage: what the corpus covers'
 	@echo 'make bench [MODEL=...]    speed of prefill and decode on this machine'
 	@echo 'make bench-compare        the same side by side with llama.cpp; docs/performance.md says how'
 	@echo 'make bench-instructions   instructions per token on aarch64, beside llama.cpp, in an emulator'
@@ -42,6 +47,16 @@ models:
 	@toolchains/install.sh
 	@python3 toolchains/fetch.py all
 
+fuzz:
+	@toolchains/install.sh --test
+	@. toolchains/env.sh && python3 tests/fuzz/fuzz.py campaign $(FUZZ)
+
+fuzz-summary:
+	@python3 tests/fuzz/fuzz.py summary
+
+fuzz-coverage:
+	@. toolchains/env.sh && python3 tests/fuzz/fuzz.py coverage
+
 bench:
 	@toolchains/install.sh
 	@. toolchains/env.sh && cargo build --release --locked --bin tern
@@ -66,7 +81,7 @@ soak:
 	@tests/soak/run.sh $(MINUTES)
 
 format:
-	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml
+	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml && cargo fmt --manifest-path tests/fuzz/Cargo.toml
 
 # What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
 dist:

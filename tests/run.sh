@@ -29,6 +29,7 @@ house           qtl  900 clippy the rules of the house; the header and the READM
 deny            tl   300 clippy the licences, sources and versions of all crates are those that deny.toml allows
 rust            qtl 2400 house,reference all Rust tests, with the best kernels of this machine
 isas            tl   900 rust the tests of the forward pass again with each lesser instruction set
+fuzz            tl   900 clippy each fuzz target ten seconds from the committed corpus, also while allocations fail
 offline         tl   600 clippy the source archive of make dist builds with --frozen, without a network
 abi             tl   120 offline no change breaks programs that are already built
 native          tl   900 clippy builds, passes ctest and packs natively, by the workflow preset
@@ -104,7 +105,8 @@ run_reference() {
 
 run_fmt() {
     cargo fmt --version || skip "rustfmt is missing"
-    cargo fmt --check && cargo fmt --check --manifest-path tests/bench/Cargo.toml
+    cargo fmt --check && cargo fmt --check --manifest-path tests/bench/Cargo.toml &&
+        cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 }
 run_clippy() {
     cargo clippy --version || skip "clippy is missing"
@@ -148,6 +150,14 @@ run_isas() {
         TERN_CPU=$isa cargo test --locked --no-fail-fast $(targets oracle session) -- --show-output ||
             return 1
     done
+}
+# The fuzz targets are a package of their own, which only this step compiles.
+run_fuzz() {
+    have c++ || skip "a C++ compiler is missing, which libFuzzer wants (toolchains/install.sh --test)"
+    if [ $SET = long ]; then
+        cargo clippy --locked --manifest-path tests/fuzz/Cargo.toml -- -D warnings || return 1
+    fi
+    python3 tests/fuzz/fuzz.py check
 }
 # --test arguments for those of the named test files that exist; at least one must.
 targets() {
