@@ -187,9 +187,11 @@ struct Installed {
     before: [sigaction; LEVELS],
 }
 
-// SAFETY: an action of zeros is the default one.
-static INSTALLED: Mutex<Installed> =
-    Mutex::new(Installed { n: 0, before: unsafe { std::mem::zeroed() } });
+static INSTALLED: Mutex<Installed> = Mutex::new(Installed {
+    n: 0,
+    // SAFETY: an action of zeros is the default one.
+    before: unsafe { std::mem::zeroed() },
+});
 
 fn installed() -> MutexGuard<'static, Installed> {
     INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
