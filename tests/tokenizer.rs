@@ -2,16 +2,17 @@
 //! texts of any kind and size. Malformed tables are in tests/tokenizer_tables.rs.
 #![allow(clippy::unwrap_used, reason = "what fails to come fails the test")]
 
+#[path = "tokenizer/families.rs"]
+mod families;
+#[path = "tokenizer/strings.rs"]
+mod strings;
 mod support;
 
-use std::fmt::Write;
-
+use families::{each_family, ids, load, round_trip};
+use strings::{Random, mixed_strings};
 use support::cached;
 use tern::Error;
-use tern::base::file::Source;
 use tern::engine::vocab;
-use tern::gguf::Gguf;
-use tern::tokenizer::Tokenizer;
 
 /// Vocabularies that come with recorded inputs and ids.
 const RECORDED: &[&str] = &[
@@ -56,7 +57,7 @@ fn the_ids_are_those_recorded_beside_the_vocabularies() {
 
 #[test]
 fn the_ids_of_mixed_strings_are_those_of_the_original_programs() {
-    let strings = mixed_strings();
+    let strings = mixed_strings(2);
     each_family(
         "the_ids_of_mixed_strings_are_those_of_the_original_programs",
         |name, tokenizer, hashes| {
@@ -74,7 +75,7 @@ fn the_ids_of_mixed_strings_are_those_of_the_original_programs() {
 
 #[test]
 fn tokens_turn_back_into_the_text_they_came_from() {
-    let mut strings = mixed_strings();
+    let mut strings = mixed_strings(2);
     let mut random = Random(3);
     for _ in 0..1000 {
         let bytes: Vec<u8> = (0..random.below(40)).map(|_| random.below(256) as u8).collect();
@@ -101,7 +102,7 @@ fn tokens_turn_back_into_the_text_they_came_from() {
 /// tokens alone and in one long text, where control tokens keep them apart.
 #[test]
 fn a_string_has_the_same_tokens_alone_and_in_a_long_text() {
-    let strings = mixed_strings();
+    let strings = mixed_strings(2);
     let mut tested = 0;
     each_family("a_string_has_the_same_tokens_alone_and_in_a_long_text", |name, tokenizer, _| {
         let separator = (0..tokenizer.n_vocab() as i32).find(|&id| tokenizer.is_control(id));
@@ -227,172 +228,10 @@ fn other_kinds_of_vocabularies_are_named_in_the_error() {
     }
 }
 
-fn load(test: &str, path: &str) -> Option<Gguf> {
-    let path = cached(test, path)?;
-    Some(Gguf::parse(&Source::open(&path).unwrap()).unwrap())
-}
-
-fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i32> {
-    let mut ids = Vec::new();
-    tokenizer.tokenize(text, false, false, &mut ids).unwrap();
-    ids
-}
-
-fn round_trip(tokenizer: &Tokenizer, text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    tokenizer.detokenize(&ids(tokenizer, text), &mut bytes).unwrap();
-    bytes
-}
-
-/// The families of tests/data/tokenizer_ids.txt whose vocabularies are at hand.
-fn each_family(test: &str, mut f: impl FnMut(&str, &Tokenizer, &[u64])) {
-    let lines =
-        include_str!("data/tokenizer_ids.txt").lines().filter(|line| !line.starts_with('#'));
-    let mut families: Vec<(&str, &str, &str, Vec<u64>)> = Vec::new();
-    for line in lines {
-        match line.split('\t').collect::<Vec<_>>()[..] {
-            [name, path, pre] => families.push((name, path, pre, Vec::new())),
-            _ => {
-                let hashes = line.split(' ').map(|hash| u64::from_str_radix(hash, 16).unwrap());
-                families.last_mut().unwrap().3.extend(hashes);
-            }
-        }
-    }
-    assert!(families.len() >= 20);
-    for (name, path, pre, hashes) in families {
-        let Some(gguf) = load(test, path) else { continue };
-        let mut tables = vocab::tables(gguf.metadata()).unwrap();
-        if pre != "-" {
-            tables.pre = pre;
-        }
-        f(name, &Tokenizer::new(tables).unwrap(), &hashes);
-    }
-}
-
 /// FNV-1a over the ids as little-endian u32, each string's followed by 0xffffffff.
 fn block_hash(block: impl Iterator<Item = Vec<i32>>) -> u64 {
     let bytes = block.flat_map(|ids| ids.into_iter().chain([-1]).flat_map(i32::to_le_bytes));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-
-    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
-
-    fn char_of(&mut self, first: u32, last: u32) -> char {
-        char::from_u32(first + self.below((last - first + 1) as usize) as u32).unwrap()
-    }
-}
-
-/// The strings of tests/oracle/tokenizer_ids.py.
-fn mixed_strings() -> Vec<String> {
-    let parts = Parts::read();
-    let mut random = Random(2);
-    let mut strings = Vec::new();
-    for _ in 0..10_000 {
-        let mut string = String::new();
-        for _ in 0..1 + random.below(12) {
-            parts.append(&mut random, &mut string);
-        }
-        strings.push(string);
-    }
-    strings
-}
-
-/// The sections of tests/data/tokenizer_strings.txt.
-struct Parts(Vec<(String, Vec<String>)>);
-
-impl Parts {
-    fn read() -> Parts {
-        let mut parts = Vec::new();
-        for line in include_str!("data/tokenizer_strings.txt").lines() {
-            if let Some(name) = line.strip_prefix('[') {
-                parts.push((name.trim_end_matches(']').to_string(), Vec::new()));
-            } else if let Some(item) = line.strip_prefix('|') {
-                parts.last_mut().unwrap().1.push(unescape(item));
-            }
-        }
-        Parts(parts)
-    }
-
-    fn get(&self, name: &str) -> &[String] {
-        &self.0.iter().find(|(n, _)| n == name).unwrap().1
-    }
-
-    fn pick(&self, r: &mut Random, name: &str) -> &str {
-        r.pick::<String>(self.get(name))
-    }
-
-    fn append(&self, r: &mut Random, out: &mut String) {
-        match r.below(16) {
-            0..=3 => {
-                let space = if r.below(4) > 0 { " " } else { "" };
-                write!(out, "{space}{}", self.pick(r, "words")).unwrap();
-            }
-            4 => (0..1 + r.below(5)).for_each(|_| out.push_str(self.pick(r, "spaces"))),
-            5 => {
-                let space = *r.pick(&[" ", "\n", "\t"]);
-                out.push_str(&space.repeat(1 + r.below(40)));
-            }
-            6 => (0..1 + r.below(9)).for_each(|_| write!(out, "{}", r.below(10)).unwrap()),
-            7 => {
-                let marks: Vec<char> = self.get("marks")[0].chars().collect();
-                (0..1 + r.below(5)).for_each(|_| out.push(*r.pick(&marks)));
-            }
-            8 => {
-                out.push_str(self.pick(r, "words"));
-                out.push_str(self.pick(r, "apostrophes"));
-            }
-            9 => out.push_str(self.pick(r, "snippets")),
-            10 => (0..1 + r.below(3)).for_each(|_| out.push_str(self.pick(r, "emoji"))),
-            11 => {
-                out.push(r.char_of(0x61, 0x7a));
-                (0..1 + r.below(3)).for_each(|_| out.push(r.char_of(0x300, 0x36f)));
-            }
-            12 => {
-                let code = r.below(0x11_0000 - 0x800) as u32;
-                let code = if code >= 0xd800 { code + 0x800 } else { code };
-                out.push(char::from_u32(code).unwrap());
-            }
-            _ => {
-                let range: Vec<char> = self.pick(r, "ranges").chars().collect();
-                let (first, last) = (u32::from(range[0]), u32::from(range[1]));
-                (0..1 + r.below(8)).for_each(|_| out.push(r.char_of(first, last)));
-            }
-        }
-    }
-}
-
-/// "\a;" is U+000A, "\\" a backslash.
-fn unescape(item: &str) -> String {
-    let mut out = String::new();
-    let mut rest = item;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        rest = match after.strip_prefix('\\') {
-            Some(after) => {
-                out.push('\\');
-                after
-            }
-            None => {
-                let (code, after) = after.split_once(';').unwrap();
-                out.push(char::from_u32(u32::from_str_radix(code, 16).unwrap()).unwrap());
-                after
-            }
-        };
-    }
-    out + rest
 }
