@@ -83,6 +83,10 @@ message(STATUS "Rust ${_rust_version}, target ${_triple}, profile ${_profile}")
 # the environment would hide those of the user's cargo configuration, and those of `cargo rustc` are
 # part of what cargo makes the names of symbols from. tests/run.sh reproducible builds twice.
 
+if(TERN_SIGNED_MODELS)
+  list(APPEND TERN_CARGO_FEATURES signed)
+  list(REMOVE_DUPLICATES TERN_CARGO_FEATURES)
+endif()
 set(_features)
 if(TERN_CARGO_FEATURES)
   list(JOIN TERN_CARGO_FEATURES "," _features)

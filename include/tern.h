@@ -175,6 +175,16 @@ enum tern_status
     TERN_ERROR_SNAPSHOT_MODEL = -31,
     /// The snapshot was made with other parameters of the session or the sampler.
     TERN_ERROR_SNAPSHOT_LAYOUT = -32,
+    /// A signature is required, and the model has no manifest, or one that nobody signed.
+    TERN_ERROR_NOT_SIGNED = -33,
+    /// The model's manifest is damaged, cut short, or is not a manifest.
+    TERN_ERROR_BAD_MANIFEST = -34,
+    /// No trusted key has signed the manifest, or it is not as it was when it was signed.
+    TERN_ERROR_BAD_SIGNATURE = -35,
+    /// The model's file is not as it was when its manifest was signed.
+    TERN_ERROR_BAD_DIGEST = -36,
+    /// The model's version in its manifest is lower than the least that is accepted.
+    TERN_ERROR_ROLLBACK = -37,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -238,6 +248,23 @@ typedef uint32_t tern_lock;
 /// of pages, at the price of some memory. Only ever a wish: the system may have none.
 typedef uint32_t tern_huge_pages;
 
+/// Whom a program trusts to say what a model is; see `trust` of tern_model_params.
+typedef struct {
+    /// sizeof(tern_trust_params)
+    uint32_t struct_size;
+    /// How many keys there are: 1 to 64.
+    uint32_t n_keys;
+    /// Public keys, Ed25519: 32 bytes each, one after the other. One of them must have signed.
+    const uint8_t *keys;
+    /// The manifest; NULL = the file beside the model, of the same name and ".manifest". A model that is
+    /// loaded by a descriptor or from memory needs one here (TERN_ERROR_NOT_SIGNED).
+    const char *manifest;
+    /// Its bytes.
+    uint64_t n_manifest;
+    /// The lowest version in a manifest that is accepted (TERN_ERROR_ROLLBACK).
+    uint64_t min_version;
+} tern_trust_params;
+
 /// How to load a model. Zero is the default of every field.
 typedef struct {
     /// sizeof(tern_model_params)
@@ -259,6 +286,8 @@ typedef struct {
     tern_lock lock_memory;
     /// Whether a copy of the weights is made of huge pages; one of TERN_HUGE_PAGES_*.
     tern_huge_pages huge_pages;
+    /// NULL: any model loads. Else only one that somebody trusted has signed. See TERN_ERROR_NOT_SIGNED.
+    const tern_trust_params *trust;
 } tern_model_params;
 
 /// The element type of the KV cache.
@@ -827,6 +856,13 @@ TERN_MUST_USE tern_status tern_device_describe(uint32_t index, tern_device_info 
 /// TERN_ERROR_IO, with one of TERN_ERROR_BAD_* if the file is not as it should be, with one of
 /// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, with
 /// TERN_ERROR_MODEL_CHANGED if it was written to meanwhile, or with TERN_ERROR_OUT_OF_MEMORY.
+///
+/// With `trust` the file is held against a manifest that one of the keys must have signed, in the
+/// pass that reads it: header, metadata and every tensor. Fails then with TERN_ERROR_NOT_SIGNED,
+/// TERN_ERROR_BAD_MANIFEST, TERN_ERROR_BAD_SIGNATURE, TERN_ERROR_BAD_DIGEST, which names the tensor,
+/// or TERN_ERROR_ROLLBACK; with TERN_ERROR_UNSUPPORTED for TERN_LOAD_MAP_FAST, and in a library that
+/// was built without TERN_SIGNED_MODELS. With TERN_LOAD_COPY what was checked is what is evaluated;
+/// with TERN_LOAD_MAP_GUARDED only as long as nobody writes to the file.
 TERN_MUST_USE
 tern_status tern_model_load(const char *path,
                             const tern_model_params *params,
@@ -859,7 +895,7 @@ void tern_model_free(tern_model *model);
 /// Says how much memory a model and one session of it will take, before any of it is taken.
 ///
 /// Reads the file's header only. `model_params` and `session_params` may be NULL; `progress` is
-/// not called. Fails as tern_model_load() does.
+/// not called, and no signature is looked at. Fails as tern_model_load() does.
 TERN_MUST_USE
 tern_status tern_model_plan(const char *path,
                             const tern_model_params *model_params,

@@ -7,6 +7,7 @@
 //!   models.
 //! - [`gguf`]: a file format, nothing else. Every length and offset is checked here, once.
 //! - [`quant`]: block formats: what the bits of a quantised weight mean, exactly and slowly.
+//! - [`manifest`]: what the bytes of a file should be, signed by somebody.
 //! - [`tokenizer`]: text to tokens and back.
 //! - [`sampler`]: logits to a token.
 //! - [`chat`]: messages to a prompt, by the model's own template.
@@ -30,6 +31,7 @@ pub mod ffi;
 pub mod gguf;
 pub mod kernel;
 pub mod kv;
+pub mod manifest;
 pub mod model;
 pub mod quant;
 pub mod sampler;

@@ -244,6 +244,7 @@ fn a_panic_in_a_callback_is_an_error() {
         user_data: std::ptr::null_mut(),
         lock_memory: TERN_LOCK_NO,
         huge_pages: TERN_HUGE_PAGES_DEFAULT,
+        trust: std::ptr::null(),
     };
     let mut made = std::ptr::null_mut();
     // SAFETY: a path that ends in NUL, a struct of its own size, a place for a handle.

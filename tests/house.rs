@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("quant", &["base"]),
     ("gguf", &["base", "quant"]),
+    ("manifest", &["base"]),
     ("tokenizer", &["base"]),
     ("sampler", &["base"]),
     ("chat", &["base"]),
@@ -18,7 +19,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("backend", &["base", "quant", "kernel"]),
     ("kv", &["base", "backend"]),
     ("model", &["base", "gguf", "backend", "kv"]),
-    ("engine", &["base", "gguf", "tokenizer", "sampler", "chat", "backend", "kv", "model"]),
+    (
+        "engine",
+        &["base", "gguf", "manifest", "tokenizer", "sampler", "chat", "backend", "kv", "model"],
+    ),
     ("ffi", &["base", "tokenizer", "sampler", "chat", "engine"]),
 ];
 

@@ -319,6 +319,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("NOT_FINITE", "tests/sampler.rs", "Error::NotFinite("),
     ("INTERNAL", "tests/c/panic.c", "GIVES(TERN_ERROR_INTERNAL"),
     ("BAD_TEMPLATE", "tests/chat.rs", "Error::BadTemplate("),
+    ("NOT_SIGNED", "tests/signed.rs", "Error::NotSigned("),
+    ("BAD_MANIFEST", "tests/signed.rs", "Error::BadManifest("),
+    ("BAD_SIGNATURE", "tests/signed.rs", "Error::BadSignature("),
+    ("BAD_DIGEST", "tests/signed.rs", "Error::BadDigest("),
+    ("ROLLBACK", "tests/signed.rs", "Error::Rollback("),
 ];
 
 #[test]

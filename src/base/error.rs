@@ -151,6 +151,16 @@ errors! {
     SnapshotModel = "TERN_ERROR_SNAPSHOT_MODEL",
     /// The snapshot was made with other parameters of the session or the sampler.
     SnapshotLayout = "TERN_ERROR_SNAPSHOT_LAYOUT",
+    /// The model has no manifest, or a manifest that nobody signed.
+    NotSigned = "TERN_ERROR_NOT_SIGNED",
+    /// The model's manifest is damaged, cut short, or none.
+    BadManifest = "TERN_ERROR_BAD_MANIFEST",
+    /// No trusted key has signed the manifest as it is.
+    BadSignature = "TERN_ERROR_BAD_SIGNATURE",
+    /// The model's file is not the one of which the manifest was signed.
+    BadDigest = "TERN_ERROR_BAD_DIGEST",
+    /// The model is older than the caller accepts.
+    Rollback = "TERN_ERROR_ROLLBACK",
 }
 
 impl fmt::Display for Error {

@@ -5,15 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::backend::TensorRef;
-use crate::backend::cpu::{self, Cpu, Tile};
+use crate::backend::cpu::{Cpu, Tile};
 use crate::base::cpu::{Isa, performance_cores};
-use crate::base::dtype::DType;
-use crate::base::error::{Error, Result, err};
-use crate::base::file::{Bytes, LoadMode, Source, report};
+use crate::base::error::{Result, err};
+use crate::base::file::{LoadMode, Source};
 use crate::base::heap;
 use crate::base::log::log;
-use crate::base::memory::{self, HugePages, Memory};
-use crate::base::pool::Pool;
+use crate::base::memory::{self, Memory};
 use crate::base::shared::Shared;
 use crate::chat;
 use crate::gguf::Gguf;
@@ -21,13 +19,15 @@ use crate::kv::prefix::Prefixes;
 use crate::model::arch;
 use crate::model::forward::Weights;
 use crate::model::hparams::Hparams;
-use crate::model::weights::{self, reference};
+use crate::model::weights;
 use crate::model::whole;
 use crate::tokenizer::Tokenizer;
 
 use super::params::{ModelParams, SessionParams};
 use super::plan::{Plan, check_memory, session_bytes};
+use super::signed::{Signed, Trust};
 use super::vocab;
+use super::weights::{as_it_lies, check_finite, packed};
 
 /// Where a model's bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -109,13 +109,6 @@ pub(super) struct Parsed {
     info: ModelInfo,
 }
 
-/// Bytes of weights for which one more thread is worth starting.
-const THREAD_BYTES: u64 = 8 << 20;
-/// Bytes of a file that are read and checked together.
-const CHECKED_BYTES: usize = 64 << 10;
-/// Threads that read and pack, at most: more than any disk or bus keeps busy.
-const MOST_THREADS: usize = 8;
-
 impl Model {
     /// Loads a model. `progress` is told bytes done and in all, and says whether to go on.
     pub fn load(
@@ -123,8 +116,28 @@ impl Model {
         params: &ModelParams,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
+        Model::load_signed(input, params, None, progress)
+    }
+
+    /// Loads a model, if `trust` is given only one that somebody trusted has signed: its file is then
+    /// held against its manifest in the same pass that reads it, on the bytes that are used.
+    ///
+    /// Fails as [`Model::load`] does, then with `NotSigned`, `BadManifest`, `BadSignature`,
+    /// `BadDigest`, `Rollback`; with `Unsupported` for [`LoadMode::MapFast`], and where tern was
+    /// compiled without the feature `signed`.
+    pub fn load_signed(
+        input: Input<'_>,
+        params: &ModelParams,
+        trust: Option<&Trust<'_>>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Model> {
         let source = open(input)?;
-        Model::load_from(&source, params, progress).map_err(|error| match error {
+        let text = trust.map(|trust| Signed::text(input, trust)).transpose()?;
+        let signed = match (trust, &text) {
+            (Some(trust), Some(text)) => Some(Signed::new(text, trust, &source)?),
+            _ => None,
+        };
+        Model::load_from(&source, params, signed.as_ref(), progress).map_err(|error| match error {
             Error::Aborted(_) | Error::OutOfMemory(_) => error,
             // What is wrong with a file that is being written to says little.
             error => source.check_unchanged().err().unwrap_or(error),
@@ -134,10 +147,12 @@ impl Model {
     fn load_from(
         source: &Source<'_>,
         params: &ModelParams,
+        signed: Option<&Signed<'_>>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
-        let mut parsed = parse(source, params)?;
+        let mut parsed = parse(source, params, signed)?;
         let mode = load_mode(params, source, &parsed.gguf);
+        signed.map_or(Ok(()), |signed| signed.check_mode(mode))?;
         let len = parsed.gguf.data_len();
         let isa = params.isa.unwrap_or_else(Isa::best);
         let (plan, gguf) = (&mut parsed.plan, &parsed.gguf);
@@ -155,10 +170,18 @@ impl Model {
             _ => progress(done, total),
         };
         let backend = match mode == LoadMode::Copy && !gguf.is_packed() && Cpu::packs(isa) {
-            true => packed(source, gguf, plan, (isa, params.huge), &vocabulary, &mut progress),
-            false => {
-                as_it_lies(source, gguf, plan, (isa, params.huge), mode, &vocabulary, &mut progress)
+            true => {
+                packed((source, signed), gguf, plan, (isa, params.huge), &vocabulary, &mut progress)
             }
+            false => as_it_lies(
+                (source, signed),
+                gguf,
+                plan,
+                (isa, params.huge),
+                mode,
+                &vocabulary,
+                &mut progress,
+            ),
         };
         let tokenizer = found.into_inner().unwrap_or_else(PoisonError::into_inner).transpose()?;
         let backend = backend?;
@@ -201,7 +224,7 @@ impl Model {
     /// Bytes that the model and one session would take; reads the file's header only.
     pub fn plan(input: Input<'_>, params: &ModelParams, session: &SessionParams) -> Result<Plan> {
         let source = open(input)?;
-        let parsed = parse(&source, params)?;
+        let parsed = parse(&source, params, None)?;
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let tokenizer = tokenizer(&parsed.gguf, parsed.plan.decoder.n_vocab)?;
@@ -300,11 +323,16 @@ fn open(input: Input<'_>) -> Result<Source<'_>> {
     }
 }
 
-pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed> {
+pub(super) fn parse(
+    source: &Source<'_>,
+    params: &ModelParams,
+    signed: Option<&Signed<'_>>,
+) -> Result<Parsed> {
     if params.device != 0 {
         return Err(err!(InvalidArgument, "device: found {}, expected 0, the CPU", params.device));
     }
     let gguf = Gguf::parse(source)?;
+    signed.map_or(Ok(()), |signed| signed.check_header(&gguf))?;
     whole::check(&gguf)?;
     let name = gguf
         .metadata()
@@ -318,7 +346,9 @@ pub(super) fn parse(source: &Source<'_>, params: &ModelParams) -> Result<Parsed>
             .try_reserve_exact(tensor.bytes)
             .map_err(|_| err!(OutOfMemory, "no memory for {} bytes", tensor.bytes))?;
         bytes.resize(tensor.bytes, 0);
-        source.read_at(data_offset + tensor.offset as u64, &mut bytes)?;
+        let offset = data_offset + tensor.offset as u64;
+        source.read_at(offset, &mut bytes)?;
+        signed.map_or(Ok(()), |signed| signed.check_tensor(offset, &bytes))?;
         check_finite(&gguf, tensor, tensor.offset as u64, &bytes)?;
         Ok(bytes)
     };
@@ -358,82 +388,6 @@ pub(super) fn tokenizer(gguf: &Gguf, n_vocab: usize) -> Result<Tokenizer> {
     Tokenizer::new(tables)
 }
 
-/// The weights in memory of our own, packed. `beside` is called once, on some thread.
-fn packed(
-    source: &Source<'_>,
-    gguf: &Gguf,
-    plan: &mut weights::Plan,
-    (isa, huge): (Isa, HugePages),
-    beside: &(dyn Fn() + Sync),
-    progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Cpu> {
-    let len = gguf.data_len();
-    check_memory("weights", Cpu::packed_bytes(&plan.layers, &plan.ends)?)?;
-    report(progress, 0, len)?;
-    let read =
-        |tensor: &TensorRef, at: usize, buf: &mut [u8]| read_checked(source, gguf, tensor, at, buf);
-    let mut tell = |done: usize| report(progress, (done as u64).min(len), len);
-    let pool = load_threads(len)?;
-    let (decoder, tensors) = (plan.decoder.take(), (&*plan.layers, &plan.ends));
-    let backend = Cpu::packed(decoder, tensors, (isa, huge), &pool, &read, beside, &mut tell)?;
-    source.check_unchanged()?;
-    report(progress, len, len)?; // what lies between tensors is not read
-    Ok(backend)
-}
-
-/// The weights as the file has them, mapped or copied. `beside` is called once, on some thread.
-fn as_it_lies(
-    source: &Source<'_>,
-    gguf: &Gguf,
-    plan: &mut weights::Plan,
-    (isa, huge): (Isa, HugePages),
-    mode: LoadMode,
-    beside: &(dyn Fn() + Sync),
-    progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Cpu> {
-    let len = gguf.data_len();
-    if mode == LoadMode::Copy {
-        check_memory("weights", len)?;
-    }
-    // Only what takes a while is worth a second thread.
-    let pool = load_threads(if mode == LoadMode::MapFast { 0 } else { len.min(THREAD_BYTES) })?;
-    let load = || Bytes::load(source, gguf.data_offset(), len, mode, huge, progress);
-    let bytes = pool.beside(beside, load)??;
-    let bytes = Shared::new(bytes)?;
-    let backend = Cpu::new(plan.decoder.take(), bytes, isa, gguf.is_packed());
-    match mode {
-        _ if gguf.is_packed() => {} // checked when it was packed
-        LoadMode::Copy => check_weights(gguf, &backend)?,
-        LoadMode::MapGuarded => check_file(source, gguf)?,
-        LoadMode::MapFast => {}
-    }
-    Ok(backend)
-}
-
-/// Threads to read and pack so many bytes of weights; the caller alone if there are no more.
-fn load_threads(len: u64) -> Result<Pool> {
-    let useful = usize::try_from(len / THREAD_BYTES).unwrap_or(MOST_THREADS);
-    let n = (1 + useful).min(performance_cores()).clamp(1, MOST_THREADS);
-    Pool::new(n).or_else(|_| Pool::new(1))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads bytes of a tensor, from an offset in it on, and checks them.
-pub(super) fn read_checked(
-    source: &Source<'_>,
-    gguf: &Gguf,
-    tensor: &TensorRef,
-    at: usize,
-    buf: &mut [u8],
-) -> Result<()> {
-    let offset = (tensor.offset + at) as u64;
-    source.read_at(gguf.data_offset() + offset, buf)?;
-    check_finite(gguf, tensor, offset, buf)
-}
-
 /// The mode asked for; else a guarded mapping of packed files, of which a copy would be no faster,
 /// and of those whose copy would take more than half of the memory that is free. Memory can only be
 /// copied.
@@ -449,41 +403,6 @@ fn load_mode(params: &ModelParams, source: &Source<'_>, gguf: &Gguf) -> LoadMode
     })
 }
 
-/// Every weight of the whole blocks in `bytes`, from `offset` in the data on, is a finite number.
-fn check_finite(gguf: &Gguf, tensor: &TensorRef, offset: u64, bytes: &[u8]) -> Result<()> {
-    let Some(block) = cpu::bad_block(tensor.dtype, bytes) else { return Ok(()) };
-    // The tensor may be a part of what the file calls one.
-    let whole = gguf.tensors().iter().find(|t| (t.offset..t.offset + t.bytes).contains(&offset));
-    let (name, before) = whole.map_or(("", 0), |t| (t.name(gguf), offset - t.offset));
-    Err(not_finite(name, tensor.dtype, before as usize / tensor.dtype.block_bytes() + block))
-}
-
-fn not_finite(name: &str, dtype: DType, block: usize) -> Error {
-    err!(BadWeights, "{name}: block {block} of {dtype} holds a number that is not finite")
-}
-
-/// Every weight in the file is a finite number. Read, and not looked at where it is mapped: a file that is
-/// cut meanwhile is an error then, and no signal.
-fn check_file(source: &Source<'_>, gguf: &Gguf) -> Result<()> {
-    let mut buf = heap::reserve(CHECKED_BYTES, "a part of a tensor")?;
-    buf.resize(CHECKED_BYTES, 0u8);
-    for info in gguf.tensors() {
-        let tensor = reference(info.name(gguf), info)?;
-        let n_whole = CHECKED_BYTES - CHECKED_BYTES % tensor.dtype.block_bytes();
-        for at in (0..tensor.bytes).step_by(n_whole) {
-            read_checked(source, gguf, &tensor, at, &mut buf[..n_whole.min(tensor.bytes - at)])?;
-        }
-    }
-    Ok(())
-}
-
-/// Every weight is a finite number.
-fn check_weights(gguf: &Gguf, backend: &Cpu) -> Result<()> {
-    for info in gguf.tensors() {
-        let name = info.name(gguf);
-        if let Some(block) = backend.first_bad_block(&reference(name, info)?) {
-            return Err(not_finite(name, info.dtype, block));
-        }
-    }
-    Ok(())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,8 +14,10 @@ mod plan;
 mod rebuild;
 mod runner;
 mod session;
+mod signed;
 pub mod snapshot;
 pub mod vocab;
+mod weights;
 
 pub use crate::base::cpu::Isa;
 pub use crate::base::error::{Error, Result};
@@ -27,6 +29,8 @@ pub use crate::kv::cache::{HeadSlots as KvHeadSlots, Plan as EvictPlan};
 pub use crate::kv::eviction::EVERY as KV_EVICTS_EVERY;
 pub use crate::kv::policy::{Params as KvParams, Policy as KvPolicy, Quotas as KvQuotas};
 pub use crate::kv::segments::Segment as KvSegment;
+#[cfg(feature = "signed")]
+pub use crate::manifest::signature::public_key;
 pub use crate::model::forward::{Phase, PhaseTimes};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
@@ -37,3 +41,6 @@ pub use params::{Control, Logits, ModelParams, Numerics, SessionParams, Wish};
 pub use plan::Plan;
 pub use rebuild::KvOp;
 pub use session::Session;
+pub use signed::{SUFFIX as MANIFEST_SUFFIX, Trust};
+#[cfg(feature = "signed")]
+pub use signed::{hex, sign_model};

@@ -13,8 +13,9 @@ use crate::gguf::write::{NewTensor, header};
 use crate::gguf::{Gguf, Value};
 use crate::model::weights::{self, part_name, reference};
 
-use super::load::{Model, parse, read_checked, tokenizer};
+use super::load::{Model, parse, tokenizer};
 use super::params::ModelParams;
+use super::weights::read_checked;
 
 /// Bytes of a tensor that is not packed, which are copied at once: of its types, whole elements.
 const CHUNK: usize = 1 << 20;
@@ -42,7 +43,7 @@ impl Model {
             let to = to.display();
             return Err(err!(InvalidArgument, "{to}: the file to pack, expected another"));
         }
-        let parsed = parse(&source, &ModelParams::default())?;
+        let parsed = parse(&source, &ModelParams::default(), None)?;
         let gguf = &parsed.gguf;
         if gguf.is_packed() {
             return Err(err!(Unsupported, "{}: packed already", from.display()));

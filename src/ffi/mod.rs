@@ -42,6 +42,8 @@ mod device;
 
 mod kv_dtype;
 
+mod trust;
+
 mod params;
 
 mod model;
@@ -79,4 +81,5 @@ pub use sigbus::*;
 pub use snapshot::*;
 pub use status::*;
 pub use text::*;
+pub use trust::*;
 pub use version::*;

@@ -10,6 +10,7 @@ use super::params::*;
 use super::pointer::{Out, c_str, out, read_sized, sized_out, slice};
 use super::session::session_params;
 use super::status::tern_status;
+use super::trust::trust_of;
 use super::words::Words;
 use crate::base::error::{Result, err};
 use crate::engine::{HugePages, Input, LoadMode, Lock, Model, ModelParams};
@@ -26,6 +27,13 @@ pub(super) struct Loaded {
 /// TERN_ERROR_IO, with one of TERN_ERROR_BAD_* if the file is not as it should be, with one of
 /// TERN_ERROR_UNSUPPORTED* if it is but tern does not know what it asks for, with
 /// TERN_ERROR_MODEL_CHANGED if it was written to meanwhile, or with TERN_ERROR_OUT_OF_MEMORY.
+///
+/// With `trust` the file is held against a manifest that one of the keys must have signed, in the
+/// pass that reads it: header, metadata and every tensor. Fails then with TERN_ERROR_NOT_SIGNED,
+/// TERN_ERROR_BAD_MANIFEST, TERN_ERROR_BAD_SIGNATURE, TERN_ERROR_BAD_DIGEST, which names the tensor,
+/// or TERN_ERROR_ROLLBACK; with TERN_ERROR_UNSUPPORTED for TERN_LOAD_MAP_FAST, and in a library that
+/// was built without TERN_SIGNED_MODELS. With TERN_LOAD_COPY what was checked is what is evaluated;
+/// with TERN_LOAD_MAP_GUARDED only as long as nobody writes to the file.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_model_load(
@@ -97,7 +105,7 @@ pub extern "C" fn tern_model_free(model: *mut tern_model) {
 /// Says how much memory a model and one session of it will take, before any of it is taken.
 ///
 /// Reads the file's header only. `model_params` and `session_params` may be NULL; `progress` is
-/// not called. Fails as tern_model_load() does.
+/// not called, and no signature is looked at. Fails as tern_model_load() does.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn tern_model_plan(
@@ -117,6 +125,8 @@ pub unsafe extern "C" fn tern_model_plan(
             )
         };
         let session = self::session_params(&session)?;
+        // SAFETY: the header's contract for structs.
+        unsafe { trust_of(params.trust)? };
         let plan = Model::plan(Input::Path(path), &model_params_of(&params)?, &session)?;
         let value = tern_plan_info {
             struct_size: 0,
@@ -285,7 +295,7 @@ pub(super) fn lend(bytes: Option<&[u8]>, ptr: Out<'_, *const c_char>, len: Out<'
 
 /// # Safety
 /// `params` is NULL or points to `struct_size` readable bytes; its callback, if any, may be called
-/// with its `user_data` until this returns.
+/// with its `user_data` until this returns, and its `trust` is as [`trust_of`] says.
 unsafe fn load(
     input: Input<'_>,
     params: *const tern_model_params,
@@ -296,7 +306,9 @@ unsafe fn load(
     let settings = model_params_of(&params)?;
     // SAFETY: the caller's contract.
     let mut progress = unsafe { progress_of(params.progress, params.user_data) };
-    let model = Model::load(input, &settings, &mut progress)?;
+    // SAFETY: the caller's contract.
+    let trust = unsafe { trust_of(params.trust)? };
+    let model = Model::load_signed(input, &settings, trust.as_ref(), &mut progress)?;
     let words = Words::new(&model)?;
     give(&MODELS, Loaded { model, words }, to)
 }

@@ -8,6 +8,7 @@ use super::kv::{tern_kv_policy, tern_kv_rebuild_params};
 use super::kv_dtype::tern_kv_dtype;
 use super::pointer::Sized0;
 use super::segments::tern_kv_segment;
+use super::trust::tern_trust_params;
 
 /// A token of a model's vocabulary.
 pub type tern_token = i32;
@@ -83,6 +84,8 @@ pub struct tern_model_params {
     pub lock_memory: tern_lock,
     /// Whether a copy of the weights is made of huge pages; one of TERN_HUGE_PAGES_*.
     pub huge_pages: tern_huge_pages,
+    /// NULL: any model loads. Else only one that somebody trusted has signed. See TERN_ERROR_NOT_SIGNED.
+    pub trust: *const tern_trust_params,
 }
 
 /// What tern_model_describe() says.
@@ -425,6 +428,7 @@ no_padding! {
     tern_model_params {
         struct_size: u32, device: u32, load_mode: u32, screened_head: u32,
         progress: tern_progress_fn, user_data: *mut c_void, lock_memory: u32, huge_pages: u32,
+        trust: *const tern_trust_params,
     }
     tern_model_info {
         struct_size: u32, n_vocab: u32, n_ctx_train: u32, n_embd: u32, n_layer: u32, n_head: u32,

@@ -76,11 +76,21 @@ pub enum tern_status {
     TERN_ERROR_SNAPSHOT_MODEL = -31,
     /// The snapshot was made with other parameters of the session or the sampler.
     TERN_ERROR_SNAPSHOT_LAYOUT = -32,
+    /// A signature is required, and the model has no manifest, or one that nobody signed.
+    TERN_ERROR_NOT_SIGNED = -33,
+    /// The model's manifest is damaged, cut short, or is not a manifest.
+    TERN_ERROR_BAD_MANIFEST = -34,
+    /// No trusted key has signed the manifest, or it is not as it was when it was signed.
+    TERN_ERROR_BAD_SIGNATURE = -35,
+    /// The model's file is not as it was when its manifest was signed.
+    TERN_ERROR_BAD_DIGEST = -36,
+    /// The model's version in its manifest is lower than the least that is accepted.
+    TERN_ERROR_ROLLBACK = -37,
 }
 use tern_status::*;
 
 /// Names, by the negated code.
-const NAMES: [&CStr; 33] = [
+const NAMES: [&CStr; 38] = [
     c"TERN_OK",
     c"TERN_ERROR_INVALID_ARGUMENT",
     c"TERN_ERROR_INVALID_HANDLE",
@@ -114,6 +124,11 @@ const NAMES: [&CStr; 33] = [
     c"TERN_ERROR_SNAPSHOT_VERSION",
     c"TERN_ERROR_SNAPSHOT_MODEL",
     c"TERN_ERROR_SNAPSHOT_LAYOUT",
+    c"TERN_ERROR_NOT_SIGNED",
+    c"TERN_ERROR_BAD_MANIFEST",
+    c"TERN_ERROR_BAD_SIGNATURE",
+    c"TERN_ERROR_BAD_DIGEST",
+    c"TERN_ERROR_ROLLBACK",
 ];
 
 fn status_of(error: &Error) -> tern_status {
@@ -150,6 +165,11 @@ fn status_of(error: &Error) -> tern_status {
         Error::SnapshotVersion(_) => TERN_ERROR_SNAPSHOT_VERSION,
         Error::SnapshotModel(_) => TERN_ERROR_SNAPSHOT_MODEL,
         Error::SnapshotLayout(_) => TERN_ERROR_SNAPSHOT_LAYOUT,
+        Error::NotSigned(_) => TERN_ERROR_NOT_SIGNED,
+        Error::BadManifest(_) => TERN_ERROR_BAD_MANIFEST,
+        Error::BadSignature(_) => TERN_ERROR_BAD_SIGNATURE,
+        Error::BadDigest(_) => TERN_ERROR_BAD_DIGEST,
+        Error::Rollback(_) => TERN_ERROR_ROLLBACK,
     }
 }
 
@@ -238,6 +258,11 @@ mod tests {
             err!(SnapshotVersion, ""),
             err!(SnapshotModel, ""),
             err!(SnapshotLayout, ""),
+            err!(NotSigned, ""),
+            err!(BadManifest, ""),
+            err!(BadSignature, ""),
+            err!(BadDigest, ""),
+            err!(Rollback, ""),
         ];
         assert_eq!(errors.len() + 1, NAMES.len());
         for (i, error) in errors.iter().enumerate() {
@@ -247,7 +272,7 @@ mod tests {
             let name = unsafe { CStr::from_ptr(tern_status_name(code)) };
             assert_eq!(name.to_str(), Ok(error.name()));
         }
-        for code in [1, -33, i32::MIN, i32::MAX] {
+        for code in [1, -38, i32::MIN, i32::MAX] {
             // SAFETY: as above.
             assert_eq!(unsafe { CStr::from_ptr(tern_status_name(code)) }, c"unknown");
         }

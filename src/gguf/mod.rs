@@ -103,6 +103,11 @@ impl Gguf {
         })
     }
 
+    /// The bytes that were parsed: the file's first, up to the end of the table of tensors.
+    pub fn header(&self) -> &[u8] {
+        self.metadata.header()
+    }
+
     /// The metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -42,6 +42,11 @@ VALUE(TERN_ERROR_SNAPSHOT_CORRUPT, -29);
 VALUE(TERN_ERROR_SNAPSHOT_VERSION, -30);
 VALUE(TERN_ERROR_SNAPSHOT_MODEL, -31);
 VALUE(TERN_ERROR_SNAPSHOT_LAYOUT, -32);
+VALUE(TERN_ERROR_NOT_SIGNED, -33);
+VALUE(TERN_ERROR_BAD_MANIFEST, -34);
+VALUE(TERN_ERROR_BAD_SIGNATURE, -35);
+VALUE(TERN_ERROR_BAD_DIGEST, -36);
+VALUE(TERN_ERROR_ROLLBACK, -37);
 
 VALUE(TERN_ABI_VERSION, 1);
 VALUE(TERN_LOG_OFF, 0);
@@ -130,7 +135,15 @@ AT(tern_device_info, kind, 4, tern_device_kind);
 AT(tern_device_info, name, 8, const char *);
 AT(tern_device_info, memory_bytes, 16, uint64_t);
 
-SIZE(tern_model_params, 40);
+SIZE(tern_trust_params, 40);
+AT(tern_trust_params, struct_size, 0, uint32_t);
+AT(tern_trust_params, n_keys, 4, uint32_t);
+AT(tern_trust_params, keys, 8, const uint8_t *);
+AT(tern_trust_params, manifest, 16, const char *);
+AT(tern_trust_params, n_manifest, 24, uint64_t);
+AT(tern_trust_params, min_version, 32, uint64_t);
+
+SIZE(tern_model_params, 48);
 AT(tern_model_params, struct_size, 0, uint32_t);
 AT(tern_model_params, device, 4, uint32_t);
 AT(tern_model_params, load_mode, 8, tern_load_mode);
@@ -139,6 +152,7 @@ AT(tern_model_params, progress, 16, tern_progress_fn);
 AT(tern_model_params, user_data, 24, void *);
 AT(tern_model_params, lock_memory, 32, tern_lock);
 AT(tern_model_params, huge_pages, 36, tern_huge_pages);
+AT(tern_model_params, trust, 40, const tern_trust_params *);
 
 SIZE(tern_model_info, 88);
 AT(tern_model_info, struct_size, 0, uint32_t);

@@ -81,6 +81,8 @@ pub(crate) fn of_field(
         (_, "deadline_ns") => ints(&[1, 1_000_000], DEADLINE),
         ("tern_model_params", "device") => ints(&[1, 2, 1 << 31, UINT_MAX], INVALID),
         ("tern_model_params", "screened_head") => ints(&[1, 2, UINT_MAX], OK),
+        // Addresses at which no struct can be.
+        ("tern_model_params", "trust") => ints(&[1, 2, 3, 4], INVALID),
         // Which a plan does not call.
         ("tern_model_params", "progress") if function.name == "tern_model_plan" => {
             vec![(Value::Callback(2), OK)]

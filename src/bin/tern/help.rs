@@ -8,6 +8,7 @@ pub(crate) fn of(command: &str) -> Option<&'static str> {
         "tokenize" => TOKENIZE,
         "inspect" => INSPECT,
         "pack" => PACK,
+        "manifest" => MANIFEST,
         "perplexity" => PERPLEXITY,
         "bench" => BENCH,
         "kv-eval" => KV_EVAL,
@@ -24,6 +25,7 @@ tern: language models on the machine itself
   tern tokenize    turn text into tokens
   tern inspect     check and describe a model's file
   tern pack        write a model's file again, so that it loads at once
+  tern manifest    sign a model, or check that it is what was signed
   tern perplexity  measure how well a model predicts a text
   tern bench       measure speed and memory
   tern kv-eval     measure what a model loses when its KV cache keeps only a part
@@ -140,6 +142,22 @@ that was there is replaced. Only tern reads such a file, and only a version that
 keep FROM.
 
       --json            print {\"bytes\"}, those of TO
+";
+
+const MANIFEST: &str = "\
+tern manifest: signed manifests of models
+
+  tern manifest --keygen NAME             make a pair of keys: NAME.key, which is secret and
+                                          is never overwritten, and NAME.pub
+  tern manifest --sign NAME.key --version N MODEL
+                                          write MODEL.manifest: the SHA-256 of the header and of
+                                          each tensor, signed; N counts up with a product's models
+  tern manifest --verify NAME.pub MODEL   load MODEL as a program does that trusts the key
+
+      --verify FILE     may be given more than once: one of the keys must have signed
+      --min-version N   refuse a manifest with a lower version
+      --json            print {\"key\"}; {\"manifest\", \"version\", \"key\"}; {\"version\", \"parts\",
+                        \"bytes\"}
 ";
 
 const PERPLEXITY: &str = "\

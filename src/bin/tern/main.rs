@@ -12,6 +12,8 @@ mod inspect;
 mod interrupt;
 mod kv_eval;
 mod load;
+#[cfg(feature = "signed")]
+mod manifest;
 mod memory;
 mod output;
 mod pack;
@@ -63,6 +65,8 @@ fn dispatch(args: &mut Args, topic: &mut String) -> Result<()> {
         "tokenize" => tokenize::command,
         "inspect" => inspect::command,
         "pack" => pack::command,
+        #[cfg(feature = "signed")]
+        "manifest" => manifest::command,
         "perplexity" => perplexity::command,
         "bench" => bench::command,
         "kv-eval" => kv_eval::command,
