@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::backend::TensorRef;
 use crate::backend::cpu::{Cpu, Tile};
 use crate::base::cpu::{Isa, performance_cores};
-use crate::base::error::{Result, err};
+use crate::base::error::{Error, Result, err};
 use crate::base::file::{LoadMode, Source};
 use crate::base::heap;
 use crate::base::log::log;
