@@ -81,7 +81,8 @@ soak:
 	@tests/soak/run.sh $(MINUTES)
 
 format:
-	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml && cargo fmt --manifest-path tests/fuzz/Cargo.toml
+	@. toolchains/env.sh && cargo fmt && cargo fmt --manifest-path tests/bench/Cargo.toml && \
+	  cargo fmt --manifest-path tests/fuzz/Cargo.toml && cargo fmt --manifest-path tests/models/Cargo.toml
 
 # What git knows, plus every crate that Cargo.lock names, so that TERN_CARGO_FLAGS=--frozen is enough.
 dist:

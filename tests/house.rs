@@ -35,6 +35,8 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "base/pool/",
     "base/shared.rs",
     "base/clock.rs",
+    "base/sync.rs",
+    "base/thread.rs",
     "base/crc32c.rs",
     "kernel/",
     "ffi/",

@@ -31,6 +31,8 @@ rust            qtl 2400 house,reference all Rust tests, with the best kernels o
 isas            tl   900 rust the tests of the forward pass again with each lesser instruction set
 fuzz            tl   900 clippy each fuzz target ten seconds from the committed corpus, also while allocations fail
 offline         tl   600 clippy the source archive of make dist builds with --frozen, without a network
+interleavings   tl   900 clippy every order of what threads do where they meet, in loom and in shuttle
+races            l  3600 counts ThreadSanitizer reports nothing, and what it should
 abi             tl   120 offline no change breaks programs that are already built
 native          tl   900 clippy builds, passes ctest and packs natively, by the workflow preset
 symbols         tl    60 native libtern has the symbols, versions and libraries that it should, no others
@@ -106,7 +108,8 @@ run_reference() {
 run_fmt() {
     cargo fmt --version || skip "rustfmt is missing"
     cargo fmt --check && cargo fmt --check --manifest-path tests/bench/Cargo.toml &&
-        cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+        cargo fmt --check --manifest-path tests/fuzz/Cargo.toml &&
+        cargo fmt --check --manifest-path tests/models/Cargo.toml
 }
 run_clippy() {
     cargo clippy --version || skip "clippy is missing"
@@ -389,6 +392,22 @@ run_abi() {
     tests/abi/check.sh build/offline/build/libtern.so
 }
 
+# The models are a package of their own, whose crates only this step compiles: tern's sources with the
+# locks and atomics of a tool. Depths of the long run take minutes.
+run_interleavings() {
+    local tool long=
+    [ "$SET" = long ] && long=long
+    for tool in loom shuttle; do
+        echo "== $tool"
+        SHUTTLE_SILENCE_WARNINGS=1 RUST_BACKTRACE=0 cargo run --locked --manifest-path tests/models/Cargo.toml \
+            --target-dir "${CARGO_TARGET_DIR:-target}/models" --features $tool -- $long || return 1
+    done
+}
+run_races() {
+    need gcc setarch
+    cargo test --locked --test races -- --show-output --ignored quick
+}
+
 run_a64-build() {
     need_a64
     cmake --workflow --preset $A64 && run_symbols build/$A64 $A64-nm $A64-readelf &&
@@ -472,10 +491,10 @@ run_a64-examples() {
 run_a64-all() {
     need_a64
     local cpu name rust=
-    # Those left out read the sources, or (c, misuse) are built for the machine that runs cargo: a64-c is theirs.
+    # Those left out read the sources, or are built for the machine that runs cargo: for c and misuse there is a64-c.
     for name in tests/*.rs; do
         name=$(basename "$name" .rs)
-        case $name in c | header | house | misuse | readme | supply) ;; *) rust="$rust $name" ;; esac
+        case $name in c | header | house | misuse | races | readme | storms | supply) ;; *) rust="$rust $name" ;; esac
     done
     for cpu in $A64_CPUS; do
         a64_cargo_test $cpu --lib --bins $(targets $rust) -- --show-output || return 1

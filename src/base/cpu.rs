@@ -4,11 +4,11 @@
 //! rung to step down to; it is the one environment variable that the library reads, once.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use super::line::Line;
 use super::log::log;
-use super::{pool, quota};
+use super::sync::OnceLock;
+use super::{quota, thread};
 
 /// A rung of the ladder. Rungs of one family are in ascending order; the families do not compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -184,7 +184,7 @@ impl Cores {
             let path = Line::<96>::of(format_args!("/sys/devices/system/cpu/cpu{cpu}/{name}"));
             Line::<64>::read(&path)
         };
-        let cpus = pool::allowed_cpus();
+        let cpus = thread::allowed_cpus();
         let capacity = |cpu| file(cpu, "cpu_capacity")?.trim().parse().ok();
         let first = |cpu| first_of(&file(cpu, "topology/thread_siblings_list")?);
         Cores {
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn this_machine_has_a_core() {
         let cores = Cores::count();
-        assert!(cores.all >= 1 && cores.all <= pool::allowed_cpus().iter().count(), "{cores:?}");
+        assert!(cores.all >= 1 && cores.all <= thread::allowed_cpus().iter().count(), "{cores:?}");
         for n in [cores.fast, cores.separate] {
             assert!(n >= 1 && n <= cores.all, "{cores:?}");
         }

@@ -5,10 +5,10 @@
 //! holders in another process are none.
 #![allow(unsafe_code, reason = "a lock, of atomics")]
 
-use std::cell::UnsafeCell;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+
+use super::sync::statics::{AtomicU64, Ordering, UnsafeCell};
+use super::thread::pause;
 
 /// A value that is read often, by threads that may take long, and seldom changed.
 pub struct ForkLock<T> {
@@ -32,6 +32,7 @@ pub struct Reading<'a, T> {
 
 impl<T> ForkLock<T> {
     /// Without a value.
+    #[allow(clippy::new_without_default, reason = "it is for statics, which have no defaults")]
     pub const fn new() -> ForkLock<T> {
         ForkLock { word: AtomicU64::new(0), value: UnsafeCell::new(None) }
     }
@@ -43,7 +44,7 @@ impl<T> ForkLock<T> {
             let found = self.word.load(Ordering::Relaxed);
             match state_for(pid, found) {
                 State::Left => drop(self.take_over(pid, found)),
-                State::Here(state) if state & CLOSED != 0 => wait(),
+                State::Here(state) if state & CLOSED != 0 => pause(),
                 State::Here(state) => {
                     if self.change(found, pid, state + 1) {
                         return Reading { lock: self, pid };
@@ -67,15 +68,15 @@ impl<T> ForkLock<T> {
                         break;
                     }
                 }
-                _ => wait(),
+                _ => pause(),
             }
         }
         // Acquire: what the readers did comes before.
         while self.word.load(Ordering::Acquire) != join(pid, CLOSED) {
-            wait();
+            pause();
         }
         // SAFETY: this call closed the word, and it has no readers left: nobody else has the value.
-        unsafe { *self.value.get() = value };
+        unsafe { self.value.with_mut(|cell| *cell = value) };
         self.word.store(join(pid, 0), Ordering::Release);
     }
 
@@ -86,7 +87,7 @@ impl<T> ForkLock<T> {
         if mine {
             // SAFETY: this call closed the word for this process, in which there were no readers. What
             // is overwritten is not dropped: it may be no value.
-            unsafe { self.value.get().write(None) };
+            unsafe { self.value.with_mut(|cell| cell.write(None)) };
             self.word.store(join(pid, 0), Ordering::Release);
         }
         mine
@@ -118,17 +119,12 @@ fn join(pid: u32, state: u32) -> u64 {
     u64::from(pid) << 32 | u64::from(state)
 }
 
-/// Readers may take long, and nobody is in a hurry.
-fn wait() {
-    std::thread::sleep(Duration::from_micros(50));
-}
-
 impl<T> Deref for Reading<'_, T> {
     type Target = Option<T>;
 
     fn deref(&self) -> &Option<T> {
         // SAFETY: this is counted as a reader until it is dropped, so that nobody writes.
-        unsafe { &*self.lock.value.get() }
+        self.lock.value.with(|cell| unsafe { &*cell })
     }
 }
 

@@ -24,3 +24,5 @@ pub mod pool;
 pub mod quota;
 pub mod rng;
 pub mod shared;
+pub mod sync;
+pub mod thread;

@@ -11,7 +11,8 @@ use crate::kv::cache::{Cache, Device};
 use crate::kv::eviction::Rule;
 use crate::model::forward::Weights;
 
-use super::params::{Control, Logits};
+use super::control::Control;
+use super::params::Logits;
 use super::runner::Runner;
 
 /// Tokens that come again in one span, at most: as in the paper.

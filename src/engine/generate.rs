@@ -9,7 +9,8 @@
 use crate::base::error::{Result, err};
 use crate::sampler::Sampler;
 
-use super::params::{Control, Logits};
+use super::control::Control;
+use super::params::Logits;
 use super::session::Session;
 
 /// The longest end of the text that is looked up.

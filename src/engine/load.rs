@@ -2,7 +2,6 @@
 //! way out of any error.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{Cpu, Tile};
@@ -13,6 +12,7 @@ use crate::base::heap;
 use crate::base::log::log;
 use crate::base::memory::{self, Memory};
 use crate::base::shared::Shared;
+use crate::base::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::chat;
 use crate::gguf::Gguf;
 use crate::kv::prefix::Prefixes;

@@ -3,6 +3,7 @@
 //! The only facade: the C boundary and the `tern` command are built on this and nothing below.
 
 mod again;
+mod control;
 mod digest;
 mod generate;
 mod info;
@@ -34,10 +35,11 @@ pub use crate::manifest::signature::public_key;
 pub use crate::model::forward::{Phase, PhaseTimes};
 pub use crate::sampler::{Params as SamplerParams, Sampler};
 pub use crate::tokenizer::{StreamDecoder, Tokenizer};
+pub use control::{Control, Wish};
 pub use info::SessionInfo;
 pub use kv_dtype::{KV_PRESETS, KvPreset, kv_preset, kv_type_names};
 pub use load::{Input, Model, ModelInfo};
-pub use params::{Control, Logits, ModelParams, Numerics, SessionParams, Wish};
+pub use params::{Logits, ModelParams, Numerics, SessionParams};
 pub use plan::Plan;
 pub use rebuild::KvOp;
 pub use session::Session;

@@ -7,7 +7,8 @@ use crate::base::error::{Result, err};
 use crate::kv::policy::Policy;
 use crate::kv::segments::Segments;
 
-use super::params::{Control, Logits, Wish};
+use super::control::{Control, Wish};
+use super::params::Logits;
 use super::plan::check_memory;
 use super::session::Session;
 

@@ -9,7 +9,8 @@ use crate::kv::eviction::Rule;
 use crate::kv::policy::{DEFAULT_SINKS, Params, Policy};
 use crate::model::forward::{PhaseTimes, Weights, forward};
 
-use super::params::{Control, Logits};
+use super::control::Control;
+use super::params::Logits;
 
 /// A sequence: the cache's cells, keys and values, and the buffers of a batch.
 pub(super) struct Runner<B: Backend> {

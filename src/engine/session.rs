@@ -1,7 +1,6 @@
 //! A session: one sequence being generated.
 
 use std::borrow::Borrow;
-use std::sync::{Mutex, PoisonError};
 
 use crate::backend::cpu::{Cpu, Room};
 use crate::backend::{Backend, Shape, TILE};
@@ -10,6 +9,7 @@ use crate::base::error::{Result, err};
 use crate::base::heap;
 use crate::base::memory::Memory;
 use crate::base::shared::Shared;
+use crate::base::sync::{Mutex, PoisonError};
 use crate::kv::cache::{Cache, HeadSlots, Plan, own_slots};
 use crate::kv::eviction::Rule;
 use crate::kv::policy::Policy;
@@ -18,9 +18,10 @@ use crate::kv::segments::Segment;
 use crate::model::forward::PhaseTimes;
 use crate::sampler::{Sampler, Scratch};
 
+use super::control::{Control, Wish};
 use super::generate::Generation;
 use super::load::Model;
-use super::params::{Control, Logits, Resolved, SessionParams, Wish};
+use super::params::{Logits, Resolved, SessionParams};
 use super::plan::{check_memory, session_bytes};
 use super::runner::Runner;
 

@@ -1,7 +1,6 @@
 //! tern_decoder_*: a stream of tokens to text.
 
 use std::ffi::c_char;
-use std::sync::RwLock;
 
 use super::guard::{guard, quietly};
 use super::handle::{DECODERS, MODELS, give, tern_decoder, tern_model};
@@ -10,6 +9,7 @@ use super::params::tern_token;
 use super::pointer::out;
 use super::status::tern_status;
 use crate::base::error::err;
+use crate::base::sync::RwLock;
 use crate::engine::{Model, StreamDecoder};
 
 /// What a `tern_decoder *` stands for.

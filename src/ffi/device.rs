@@ -1,12 +1,12 @@
 //! tern_device_*: what this machine can run on.
 
 use std::ffi::c_char;
-use std::sync::OnceLock;
 
 use super::guard::guard;
 use super::pointer::{Sized0, sized_out};
 use super::status::tern_status;
 use crate::base::error::err;
+use crate::base::sync::OnceLock;
 use crate::engine::Isa;
 
 /// A kind of device.

@@ -2,12 +2,13 @@
 //! that is installed has: tests/header.rs finds these names in neither header nor symbol list.
 
 use std::ffi::c_void;
-use std::sync::RwLock;
 
 use super::guard::guard;
-use super::handle::{DECODERS, Held, SAMPLERS, SESSIONS, tern_decoder, tern_sampler, tern_session};
+use super::handle::{DECODERS, SAMPLERS, SESSIONS, tern_decoder, tern_sampler, tern_session};
 use super::status::tern_status;
+use super::table::Held;
 use crate::base::error::{Result, err};
+use crate::base::sync::RwLock;
 
 /// Panics while it holds a session, as a bug in an eval would.
 #[unsafe(no_mangle)]

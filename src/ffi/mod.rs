@@ -29,6 +29,7 @@ mod handle;
 #[cfg(feature = "test-hooks")]
 mod hooks;
 mod pointer;
+mod table;
 mod words;
 
 // In the order in which the header presents them; tests/header.rs reads this list.

@@ -1,13 +1,12 @@
 //! tern_sampler_*: from logits to a token.
 
-use std::sync::RwLock;
-
 use super::guard::{guard, quietly};
 use super::handle::{SAMPLERS, SESSIONS, give, tern_sampler, tern_session};
 use super::params::*;
 use super::pointer::{fill, out, read_sized, slice};
 use super::status::tern_status;
 use crate::base::error::{Result, err};
+use crate::base::sync::RwLock;
 use crate::engine::{Sampler, SamplerParams};
 
 /// Tokens that one call of tern_session_generate() gives at most.

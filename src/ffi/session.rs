@@ -1,16 +1,17 @@
 //! tern_session_*: eval, look, evict.
 
-use std::sync::RwLock;
 use std::sync::atomic::Ordering;
 
 use super::guard::{guard, quietly};
-use super::handle::{Held, MODELS, SESSIONS, give, tern_model, tern_session};
+use super::handle::{MODELS, SESSIONS, give, tern_model, tern_session};
 use super::kv::kv_policy_of;
 use super::model::{huge_pages_of, lock_of};
 use super::params::*;
 use super::pointer::{out, out_or_null, read_sized, sized_out, slice};
 use super::status::tern_status;
+use super::table::Held;
 use crate::base::error::{Result, err};
+use crate::base::sync::RwLock;
 use crate::engine::{Logits, Numerics, Session, SessionParams};
 
 /// Makes a session for a model, and allocates everything it will need. `params` may be NULL.

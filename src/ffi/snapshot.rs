@@ -2,15 +2,16 @@
 
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::RwLock;
 
 use super::guard::guard;
-use super::handle::{Held, SAMPLERS, SESSIONS, tern_sampler, tern_session};
+use super::handle::{SAMPLERS, SESSIONS, tern_sampler, tern_session};
 use super::model::file_path;
 use super::pointer::{out, slice};
 use super::sampler::Sampling;
 use super::status::tern_status;
+use super::table::Held;
 use crate::base::error::{Result, err};
+use crate::base::sync::RwLock;
 use crate::engine::snapshot::prefetch;
 
 /// Saves a session to a file, in place of one that is there: all that its next tokens depend on,

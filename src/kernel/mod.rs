@@ -33,11 +33,10 @@ mod quantize;
 pub use packed::Packed;
 pub use packed::panel::{TILE, Tiles};
 
-use std::sync::OnceLock;
-
 use crate::base::cpu::Isa;
 use crate::base::dtype::DType;
 use crate::base::pool::{Columns, Width};
+use crate::base::sync::OnceLock;
 use crate::quant::p16;
 
 pub use attend::q8::{KV_BLOCK, KV_QUAD, Keys8, MOST_MIXED, Queries8, Values8};

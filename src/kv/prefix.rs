@@ -5,11 +5,10 @@
 //!
 //! A tile lives as long as the [`Chain`] of a session has it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use crate::backend::KvType;
 use crate::base::error::{Result, err};
 use crate::base::shared::Shared;
+use crate::base::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What keys and values depend on beside the tokens and the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

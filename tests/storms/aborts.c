@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     pthread_t thread;
     CHECK(us != NULL);
     tern_model *model = load(model_path(argc, argv));
-    alarm(3000);
+    alarm(36000);
     for (int i = 0; i < N_LONG; i++) text[i] = 'a' + i % 26;
     tern_session_params params = TERN_INIT(tern_session_params);
     params.n_ctx = 640;

@@ -48,7 +48,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     model = load(model_path(argc, argv));
-    alarm(3000);
+    alarm(36000);
     uint64_t expected = round_of(1);
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, decode_on, &expected) == 0);

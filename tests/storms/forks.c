@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
     pthread_t threads[N_WORK];
     uint64_t seed = 5;
     path = model_path(argc, argv);
-    alarm(3000); /* not inherited by children, each of which has its own */
+    alarm(36000); /* not inherited by children, each of which has its own */
     snprintf(saved, sizeof saved, "/tmp/tern-forks-%ld", (long)getpid());
     model = load(path);
     session = session_with(model, 3);

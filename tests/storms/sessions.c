@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
     const uint64_t start = now_ns();
     atomic_store(&n_left, n);
     model = load(model_path(argc, argv));
-    alarm(3000);
+    alarm(36000);
     expected = one(&state);
     const int n_threads = n_entries("/proc/self/task"), n_files = n_entries("/proc/self/fd");
     for (uintptr_t i = 0; i < N_THREADS; i++)

@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
     uint64_t seed = 9, n_stops = 0;
     int status = -1;
     pid_t done = 0;
-    const uint64_t limit = now_ns() + 3000 * (uint64_t)1000000000;
+    const uint64_t limit = now_ns() + 36000 * (uint64_t)1000000000;
     while (done == 0 && now_ns() < limit) {
         pause_ns(1000000 + chance(&seed) % 9000000);
         CHECK(kill(child, SIGSTOP) == 0);

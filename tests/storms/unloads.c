@@ -93,7 +93,7 @@ int main(int argc, char **argv) {
     const long n = atol(argv[2]);
     tern_model *model = NULL;
     pthread_t thread;
-    alarm(3000);
+    alarm(36000);
     void *object = open_it(argv[3]);
     CHECK(tern.model_load(argv[1], NULL, &model) == TERN_OK);
     tern_session *const busy = session_of(model), *const idle = session_of(model);

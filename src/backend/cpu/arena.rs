@@ -2,13 +2,13 @@
 
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Ends, Layer, TensorRef};
 use crate::base::error::{Error, Result, err};
 use crate::base::heap;
 use crate::base::order::sort_numbers;
 use crate::base::pool::Pool;
+use crate::base::sync::{Mutex, MutexGuard, PoisonError};
 use crate::quant::p16;
 
 /// Bytes of a tensor that are read at once, about: what fits a cache together with its packed form.

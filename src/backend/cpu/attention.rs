@@ -13,11 +13,11 @@
 //! bits of the result do not depend on threads or batches, nor on which of the two ways was taken.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Batch, Decoder, Observe, Shape};
 use crate::base::error::Result;
 use crate::base::pool::Width;
+use crate::base::sync::{Mutex, MutexGuard, PoisonError};
 use crate::kernel::{GROUP, KV_BLOCK};
 
 use super::attention_q8::Eights;
@@ -495,6 +495,6 @@ impl Cpu {
     }
 }
 
-pub(super) fn lock<T>(work: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(work: &Mutex<T>) -> MutexGuard<'_, T> {
     work.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,6 @@
 //! that from the mean before (Chan, Golub and LeVeque, 1979): so nothing is subtracted that is large.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use crate::backend::rope::Frequencies;
 use crate::backend::{Decoder, NewSlots, Shape, SlotsOfHead};
@@ -18,6 +17,7 @@ use crate::base::aligned::Buffer;
 use crate::base::error::{Result, err};
 use crate::base::heap;
 use crate::base::memory::Memory;
+use crate::base::sync::Mutex;
 use crate::kernel::{GROUP, Panel};
 
 use super::attention::lock;

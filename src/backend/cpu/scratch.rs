@@ -1,7 +1,5 @@
 //! Buffers of a session: activations and logits. All are made here, once.
 
-use std::sync::Mutex;
-
 use crate::backend::rope::Frequencies;
 use crate::backend::{Decoder, Shape};
 use crate::base::aligned::Buffer;
@@ -11,6 +9,7 @@ use crate::base::heap;
 use crate::base::highest::Highest;
 use crate::base::memory::Memory;
 use crate::base::pool::{Pool, Width};
+use crate::base::sync::Mutex;
 use crate::kernel::{Activations, Kernels, TILE, Tiles};
 
 use super::attention_q8::Eights;

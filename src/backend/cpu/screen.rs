@@ -14,7 +14,6 @@
 //! and the next tokens do not try. How much is saved depends on the model: the better one token
 //! stands out against the many, the fewer rows are left.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
@@ -26,6 +25,7 @@ use crate::base::error::{Result, err};
 use crate::base::heap;
 use crate::base::memory::Memory;
 use crate::base::pool::{Columns, Pool, Width};
+use crate::base::sync::Mutex;
 use crate::kernel::{ACTIVATION_BLOCK, Activations, Packed};
 use crate::quant::p16::{self, ROWS};
 

@@ -19,22 +19,19 @@
 mod beside;
 mod columns;
 mod split;
-mod thread;
 mod tune;
 
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use self::thread::{futex_wait, futex_wake, join, pid, start};
 use super::clock::now_ns;
 use super::cpu::Cores;
 use super::error::{Result, Sentence, err};
+use super::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use super::sync::{Mutex, UnsafeCell};
+use super::thread::{Thread, Work, futex_wait, futex_wake, join, pid, spin_loop, start};
 
 pub use self::columns::{Columns, Width};
 use self::split::Part;
-pub use self::thread::{CpuSet, allowed_cpus};
 pub use self::tune::Tuner;
 
 /// More than any machine with one memory profits from.
@@ -80,13 +77,13 @@ struct Shared {
 pub struct Pool {
     shared: Vec<Shared>,  // one; a Vec because its memory can be asked for fallibly
     workers: Vec<Worker>, // n_threads - 1
-    threads: Vec<libc::pthread_t>,
+    threads: Vec<Thread>,
     parts: Vec<Part>, // n_threads: what each has of a job that is shared out so
     running: AtomicBool,
     n_active: AtomicUsize,
     n_shared_jobs: AtomicU64,
     may_spin: bool,
-    pid: libc::pid_t,
+    pid: u32,
 }
 
 // SAFETY: the raw pointers in `workers` lead to `shared`, which lives until `drop` has joined the
@@ -135,7 +132,10 @@ impl Pool {
             pool.workers.push(Worker { state: AtomicU32::new(IDLE), index, shared });
         }
         for worker in &pool.workers {
-            let thread = start(worker)?; // dropping `pool` ends the threads started so far
+            // Dropping `pool` ends the threads started so far.
+            // SAFETY: `workers` is not moved or added to any more, and `drop` joins the thread first. Of
+            // a worker only its word is written, which is atomic, and `shared` is `Sync` in effect.
+            let thread = unsafe { start(worker, worker.index) }?;
             pool.threads.push(thread);
         }
         pool.set_spin(SPIN_NS);
@@ -207,7 +207,7 @@ impl Pool {
             // each is waited for, or its share is taken back before it has begun.
             let job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(f) };
             // SAFETY: `running` is ours, and no worker has a share: nobody else touches the cell.
-            unsafe { *shared.job.get() = Some(job) };
+            unsafe { shared.job.with_mut(|cell| *cell = Some(job)) };
             for worker in active {
                 if worker.state.swap(READY, Ordering::Release) == ASLEEP {
                     futex_wake(&worker.state);
@@ -242,7 +242,7 @@ impl Drop for Pool {
                 futex_wake(&worker.state);
             }
         }
-        for &thread in &self.threads {
+        for thread in self.threads.drain(..) {
             join(thread);
         }
     }
@@ -282,7 +282,7 @@ impl Shared {
     }
 }
 
-impl Worker {
+impl Work for Worker {
     /// The life of a worker thread.
     fn work(&self) {
         // SAFETY: `Pool` frees `shared` only after it has joined this thread.
@@ -293,7 +293,7 @@ impl Worker {
                 Ok(_) => {
                     // SAFETY: the caller wrote the cell before READY, and writes it again only
                     // after this worker is IDLE.
-                    if let Some(job) = unsafe { *shared.job.get() } {
+                    if let Some(job) = shared.job.with(|cell| unsafe { *cell }) {
                         // SAFETY: `run` does not return, so the closure lives, until this worker is
                         // IDLE.
                         shared.call(unsafe { &*job }, self.index);
@@ -309,9 +309,12 @@ impl Worker {
             }
         }
     }
+}
 
+impl Worker {
     /// Returns when there may be work: spins, then sleeps.
     fn wait_for_work(&self, shared: &Shared) {
+        spin_loop(); // it has just looked
         let is_idle = || self.state.load(Ordering::Relaxed) == IDLE;
         if !spin_while(is_idle, shared.spin_ns()) {
             return;
@@ -367,7 +370,7 @@ fn spin_while(wait: impl Fn() -> bool, ns: u64) -> bool {
             if ns == 0 {
                 return true;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         let now = now_ns();
         if now.wrapping_sub(*start.get_or_insert(now)) >= ns {

@@ -2,11 +2,11 @@
 #![allow(unsafe_code, reason = "parts of one matrix that do not overlap, on several threads")]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Pool;
 use super::columns::{Columns, Width};
 use crate::base::error::{Result, err};
+use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 impl Pool {
     /// Splits `out` into rows of `row_len` and hands them out in chunks of `grain` rows (0 is taken

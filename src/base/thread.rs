@@ -1,20 +1,29 @@
-//! What the pool asks of the system: threads, a word to sleep on, the CPUs it may use.
+//! What a pool of threads asks of the system: threads, a word to sleep on, the CPUs it may use.
 #![allow(unsafe_code, reason = "POSIX threads and Linux futexes: std's own allocate, and abort")]
 
 use std::ffi::c_void;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
-use super::Worker;
-use crate::base::error::{Result, err};
+use super::error::{Result, err};
 
 /// Stack of a worker. Kernels keep less than 64 KiB on it; the rest is for unwinding a panic.
 const STACK_BYTES: usize = 1 << 20;
 const KERNEL_STACK_BYTES: usize = 64 << 10;
 
-extern "C" fn thread_main(worker: *mut c_void) -> *mut c_void {
-    // SAFETY: `start` passes a `Worker` of a pool, which keeps it in place until it has joined this
-    // thread. Only `&Worker`s are ever made of it, so that sharing it is sound.
-    let worker = unsafe { &*worker.cast::<Worker>() };
+/// A thread that was started, to be joined.
+pub type Thread = libc::pthread_t;
+
+/// What a thread does until it ends.
+pub trait Work {
+    /// Returns when the thread is to end.
+    fn work(&self);
+}
+
+extern "C" fn thread_main<W: Work>(worker: *mut c_void) -> *mut c_void {
+    // SAFETY: `start` passes a `W`, whose owner keeps it in place until it has joined this thread. Only
+    // `&W`s are ever made of it, and its owner answers for sharing it.
+    let worker = unsafe { &*worker.cast::<W>() };
     // SAFETY: PR_SET_NAME reads a string of at most 16 bytes with its NUL.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"tern".as_ptr()) };
     take_stack();
@@ -28,14 +37,18 @@ fn take_stack() {
     std::hint::black_box([0u8; KERNEL_STACK_BYTES]);
 }
 
-/// Starts a worker's thread, which ends when its state says EXIT, with the host's signals blocked in it: they are for the host's threads.
-pub(super) fn start(worker: &Worker) -> Result<libc::pthread_t> {
+/// Starts a thread for a worker, which errors number so, with the host's signals blocked in it: they are
+/// for the host's threads.
+///
+/// # Safety
+/// The worker stays in place until the thread has been joined, and two threads may share it.
+pub unsafe fn start<W: Work>(worker: &W, number: usize) -> Result<Thread> {
     // SAFETY: plain calls on local variables, each initialised by the call that is there for it;
     // `worker` stays in place until the thread is joined (see `thread_main`).
     unsafe {
         let mut attr = std::mem::zeroed::<libc::pthread_attr_t>();
         if libc::pthread_attr_init(&mut attr) != 0 {
-            return Err(err!(OutOfMemory, "worker {}: no thread attributes", worker.index));
+            return Err(err!(OutOfMemory, "worker {number}: no thread attributes"));
         }
         libc::pthread_attr_setstacksize(&mut attr, STACK_BYTES);
         let mut blocked = std::mem::zeroed::<libc::sigset_t>();
@@ -48,24 +61,24 @@ pub(super) fn start(worker: &Worker) -> Result<libc::pthread_t> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, &mut before);
         let mut thread = std::mem::zeroed::<libc::pthread_t>();
         let argument = std::ptr::from_ref(worker).cast_mut().cast();
-        let rc = libc::pthread_create(&mut thread, &attr, thread_main, argument);
+        let rc = libc::pthread_create(&mut thread, &attr, thread_main::<W>, argument);
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
         libc::pthread_attr_destroy(&mut attr);
         if rc != 0 {
-            return Err(err!(OutOfMemory, "worker {}: no thread, errno {rc}", worker.index));
+            return Err(err!(OutOfMemory, "worker {number}: no thread, errno {rc}"));
         }
         Ok(thread)
     }
 }
 
-/// Waits for a thread's end. Each is joined once, by the pool that started it.
-pub(super) fn join(thread: libc::pthread_t) {
+/// Waits for a thread's end. Each is joined once, by who started it.
+pub fn join(thread: Thread) {
     // SAFETY: `start` gave us the thread; its only caller keeps each until it joins it here.
     unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
 }
 
 /// Sleeps until woken, unless the word is not `expected`. May also wake for no reason.
-pub(super) fn futex_wait(word: &AtomicU32, expected: u32) {
+pub fn futex_wait(word: &AtomicU32, expected: u32) {
     let no_timeout = std::ptr::null::<libc::timespec>();
     // SAFETY: the word lives as long as the reference; the kernel only reads it. Any return, also an
     // error, is a wake-up: callers look at the word again.
@@ -76,7 +89,7 @@ pub(super) fn futex_wait(word: &AtomicU32, expected: u32) {
 }
 
 /// Wakes the thread that sleeps on the word.
-pub(super) fn futex_wake(word: &AtomicU32) {
+pub fn futex_wake(word: &AtomicU32) {
     // SAFETY: the kernel uses the address as a key only.
     unsafe {
         let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
@@ -84,10 +97,17 @@ pub(super) fn futex_wake(word: &AtomicU32) {
     }
 }
 
+/// Says that what is waited for is soon there.
+pub use std::hint::spin_loop;
+
+/// Lets others go on for a moment: for who waits for what may take long, and is in no hurry.
+pub fn pause() {
+    std::thread::sleep(Duration::from_micros(50));
+}
+
 /// The process that this is.
-pub(super) fn pid() -> libc::pid_t {
-    // SAFETY: has no arguments and cannot fail.
-    unsafe { libc::getpid() }
+pub fn pid() -> u32 {
+    std::process::id()
 }
 
 /// A set of CPUs, by the kernel's numbers.
