@@ -1,5 +1,5 @@
-//! Nothing is allocated after a session is made: not in eval, sample,
-//! generate or eviction.
+//! Nothing is allocated after a session is made: not in eval, sample, generate or eviction, nor where a
+//! decoder turns tokens into text.
 #![allow(unsafe_code, reason = "a counting allocator")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -112,6 +112,7 @@ fn eval_sample_generate_and_evict_allocate_nothing() {
         assert_eq!(n, 0, "{arch}: {n} allocations");
     }
     tokens_that_others_leave_for_allocate_nothing();
+    text_allocates_nothing();
 }
 
 /// A budget, with every policy: what is counted, chosen and moved has its place from the start; and the
@@ -160,4 +161,37 @@ fn tokens_that_others_leave_for_allocate_nothing() {
         assert_eq!(n, 0, "{name}: {n} allocations");
         assert!(session.info().n_evictions > 3, "{name}");
     }
+}
+
+/// Through the C API, whose decoders hold the text: every token, in pieces and as a stream, from the first.
+fn text_allocates_nothing() {
+    use std::ptr::null_mut;
+    use tern::ffi::*;
+    let ok = |status: tern_status| assert_eq!(status, tern_status::TERN_OK);
+    let file = Tiny::new("llama").gguf();
+    let (mut model, mut decoder) = (null_mut(), null_mut());
+    // SAFETY: bytes of that length, no parameters, places for handles; the model is one.
+    unsafe {
+        ok(tern_model_load_memory(file.as_ptr().cast(), file.len(), std::ptr::null(), &mut model));
+        ok(tern_decoder_new(model, &mut decoder));
+    }
+    let n = count(|| {
+        for token in (0..288).chain([0xC3, 0xFF, 0xF0, 0x41]) {
+            let (mut text, mut len) = (std::ptr::null(), 0);
+            // SAFETY: live handles, and places for what is lent.
+            unsafe {
+                ok(tern_model_token_piece(model, token, &mut text, &mut len));
+                ok(tern_decoder_push(decoder, token, &mut text, &mut len));
+            }
+        }
+        let (mut text, mut len) = (std::ptr::null(), 0);
+        // SAFETY: as above.
+        unsafe {
+            ok(tern_decoder_flush(decoder, &mut text, &mut len));
+            ok(tern_decoder_reset(decoder));
+        }
+    });
+    assert_eq!(n, 0, "{n} allocations");
+    tern_decoder_free(decoder);
+    tern_model_free(model);
 }

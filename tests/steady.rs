@@ -10,7 +10,8 @@ use std::sync::Arc;
 use support::tiny::{Random, Tiny};
 use tern::base::dtype::DType;
 use tern::engine::{
-    Control, Input, Logits, Model, ModelParams, Sampler, SamplerParams, Session, SessionParams,
+    Control, Input, KvPolicy, Logits, Model, ModelParams, Sampler, SamplerParams, Session,
+    SessionParams,
 };
 
 /// What the kernel has counted for the whole process so far.
@@ -38,11 +39,6 @@ struct Generation {
 
 impl Generation {
     fn new(arch: &'static str, n_threads: u32) -> Generation {
-        let mut tiny = Tiny::new(arch);
-        (tiny.dtype, tiny.n_ctx_train, tiny.window) = (DType::Q4_0, 8192, 9);
-        let file = tiny.gguf();
-        let params = ModelParams::default();
-        let model = Model::load(Input::Memory(&file), &params, &mut |_, _| true).expect("loads");
         let params = SessionParams {
             n_ctx: 6000,
             n_batch: 64,
@@ -51,6 +47,15 @@ impl Generation {
             auto_evict: true,
             ..SessionParams::default()
         };
+        Generation::with(arch, params)
+    }
+
+    fn with(arch: &'static str, params: SessionParams) -> Generation {
+        let mut tiny = Tiny::new(arch);
+        (tiny.dtype, tiny.n_ctx_train, tiny.window) = (DType::Q4_0, 8192, 9);
+        let file = tiny.gguf();
+        let model = Model::load(Input::Memory(&file), &ModelParams::default(), &mut |_, _| true);
+        let model = model.expect("loads");
         let session = Session::new(Arc::new(model), &params).expect("a session");
         let params = SamplerParams {
             temperature: 0.8,
@@ -134,5 +139,30 @@ fn a_token_takes_no_page_and_waits_for_nothing() {
             });
             assert_eq!(extra.min(), Some(0), "{what}: waits that are not the pool's");
         }
+    }
+    tokens_that_others_leave_for_take_no_page();
+}
+
+/// A budget, with every policy that has one.
+fn tokens_that_others_leave_for_take_no_page() {
+    let not = [KvPolicy::None, KvPolicy::KvZip];
+    for policy in KvPolicy::ALL.iter().copied().filter(|policy| !not.contains(policy)) {
+        let params = SessionParams {
+            n_ctx: 400,
+            n_batch: 64,
+            n_threads: 1,
+            n_logits: 4,
+            kv_policy: Some(policy),
+            kv_budget: 200,
+            ..SessionParams::default()
+        };
+        let mut g = Generation::with("llama", params);
+        g.prompt(300);
+        g.tokens(120);
+        let (faults, waits) = (|| usage().faults, || usage().waits);
+        let name = policy.name();
+        assert_eq!(least(|_| g.tokens(150), faults), 0, "{name}: page faults in 150 tokens");
+        assert_eq!(least(|_| g.tokens(150), waits), 0, "{name}: waits in 150 tokens");
+        assert!(g.session.info().n_evictions > 3, "{name}");
     }
 }
