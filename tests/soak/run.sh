@@ -9,11 +9,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . toolchains/env.sh
 minutes=${1:-120}
-target=${CARGO_TARGET_DIR:-target}-soak
+export CARGO_TARGET_DIR=$PWD/build/soak/cargo
 mkdir -p build/soak
-CARGO_TARGET_DIR=$target cargo rustc --locked --release --lib --crate-type staticlib --no-default-features
+cargo rustc --locked --release --lib --crate-type staticlib --no-default-features
 rm -f build/soak/soak.txt
-CARGO_TARGET_DIR=$target TERN_TEST_LIB=$target/release/libtern.a \
+TERN_TEST_LIB=$CARGO_TARGET_DIR/release/libtern.a \
     TERN_SOAK_MINUTES=$minutes TERN_SOAK_LOG=$PWD/build/soak/soak.jsonl \
     cargo test --locked --test soak -- --ignored --nocapture | tee build/soak/running.txt
 mv build/soak/running.txt build/soak/soak.txt
