@@ -8,7 +8,7 @@
                                            in the cache; can be stopped and started again
   fuzz.py minimise [TARGET...]             the committed corpus anew, of what the campaign found
   fuzz.py summary                          docs/fuzzing.md anew, with what the campaign has logged since
-  fuzz.py coverage [--check]               docs/fuzzing-coverage.md anew: edges of the parsers that the
+  fuzz.py coverage                         docs/fuzzing-coverage.md anew: edges of the parsers that the
                                            committed corpus takes
   fuzz.py repeat TARGET FILE               one input, as after a finding
   fuzz.py list                             the targets
@@ -41,13 +41,12 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="targets that run at a time")
     parser.add_argument("--seconds", type=int, default=10, help="of each target in a check")
     parser.add_argument("--turn", type=int, default=120, help="seconds of each turn of a campaign")
-    parser.add_argument("--check", action="store_true", help="compare with what is committed")
     args = parser.parse_args()
 
     if args.what == "summary":
         return summary.write()
     if args.what == "coverage":
-        return coverage.report(args.check)
+        return coverage.report()
     program = build.program()
     if args.what == "repeat":
         return campaign.repeat(program, *args.targets)

@@ -82,9 +82,11 @@ def minimise(program, targets):
                 os.makedirs(folder)
             seeds(program, target, seed)
             unpack(program, target, committed)
-            found = os.path.join(cache(), "corpus", target.name)
-            folders = [seed, committed] + ([found] if os.path.isdir(found) else [])
+            found = os.path.join(temporary, "found")
+            copy(os.path.join(cache(), "corpus", target.name), found)
+            folders = [seed, committed, found]
             env = {**os.environ, "TERN_FUZZ": target.name, "TMPDIR": temporary}
+            env["ASAN_OPTIONS"] = "quarantine_size_mb=16:allocator_may_return_null=1"
             command = [program, "-set_cover_merge=1", "-rss_limit_mb=2048", "-timeout=60"]
             command += [f"-max_len={target.max_len}", fresh, *folders]
             done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=temporary)
@@ -94,6 +96,16 @@ def minimise(program, targets):
             kept, n, size = pack(fresh, archive(target))
             print(f"{target.name}: {kept} of {n} inputs, {size} bytes", flush=True)
     return 0
+
+
+def copy(folder, to):
+    """Copies a corpus that a campaign may be changing: what is gone meanwhile is another input now."""
+    os.makedirs(to)
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        try:
+            shutil.copy2(os.path.join(folder, name), to)
+        except FileNotFoundError:
+            pass
 
 
 def grown(program, target):

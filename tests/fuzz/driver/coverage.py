@@ -4,9 +4,11 @@ An edge is one way out of a branch, or the entry of a function, in the program a
 optimises (opt-level 0), where a branch of the source is a branch of the program. Each monomorphisation of
 a generic function counts. Without overflow checks, debug assertions and unwinding, whose edges nothing
 but a bug takes. Edges are counted in the file that their line is in; those of the standard library's
-functions are not counted. Nor are those that a panic of the language stands behind (an index out of
+functions are not counted, nor those of Debug, Clone and PartialEq, which the compiler derives, nor those
+that have no line because the compiler added them, to drop what goes out of scope. Nor are those that a panic of the language stands behind (an index out of
 bounds, an unwrap), if no input takes them: one that did would end the process, and be a finding.
 """
+import bisect
 import collections
 import datetime
 import os
@@ -55,46 +57,64 @@ def edges(binary, target):
         with open(out) as file:
             for line in file:
                 address, taken, _ = line.split()
-                yield int(address, 16), taken == "1"
+                # What the linker left out has no address.
+                if int(address, 16) < 1 << 32:
+                    yield int(address, 16), taken == "1"
 
 
 def functions(binary):
     """Ranges of addresses of tern's own functions: those of std made for its types are std's."""
+    derived = re.compile(r" as core::(fmt::Debug|clone::Clone|cmp::PartialEq)")
     own = re.compile(r"^<*(&?(mut )?)?tern::(gguf|tokenizer|chat|engine)")
-    for line in build.said("nm", "-C", "--defined-only", "--size-sort", binary).splitlines():
+    for line in build.said("nm", "-C", "--defined-only", binary).splitlines():
         fields = line.split(maxsplit=2)
         if len(fields) == 3:
             address, kind, name = fields
-            if kind in "tT" and own.match(name):
+            if kind in "tT" and own.match(name) and not derived.search(name):
                 yield int(address, 16), name
+
+
+def called(binary):
+    """What the entries of the global offset table lead to, by the address of the entry."""
+    names = {}
+    for line in build.said("nm", "-C", "--defined-only", binary).splitlines():
+        address, _, name = line.split(maxsplit=2)
+        names[int(address, 16)] = name
+    entries = {}
+    for line in build.said("readelf", "-rW", binary).splitlines():
+        fields = line.split()
+        if len(fields) == 4 and fields[2].endswith("_RELATIVE"):
+            entries[int(fields[0], 16)] = names.get(int(fields[3], 16), "")
+    return entries
 
 
 def panics(binary, addresses):
     """Those of the addresses from which the program goes straight to a panic."""
-    wanted, found, open_ = set(addresses), set(), []
+    wanted, found, begun, entries = set(addresses), set(), [], called(binary)
     command = ["objdump", "-d", "-C", "--no-show-raw-insn", "-j", ".text", binary]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dump:
         for line in dump.stdout:
             head, _, code = line.partition(":\t")
             if not code:
-                if line.endswith(">:\n"):
-                    open_ = []
+                begun = []
                 continue
             address = int(head, 16)
             if address in wanted:
-                open_.append(address)
-            if not open_:
+                begun.append(address)
+            if not begun:
                 continue
             word = code.split(None, 1)[0]
-            if word == "call" or word == "ud2":
-                if word == "ud2" or PANICS.search(code):
-                    found.update(open_)
-                    open_ = []
+            if word in ["call", "ud2"]:
+                entry = re.search(r"# ([0-9a-f]+) <", code)
+                callee = entries.get(int(entry[1], 16), "") if entry else code
+                if word == "ud2" or PANICS.search(callee):
+                    found.update(begun)
+                    begun = []
                 # What is called before a panic makes its message.
-                elif not re.search(r"fmt::|Arguments|Argument", code):
-                    open_ = []
+                elif not re.search(r"core::fmt", callee):
+                    begun = []
             elif word.startswith(("j", "ret")):
-                open_ = []
+                begun = []
     return found
 
 
@@ -109,30 +129,25 @@ def lines_of(binary, addresses):
         yield address, os.path.relpath(path, build.ROOT) if path.startswith("/") else path, number
 
 
-def measured():
-    binary = program()
+def measured(binary):
     taken = collections.defaultdict(bool)
     for target in build.targets(binary, []):
         for address, is_taken in edges(binary, target):
             taken[address] |= is_taken
         print(f"{target.name}: {sum(taken.values())} of {len(taken)} edges so far", file=sys.stderr)
-    starts = sorted(functions(binary))
-    ends = sorted(int(line.split()[0], 16) for line in build.said("nm", "-n", "--defined-only", binary).splitlines())
-    inside, at = [], 0
-    import bisect
-
-    for start, _ in starts:
+    # A function ends where the next symbol is.
+    symbols = build.said("nm", "-n", "--defined-only", binary).splitlines()
+    ends, ordered, addresses = [int(line.split()[0], 16) for line in symbols], sorted(taken), set()
+    for start, _ in functions(binary):
         end = ends[min(bisect.bisect_right(ends, start), len(ends) - 1)]
-        inside.append((start, end))
-    addresses, ordered = [], sorted(taken)
-    for start, end in inside:
         low, high = bisect.bisect_left(ordered, start), bisect.bisect_left(ordered, end)
-        addresses.extend(ordered[low:high])
-    addresses = sorted(set(addresses))
+        addresses.update(ordered[low:high])
+    addresses = sorted(addresses)
     places = {
         address: (path, number)
         for address, path, number in lines_of(binary, addresses)
-        if path.startswith(tuple(PARTS))
+        # Without a line: what the compiler added, to drop what goes out of scope.
+        if path.startswith(tuple(PARTS)) and number not in ["?", "0"]
     }
     missed = panics(binary, [address for address in places if not taken[address]])
     files = collections.defaultdict(lambda: [0, 0, 0, collections.Counter()])
@@ -148,8 +163,8 @@ def measured():
     return files
 
 
-def report(check):
-    files = measured()
+def report():
+    files = measured(program())
     rows, below = [], []
     for part in PARTS:
         own = sorted(path for path in files if path.startswith(part))

@@ -38,7 +38,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     while let Some((head, after)) = rest.split_once('\n') {
         let (word, len) = head.split_once(' ').unwrap();
         let (text, after) = after.split_at(len.parse().unwrap());
-        if word == "template" && text.len() < 2000 {
+        if word == "template" && text.len() < 4000 {
             let said = "\u{1}system\u{1}Be kind.\u{1}user\u{1}Hi!\u{1}assistant\u{1}{{ 1 }}";
             seeds.push([&[1], text.as_bytes(), said.as_bytes()].concat());
         }

@@ -32,7 +32,7 @@ pub static TARGETS: [Target; 13] = [
     },
     Target { name: "tokenize", run: texts::tokenize, seeds: texts::texts, max_len: 2048 },
     Target { name: "detokenize", run: texts::detokenize, seeds: texts::tokens, max_len: 512 },
-    Target { name: "chat", run: chat::run, seeds: chat::seeds, max_len: 4096 },
+    Target { name: "chat", run: chat::run, seeds: chat::seeds, max_len: 6000 },
     Target { name: "snapshot", run: snapshot::run, seeds: snapshot::seeds, max_len: 1024 },
     Target { name: "restore", run: restore::run, seeds: restore::seeds, max_len: 256 },
     Target { name: "sampler", run: sampling::run, seeds: sampling::seeds, max_len: 1024 },

@@ -103,7 +103,7 @@ fn choose(u: &mut Unstructured<'_>) -> Result<()> {
             assert_eq!(kept.len(), n_open.min(budget), "as many as there is room for");
             assert!(kept.windows(2).all(|w| w[0] < w[1]), "ascending");
             assert!(kept.iter().all(|&i| !leaves(i as usize)), "what has expired leaves");
-            let stays = |i: usize| is_set(&pinned, i) && !leaves(i);
+            let stays = |i: usize| is_set(&pinned, i) && !is_set(&expired, i);
             assert!(
                 (0..n).all(|i| !stays(i) || kept.contains(&(i as u32))),
                 "what is pinned stays"
