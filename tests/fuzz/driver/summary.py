@@ -52,7 +52,7 @@ def write():
         of["findings"] += line["findings"]
         of["edges"], of["inputs"], of["last"] = line["edges"], line["inputs"], line["when"]
     rows = [
-        f"| `{name}` | {of['hours']:.2f} | {of['executions']:,} | {of['edges']:,} | "
+        f"| `{name}` | {of['hours']:.3f} | {of['executions']:,} | {of['edges']:,} | "
         f"{of['inputs']:,} | {of['findings']} | {of['last']} |"
         for name, of in sorted(targets.items())
     ]

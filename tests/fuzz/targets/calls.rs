@@ -189,7 +189,7 @@ fn scatter<T>(p: &mut Program<'_, '_>, made: &mut T) -> Result<()> {
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
-    (0..60u64)
+    (0..24u64)
         .map(|i| {
             let mut seed = noise(i, 160);
             // Handles that live, and a session early on.

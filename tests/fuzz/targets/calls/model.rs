@@ -77,7 +77,7 @@ impl Program<'_, '_> {
             9 => {
                 let (fd, offset, length) = (self.small()? as i32, self.small()?, self.small()?);
                 // Not one of this process's own.
-                let fd = if fd < 0 { fd } else { fd + 1000 };
+                let fd = if fd < 0 { fd } else { fd.saturating_add(1000) };
                 let mut model = null_mut();
                 let (offset, length) = (offset.into(), length.into());
                 // SAFETY: any number may be said.

@@ -200,7 +200,7 @@ impl Program<'_, '_> {
         let mut segment: tern_kv_segment = unsafe { zeroed() };
         (segment.from_pos, segment.to_pos) = (self.small()?, self.small()?);
         (segment.ttl, segment.flags) = (self.small()?, u32::from(self.byte()? % 3));
-        segment.priority = self.small()? as i32 - 100;
+        segment.priority = (self.small()? as i32).wrapping_sub(100);
         segment.struct_size = self.size::<tern_kv_segment>()?;
         // SAFETY: a text that ends in NUL, and a struct of that size.
         call(|| unsafe { tern_session_kv_segment_set(session, name.as_ptr(), &segment) });
