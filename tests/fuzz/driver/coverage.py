@@ -32,7 +32,12 @@ PANICS = re.compile(
     r"|std::alloc|rt::begin_panic|panic_"
 )
 # Why less than nine in ten edges of a file are taken.
-REASONS = {}
+REASONS = {
+    "src/tokenizer/split.rs": "each scheme has copies of `isolate` and `piece` of its own, "
+    "and in most of them no allocation failed yet, and no text was cut every way (lines 39 to 99)",
+    "src/tokenizer/pre.rs": "one name of each scheme is tried, not all its other names"
+    "",
+}
 
 
 def program():
