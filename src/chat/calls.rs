@@ -8,7 +8,7 @@ use crate::base::shared::Shared;
 use super::MAX_DEPTH;
 use super::code::{Args, Name};
 use super::grow::Grow;
-use super::machine::{Call, Machine, broken};
+use super::machine::{Call, Machine, broken, next};
 use super::methods;
 use super::value::{Fault, Function, Value, fault};
 
@@ -49,10 +49,11 @@ impl Given<'_> {
 
 impl Machine<'_> {
     pub(super) fn loop_attr(&mut self, number: u64, name: &str) -> Result<Value, Fault> {
-        let Ok(at) = self.loops.binary_search_by_key(&number, |l| l.number) else {
+        let at = self.loops.binary_search_by_key(&number, |l| l.number);
+        let Some(current) = at.ok().and_then(|at| self.loops.get(at)) else {
             return fault!("'{name}' of a loop that has ended");
         };
-        let current = &self.loops[at];
+        // Lengths of lists: differences of them fit.
         let (n, fetched) = (current.items.items.len() as i64, current.n_fetched as i64);
         let neighbour = |at: i64| {
             let item = usize::try_from(at).ok().and_then(|at| current.items.items.get(at));
@@ -60,13 +61,13 @@ impl Machine<'_> {
         };
         Ok(match name {
             "index" => Value::Int(fetched),
-            "index0" => Value::Int(fetched - 1),
-            "revindex" => Value::Int(n - fetched + 1),
-            "revindex0" => Value::Int(n - fetched),
+            "index0" => Value::Int(fetched.saturating_sub(1)),
+            "revindex" => Value::Int(n.saturating_sub(fetched).saturating_add(1)),
+            "revindex0" => Value::Int(n.saturating_sub(fetched)),
             "first" => Value::Bool(fetched == 1),
             "last" => Value::Bool(fetched == n),
             "length" => Value::Int(n),
-            "previtem" => neighbour(fetched - 2),
+            "previtem" => neighbour(fetched.saturating_sub(2)),
             "nextitem" => neighbour(fetched),
             // Recursive loops are not supported, so no loop is nested in itself.
             "depth" => Value::Int(1),
@@ -78,14 +79,15 @@ impl Machine<'_> {
     pub(super) fn method(&mut self, name: Name, args: Args, at: usize) -> Result<usize, Fault> {
         let (by_position, by_name) = self.pop_args(args)?;
         let value = self.pop()?;
-        let name = self.word(name);
+        let name = self.word(name)?;
         let given = Given { by_position: &by_position, by_name: &by_name };
         let result = match &value {
             Value::Loop(number) if name == "cycle" && !by_position.is_empty() => {
                 let Value::Int(index) = self.loop_attr(*number, "index0")? else {
                     return broken();
                 };
-                by_position[index as usize % by_position.len()].clone()
+                let at = (index as usize).checked_rem(by_position.len());
+                at.and_then(|at| by_position.get(at)).map_or_else(broken, |v| Ok(v.clone()))?
             }
             // A macro that a namespace holds.
             Value::Namespace(_) => {
@@ -94,8 +96,8 @@ impl Machine<'_> {
             }
             _ => methods::method(&value, name, &given, &mut self.fuel)?,
         };
-        self.stack.push(result); // there is room: see `step`
-        Ok(at + 1)
+        self.push(result)?;
+        Ok(next(at))
     }
 
     pub(super) fn call(&mut self, args: Args, at: usize) -> Result<usize, Fault> {
@@ -110,16 +112,16 @@ impl Machine<'_> {
             Value::Macro(i) => self.begin_macro(*i, given, at),
             Value::Function(function) => {
                 let result = self.call_function(*function, given)?;
-                self.stack.push(result); // there is room: see `step`
-                Ok(at + 1)
+                self.push(result)?;
+                Ok(next(at))
             }
             _ => fault!("{} cannot be called", callee.kind()),
         }
     }
 
     fn begin_macro(&mut self, i: u32, given: &Given<'_>, at: usize) -> Result<usize, Fault> {
-        let called = &self.program.macros[i as usize];
-        let name = self.word(called.name);
+        let Some(called) = self.program.macros.get(i as usize) else { return broken() };
+        let name = self.word(called.name)?;
         if self.calls.len() == MAX_DEPTH {
             return fault!("calls of macros nest more than {MAX_DEPTH} deep");
         }
@@ -127,7 +129,7 @@ impl Machine<'_> {
             return fault!("the macro '{name}' has {} parameters", called.parameters.len());
         }
         self.calls.add(Call {
-            return_to: at + 1,
+            return_to: next(at),
             given: 0,
             base: self.base,
             n_loops: self.loops.len(),
@@ -137,12 +139,12 @@ impl Machine<'_> {
         self.captures.add(String::new())?;
         let mut bits = 0_u64;
         for (i, parameter) in called.parameters.iter().enumerate() {
-            let word = self.word(*parameter);
+            let word = self.word(*parameter)?;
             let by_name = given.by_name.iter().find(|(name, _)| *name == word);
             let value = match (given.by_position.get(i), by_name) {
                 (Some(_), Some(_)) => return fault!("'{word}' is given twice"),
                 (Some(value), None) | (None, Some((_, value))) => {
-                    bits |= 1 << i;
+                    bits |= 1_u64.checked_shl(i as u32).unwrap_or(0); // i < MAX_DEPTH
                     value.clone()
                 }
                 (None, None) => Value::Undefined,
@@ -150,7 +152,7 @@ impl Machine<'_> {
             self.store(*parameter, value)?;
         }
         for (word, _) in given.by_name {
-            if !called.parameters.iter().any(|p| self.word(*p) == *word) {
+            if !called.parameters.iter().any(|p| self.word(*p).is_ok_and(|name| name == *word)) {
                 return fault!("the macro '{name}' has no parameter '{word}'");
             }
         }

@@ -26,7 +26,7 @@ impl Parser<'_> {
                 break;
             }
             self.expression()?;
-            n += 1;
+            n = more(n);
         }
         self.emit(Op::List(n))?;
         Ok(())
@@ -37,9 +37,10 @@ impl Parser<'_> {
         if self.depth == MAX_DEPTH {
             return fault!("expressions nest more than {MAX_DEPTH} deep");
         }
-        self.depth += 1;
+        let depth = self.depth;
+        self.depth = depth.saturating_add(1);
         parse(self)?;
-        self.depth -= 1;
+        self.depth = depth;
         Ok(())
     }
 
@@ -55,13 +56,13 @@ impl Parser<'_> {
         let otherwise = self.emit_jump(Op::JumpIfFalse(0))?;
         self.program.code.add_all(then)?;
         let end = self.emit_jump(Op::Jump(0))?;
-        self.aim_here(otherwise);
+        self.aim_here(otherwise)?;
         if self.skip_name("else")? {
             self.deeper(Self::expression)?;
         } else {
             self.constant(Value::Undefined)?;
         }
-        self.aim_here(end);
+        self.aim_here(end)?;
         Ok(())
     }
 
@@ -113,9 +114,10 @@ impl Parser<'_> {
             if tightness == 4 && std::mem::replace(&mut compared, true) {
                 return fault!("chained comparisons are not supported");
             }
+            let tighter = u8::saturating_add(tightness, 1);
             match op {
                 Some(op) => {
-                    self.binary(tightness + 1)?;
+                    self.binary(tighter)?;
                     self.emit(Op::Binary(op))?;
                 }
                 None => {
@@ -125,8 +127,8 @@ impl Parser<'_> {
                         Op::JumpIfFalseOrPop(0)
                     };
                     let short = self.emit_jump(short)?;
-                    self.binary(tightness + 1)?;
-                    self.aim_here(short);
+                    self.binary(tighter)?;
+                    self.aim_here(short)?;
                     compared = false;
                 }
             }
@@ -138,9 +140,9 @@ impl Parser<'_> {
         let (mut n_neg, mut n_pos) = (0, 0);
         loop {
             if self.skip_op("-")? {
-                n_neg += 1;
+                n_neg = more(n_neg);
             } else if self.skip_op("+")? {
-                n_pos += 1;
+                n_pos = more(n_pos);
             } else {
                 break;
             }
@@ -148,8 +150,11 @@ impl Parser<'_> {
         self.primary()?;
         self.postfix()?;
         // In which order they come makes no difference.
-        for i in 0..n_neg + n_pos {
-            self.emit(if i < n_neg { Op::Neg } else { Op::Pos })?;
+        for _ in 0..n_neg {
+            self.emit(Op::Neg)?;
+        }
+        for _ in 0..n_pos {
+            self.emit(Op::Pos)?;
         }
         loop {
             if self.skip_op("|")? {
@@ -241,7 +246,7 @@ impl Parser<'_> {
         let mut n = 0;
         while !self.skip_op(end)? {
             item(self)?;
-            n += 1;
+            n = more(n);
             if !self.is_op(end) {
                 self.expect_op(",")?;
             }
@@ -284,14 +289,14 @@ impl Parser<'_> {
             if self.skip_op(":")? {
                 if n_parts == n_colons {
                     self.constant(Value::None)?;
-                    n_parts += 1;
+                    n_parts = more(n_parts);
                 }
-                n_colons += 1;
+                n_colons = more(n_colons);
             } else if self.skip_op("]")? {
                 break;
             } else if n_parts == n_colons && n_colons < 3 {
                 self.expression()?;
-                n_parts += 1;
+                n_parts = more(n_parts);
             } else {
                 return self.unexpected("']'");
             }
@@ -321,8 +326,8 @@ impl Parser<'_> {
         while !self.skip_op(")")? {
             let start = self.here();
             self.expression()?;
-            let loaded = match self.program.code[start..] {
-                [(Op::Load(name), _)] => Some(name),
+            let loaded = match self.program.code.get(start..) {
+                Some([(Op::Load(name), _)]) => Some(*name),
                 _ => None,
             };
             match loaded {
@@ -331,7 +336,7 @@ impl Parser<'_> {
                     self.expression()?;
                     names.add(name)?;
                 }
-                _ if names.is_empty() => n += 1,
+                _ if names.is_empty() => n = more(n),
                 _ => return fault!("an argument without a name follows one with a name"),
             }
             if !self.is_op(")") {
@@ -341,8 +346,9 @@ impl Parser<'_> {
         if names.is_empty() {
             return Ok(Args { n, names: 0 });
         }
+        let at = self.program.arg_names.len() as u32;
         self.program.arg_names.add(names)?;
-        Ok(Args { n, names: self.program.arg_names.len() as u32 - 1 })
+        Ok(Args { n, names: at })
     }
 
     /// A filter, behind its bar.
@@ -380,4 +386,9 @@ impl Parser<'_> {
         }
         Ok(())
     }
+}
+
+/// One more of what stands in a template, which has less than 2^32 of anything.
+fn more(n: u32) -> u32 {
+    n.saturating_add(1)
 }

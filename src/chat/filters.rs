@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::base::heap;
 
 use super::calls::Given;
-use super::grow::{Grow, listed};
+use super::grow::{Grow, count, listed};
 use super::methods::{capitalised, item, joined, lower, pairs, replaced, strips, title, upper};
 use super::text::{self, Layout};
 use super::value::{Binary, Fault, Fuel, Value, binary, contains, equal, fault, is_space, order};
@@ -183,18 +183,19 @@ fn string_filter(
             let first = given.get(1, "first").is_some_and(Value::is_true);
             let blank = given.get(2, "blank").is_some_and(Value::is_true);
             let mut out = String::new();
-            for (i, line) in text.split('\n').enumerate() {
-                fuel.push(&mut out, if i > 0 { "\n" } else { "" })?;
-                if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
+            let mut newline = "";
+            for line in text.split('\n') {
+                fuel.push(&mut out, newline)?;
+                let is_first = newline.is_empty();
+                if (is_first && first) || (!is_first && (blank || !line.is_empty())) {
                     fuel.push(&mut out, &by)?;
                 }
                 fuel.push(&mut out, line)?;
+                newline = "\n";
             }
             fuel.string(&[&out])
         }
-        "wordcount" => {
-            Ok(Value::Int(text.split(is_space).filter(|w| !w.is_empty()).count() as i64))
-        }
+        "wordcount" => Ok(count(text.split(is_space).filter(|w| !w.is_empty()))),
         _ => fault!("the filter '{name}' is unknown"),
     }
 }
@@ -311,11 +312,11 @@ fn sorted(name: &str, value: &Value, given: &Given<'_>, fuel: &mut Fuel) -> Resu
             "value" => Some(Value::Int(1)),
             other => return fault!("dictsort by '{other}', expected 'key' or 'value'"),
         },
-        _ => given.get(shift + 1, "attribute").cloned(),
+        _ => given.get(if name == "sort" { 2 } else { 1 }, "attribute").cloned(),
     };
     let mut keyed = Vec::new();
     for value in &list.items {
-        fuel.pay(2 * size_of::<Value>())?;
+        fuel.pay(size_of::<[Value; 2]>())?;
         let key = match &path {
             Some(path) => at_path(value, path, fuel)?,
             None => value.clone(),
@@ -362,25 +363,29 @@ fn merge_sorted(
     reverse: bool,
     fuel: &mut Fuel,
 ) -> Result<Vec<(Value, Value)>, Fault> {
-    let mut run = 1;
+    let mut run = 1_usize;
     while run < items.len() {
+        let two = run.saturating_mul(2);
         let mut merged = Vec::new();
-        for pair in items.chunks(2 * run) {
-            let (mut a, mut b) = pair.split_at(run.min(pair.len()));
-            while let (Some(first), Some(second)) = (a.first(), b.first()) {
+        for pair in items.chunks(two) {
+            let (mut a, mut b) = pair.split_at_checked(run).unwrap_or((pair, &[]));
+            while let (Some((first, others_a)), Some((second, others_b))) =
+                (a.split_first(), b.split_first())
+            {
                 fuel.pay(0)?;
                 let after = if reverse { Ordering::Less } else { Ordering::Greater };
-                let from = match order(&first.0, &second.0, fuel)? == Some(after) {
-                    true => &mut b,
-                    false => &mut a,
-                };
-                merged.add(from[0].clone())?;
-                *from = &from[1..];
+                if order(&first.0, &second.0, fuel)? == Some(after) {
+                    merged.add(second.clone())?;
+                    b = others_b;
+                } else {
+                    merged.add(first.clone())?;
+                    a = others_a;
+                }
             }
             merged.add_all(a.iter().chain(b).cloned())?;
         }
         items = merged;
-        run *= 2;
+        run = two;
     }
     Ok(items)
 }

@@ -2,7 +2,7 @@
 
 use crate::base::heap;
 
-use super::value::Fault;
+use super::value::{Fault, Value};
 
 /// Lists that grow such that a refusal is a fault.
 pub(super) trait Grow<T> {
@@ -43,6 +43,11 @@ fn all_of<T>(items: &mut dyn Iterator<Item = T>) -> Result<Vec<T>, Fault> {
 /// Takes the items from `at` on off a list.
 pub(super) fn split_off<T>(list: &mut Vec<T>, at: usize) -> Result<Vec<T>, Fault> {
     let mut taken = heap::reserve(list.len().saturating_sub(at), "items")?;
-    taken.extend(list.drain(at..));
+    taken.extend(list.drain(at.min(list.len())..));
     Ok(taken)
+}
+
+/// How many items there are, as a value.
+pub(super) fn count(items: impl Iterator) -> Value {
+    Value::Int(items.fold(0, |n: i64, _| n.saturating_add(1)))
 }

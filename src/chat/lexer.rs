@@ -2,6 +2,7 @@
 
 use crate::base::heap;
 
+use super::machine::broken;
 use super::value::{Fault, fault, is_space};
 
 /// A token. Outside of tags there is only text.
@@ -32,12 +33,12 @@ pub(super) fn normalised(template: &str) -> Result<String, Fault> {
     let mut source = String::new();
     source.try_reserve_exact(template.len()).map_err(|_| Fault::NoMemory)?;
     let mut rest = template;
-    while let Some(at) = rest.find('\r') {
-        source.push_str(&rest[..at]);
-        source.push('\n');
-        rest = rest[at + 1..].strip_prefix('\n').unwrap_or(&rest[at + 1..]);
+    while let Some((line, after)) = rest.split_once('\r') {
+        heap::push(&mut source, line)?;
+        heap::push(&mut source, "\n")?;
+        rest = after.strip_prefix('\n').unwrap_or(after);
     }
-    source.push_str(rest);
+    heap::push(&mut source, rest)?;
     if source.ends_with('\n') {
         source.pop();
     }
@@ -46,9 +47,11 @@ pub(super) fn normalised(template: &str) -> Result<String, Fault> {
 
 /// Reads tokens off the source.
 pub(super) struct Lexer<'s> {
-    source: &'s str,
-    at: usize,
-    /// The line that `at` is on, from 1.
+    /// Bytes of the source.
+    len: usize,
+    /// What has not been read.
+    rest: &'s str,
+    /// The line that `rest` begins on, from 1.
     line: u32,
     inside: bool,
     /// Brackets open inside the tag: the end of the tag is not looked for.
@@ -59,7 +62,8 @@ pub(super) struct Lexer<'s> {
 
 impl<'s> Lexer<'s> {
     pub(super) fn new(source: &'s str) -> Lexer<'s> {
-        Lexer { source, at: 0, line: 1, inside: false, n_open: 0, at_line_start: true }
+        let len = source.len();
+        Lexer { len, rest: source, line: 1, inside: false, n_open: 0, at_line_start: true }
     }
 
     /// The line that the last token ended on.
@@ -71,56 +75,71 @@ impl<'s> Lexer<'s> {
         if self.inside { self.in_tag() } else { self.outside() }
     }
 
-    fn rest(&self) -> &'s str {
-        &self.source[self.at..]
+    /// Text that begins at a place of the source.
+    fn text(&self, start: &str, n: usize) -> Token<'s> {
+        let from = self.len.saturating_sub(start.len());
+        Token::Text(from, from.saturating_add(n))
     }
 
-    /// Moves on by `n` bytes.
-    fn skip(&mut self, n: usize) {
-        let skipped = &self.source.as_bytes()[self.at..self.at + n];
-        self.line += skipped.iter().filter(|&&b| b == b'\n').count() as u32;
-        self.at += n;
+    /// Moves on by `n` bytes; what they are.
+    fn take(&mut self, n: usize) -> Result<&'s str, Fault> {
+        let taken = take(&mut self.rest, n)?;
+        for _ in taken.bytes().filter(|&b| b == b'\n') {
+            self.line = self.line.saturating_add(1); // a template has at most 1 MiB
+        }
+        Ok(taken)
     }
 
-    fn skip_space(&mut self) {
-        self.skip(self.rest().len() - self.rest().trim_start_matches(is_space).len());
+    /// Moves on to `rest`, which is the end of what has not been read.
+    fn take_until(&mut self, rest: &str) -> Result<&'s str, Fault> {
+        self.take(self.rest.len().saturating_sub(rest.len()))
+    }
+
+    fn skip_space(&mut self) -> Result<&'s str, Fault> {
+        self.take_until(self.rest.trim_start_matches(is_space))
     }
 
     /// Text, or the beginning of a tag.
     fn outside(&mut self) -> Result<Token<'s>, Fault> {
         loop {
-            let start = self.at;
-            let Some((at, kind)) = find_tag(self.rest()) else {
-                self.skip(self.rest().len());
-                return Ok(if start < self.at { Token::Text(start, self.at) } else { Token::End });
+            let start = self.rest;
+            let Some((text, tag)) = before_tag(start) else {
+                self.take(start.len())?;
+                return Ok(if start.is_empty() {
+                    Token::End
+                } else {
+                    self.text(start, start.len())
+                });
             };
-            if at > 0 {
-                let text = &self.rest()[..at];
-                let sign = self.source.as_bytes().get(start + at + 2);
+            let (kind, sign) = (tag.as_bytes().get(1), tag.as_bytes().get(2));
+            if !text.is_empty() {
                 let n_kept = match sign {
                     Some(b'-') => text.trim_end_matches(is_space).len(),
-                    Some(b'+') => at,
-                    _ if kind == b'{' => at,
+                    Some(b'+') => text.len(),
+                    _ if kind == Some(&b'{') => text.len(),
                     _ => self.without_indent(text),
                 };
-                self.skip(at);
+                self.take(text.len())?;
                 // What follows is a tag; its text was at the start of a line only if it ended so.
                 self.at_line_start = false;
                 if n_kept > 0 {
-                    return Ok(Token::Text(start, start + n_kept));
+                    return Ok(self.text(start, n_kept));
                 }
             }
             match kind {
-                b'#' => self.comment()?,
-                b'%' if self.is_tag_of("raw") => return self.raw(),
+                Some(b'#') => self.comment()?,
+                Some(b'%') if self.is_tag_of("raw") => return self.raw(),
                 _ => {
-                    self.skip(2);
-                    if self.rest().starts_with(['-', '+']) {
-                        self.skip(1);
+                    self.take(2)?;
+                    if self.rest.starts_with(['-', '+']) {
+                        self.take(1)?;
                     }
                     self.inside = true;
                     self.n_open = 0;
-                    return Ok(if kind == b'%' { Token::BlockBegin } else { Token::PrintBegin });
+                    return Ok(match kind {
+                        Some(b'%') => Token::BlockBegin,
+                        _ => Token::PrintBegin,
+                    });
                 }
             }
         }
@@ -128,14 +147,15 @@ impl<'s> Lexer<'s> {
 
     /// How much of the text stays when the blanks before a block are taken off its last line.
     fn without_indent(&self, text: &str) -> usize {
-        let last_line = text.rfind('\n').map_or(0, |at| at + 1);
-        let blank = text[last_line..].bytes().all(|b| b == b' ' || b == b'\t');
-        if blank && (last_line > 0 || self.at_line_start) { last_line } else { text.len() }
+        let last_line = text.rsplit('\n').next().unwrap_or(text);
+        let n_before = text.len().saturating_sub(last_line.len());
+        let blank = last_line.bytes().all(|b| b == b' ' || b == b'\t');
+        if blank && (n_before > 0 || self.at_line_start) { n_before } else { text.len() }
     }
 
     /// Whether the block that begins here is of this name and has nothing else.
     fn is_tag_of(&self, name: &str) -> bool {
-        let rest = &self.rest()[2..];
+        let rest = self.rest.strip_prefix("{%").unwrap_or("");
         let rest = rest.strip_prefix(['-', '+']).unwrap_or(rest).trim_start_matches(is_space);
         rest.strip_prefix(name).is_some_and(|rest| {
             let rest = rest.trim_start_matches(is_space);
@@ -146,54 +166,54 @@ impl<'s> Lexer<'s> {
 
     /// Skips to behind the next end of a tag and what that end takes away with it.
     fn end_tag(&mut self, end: &str, takes_newline: bool) -> Result<(), Fault> {
-        let Some(at) = self.rest().find(end) else {
+        let Some((inside, rest)) = self.rest.split_once(end) else {
             return fault!("a tag has no {end}");
         };
-        let sign = self.source.as_bytes()[..self.at + at].last();
-        let (strip, keep) = (sign == Some(&b'-'), sign == Some(&b'+'));
-        self.skip(at + end.len());
-        let from = self.at;
-        if strip {
-            self.skip_space();
-        } else if takes_newline && !keep && self.rest().starts_with('\n') {
-            self.skip(1);
-        }
-        self.at_line_start = self.source[from..self.at].ends_with('\n');
+        let (strip, keep) = (inside.ends_with('-'), inside.ends_with('+'));
+        self.take_until(rest)?;
+        let taken = if strip {
+            self.skip_space()?
+        } else if takes_newline && !keep && rest.starts_with('\n') {
+            self.take(1)?
+        } else {
+            ""
+        };
+        self.at_line_start = taken.ends_with('\n');
         Ok(())
     }
 
     fn comment(&mut self) -> Result<(), Fault> {
         // Not "{#}": the end needs a number sign of its own.
-        self.skip(2);
+        self.take(2)?;
         self.end_tag("#}", true)
     }
 
     /// A raw block: its text as it stands.
     fn raw(&mut self) -> Result<Token<'s>, Fault> {
         self.end_tag("%}", false)?;
-        let start = self.at;
+        let start = self.rest;
         loop {
-            let Some(at) = self.rest().find("{%") else {
+            let Some(at) = self.rest.find("{%") else {
                 return fault!("raw has no endraw");
             };
-            self.skip(at);
+            self.take(at)?;
             if self.is_tag_of("endraw") {
-                let text = &self.source[start..self.at];
-                let n_kept = match self.source.as_bytes().get(self.at + 2) {
+                let Some(text) = start.strip_suffix(self.rest) else { return broken() };
+                let n_kept = match self.rest.as_bytes().get(2) {
                     Some(b'-') => text.trim_end_matches(is_space).len(),
                     Some(b'+') => text.len(),
                     _ => self.without_indent(text),
                 };
                 self.end_tag("%}", true)?;
-                return Ok(Token::Text(start, start + n_kept));
+                return Ok(self.text(start, n_kept));
             }
-            self.skip(2);
+            self.take(2)?;
         }
     }
 
     fn in_tag(&mut self) -> Result<Token<'s>, Fault> {
-        self.skip_space();
-        let rest = self.rest();
+        self.skip_space()?;
+        let rest = self.rest;
         if self.n_open == 0 {
             let bare = rest.strip_prefix(['-', '+']).unwrap_or(rest);
             for (end, token) in [("%}", Token::BlockEnd), ("}}", Token::PrintEnd)] {
@@ -213,47 +233,47 @@ impl<'s> Lexer<'s> {
                 if n == 0 {
                     return fault!("unexpected character {:?}", rest.chars().next());
                 }
-                self.skip(n);
-                Ok(Token::Name(&rest[..n]))
+                self.take(n).map(Token::Name)
             }
             Some(_) => {
                 let Some(op) = OPS.iter().find(|op| rest.starts_with(**op)) else {
                     return fault!("unexpected character {:?}", rest.chars().next());
                 };
                 match *op {
-                    "(" | "[" | "{" => self.n_open += 1,
-                    ")" | "]" | "}" if self.n_open == 0 => return fault!("unexpected '{op}'"),
-                    ")" | "]" | "}" => self.n_open -= 1,
+                    "(" | "[" | "{" => self.n_open = self.n_open.saturating_add(1),
+                    ")" | "]" | "}" => match self.n_open.checked_sub(1) {
+                        Some(n) => self.n_open = n,
+                        None => return fault!("unexpected '{op}'"),
+                    },
                     _ => (),
                 }
-                self.skip(op.len());
+                self.take(op.len())?;
                 Ok(Token::Op(op))
             }
         }
     }
 
     fn number(&mut self) -> Result<Token<'s>, Fault> {
-        let rest = self.rest();
-        let digits =
-            |text: &str| text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'_').count();
-        let mut n = digits(rest);
+        let is_digit = |c: char| c.is_ascii_digit();
+        let behind_digits = |text: &'s str| text.trim_start_matches(|c| is_digit(c) || c == '_');
+        let mut rest = behind_digits(self.rest);
         let mut float = false;
-        if rest[n..].starts_with('.') && rest[n + 1..].starts_with(|c: char| c.is_ascii_digit()) {
-            n += 1 + digits(&rest[n + 1..]);
+        if let Some(fraction) = rest.strip_prefix('.').filter(|rest| rest.starts_with(is_digit)) {
+            rest = behind_digits(fraction);
             float = true;
         }
-        if let Some(exponent) = rest[n..].strip_prefix(['e', 'E']) {
+        if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
             let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-            if digits(unsigned) > 0 {
-                n += 1 + (exponent.len() - unsigned.len()) + digits(unsigned);
+            let behind = behind_digits(unsigned);
+            if behind.len() < unsigned.len() {
+                rest = behind;
                 float = true;
             }
         }
         let mut text = String::new();
-        for part in rest[..n].split('_') {
+        for part in self.take_until(rest)?.split('_') {
             heap::push(&mut text, part)?;
         }
-        self.skip(n);
         if float {
             match text.parse() {
                 Ok(f) => Ok(Token::Float(f)),
@@ -268,44 +288,44 @@ impl<'s> Lexer<'s> {
     }
 
     fn string(&mut self) -> Result<Token<'s>, Fault> {
-        let rest = self.rest();
-        let quote = rest.as_bytes()[0];
+        // Not off `self.rest`, so that a string without an end is of the line that it begins on.
+        let mut rest = self.rest;
+        let quote = take(&mut rest, 1)?;
         let mut text = String::new();
-        let mut from = 1;
-        let mut at = 1;
         loop {
-            match rest.as_bytes().get(at) {
-                None => return fault!("a string has no end"),
-                Some(&b) if b == quote => break,
-                Some(b'\\') => {
-                    heap::push(&mut text, &rest[from..at])?;
-                    let (c, n) = escape(&rest[at + 1..]);
-                    match c {
-                        Some(c) => heap::push(&mut text, c.encode_utf8(&mut [0; 4]))?,
-                        None => heap::push(&mut text, &rest[at..at + 1 + n])?,
-                    }
-                    at += 1 + n;
-                    from = at;
+            let Some(n) = rest.find(|c| c == '\\' || quote.starts_with(c)) else {
+                return fault!("a string has no end");
+            };
+            heap::push(&mut text, take(&mut rest, n)?)?;
+            if take(&mut rest, 1)? == quote {
+                break;
+            }
+            let (c, n) = escape(rest);
+            let written = take(&mut rest, n)?;
+            match c {
+                Some(c) => heap::push(&mut text, c.encode_utf8(&mut [0; 4]))?,
+                None => {
+                    heap::push(&mut text, "\\")?;
+                    heap::push(&mut text, written)?;
                 }
-                Some(_) => at += 1,
             }
         }
-        heap::push(&mut text, &rest[from..at])?;
-        self.skip(at + 1);
+        self.take_until(rest)?;
         Ok(Token::Str(text))
     }
 }
 
-/// The first beginning of a tag: where, and its second byte.
-fn find_tag(text: &str) -> Option<(usize, u8)> {
-    let mut from = 0;
-    while let Some(at) = text[from..].find('{') {
-        match text.as_bytes().get(from + at + 1) {
-            Some(&kind @ (b'{' | b'%' | b'#')) => return Some((from + at, kind)),
-            _ => from += at + 1,
-        }
-    }
-    None
+/// Takes `n` bytes off a text.
+fn take<'s>(rest: &mut &'s str, n: usize) -> Result<&'s str, Fault> {
+    let Some((taken, after)) = rest.split_at_checked(n) else { return broken() };
+    *rest = after;
+    Ok(taken)
+}
+
+/// What stands before the first beginning of a tag, and what begins with it.
+fn before_tag(text: &str) -> Option<(&str, &str)> {
+    let mut splits = text.match_indices('{').filter_map(|(at, _)| text.split_at_checked(at));
+    splits.find(|(_, tag)| matches!(tag.as_bytes(), [_, b'{' | b'%' | b'#', ..]))
 }
 
 /// What stands behind a backslash: the character that it means, if any, and its length.
@@ -313,10 +333,11 @@ fn escape(text: &str) -> (Option<char>, usize) {
     let Some(first) = text.chars().next() else {
         return (None, 0);
     };
+    // `n` is the length with the letter before the digits.
     let hex = |n: usize| {
-        let digits = text.get(1..1 + n).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let digits = text.get(1..n).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
         let c = digits.and_then(|d| u32::from_str_radix(d, 16).ok()).and_then(char::from_u32);
-        (c, if c.is_some() { 1 + n } else { 1 })
+        (c, if c.is_some() { n } else { 1 })
     };
     match first {
         'n' => (Some('\n'), 1),
@@ -327,12 +348,13 @@ fn escape(text: &str) -> (Option<char>, usize) {
         'f' => (Some('\x0c'), 1),
         'v' => (Some('\x0b'), 1),
         '\\' | '\'' | '"' => (Some(first), 1),
-        'x' => hex(2),
-        'u' => hex(4),
-        'U' => hex(8),
+        'x' => hex(3),
+        'u' => hex(5),
+        'U' => hex(9),
         '0'..='7' => {
             let n = text.bytes().take(3).take_while(|b| (b'0'..=b'7').contains(b)).count();
-            (u32::from_str_radix(&text[..n], 8).ok().and_then(char::from_u32), n)
+            let code = text.get(..n).and_then(|digits| u32::from_str_radix(digits, 8).ok());
+            (code.and_then(char::from_u32), n)
         }
         _ => (None, first.len_utf8()),
     }

@@ -91,39 +91,41 @@ impl<'p> Machine<'p> {
         while let Some(&(op, line)) = self.program.code.get(at) {
             at = self.step(op, at).map_err(|fault| (line, fault))?;
         }
-        Ok(self.captures.swap_remove(0))
+        let prompt = self.captures.into_iter().next();
+        prompt.map_or_else(broken, Ok).map_err(|fault| (0, fault))
     }
 
     /// Runs one instruction; where the next one is.
     fn step(&mut self, op: Op, at: usize) -> Result<usize, Fault> {
         self.fuel.pay(0)?;
-        // No instruction pushes more, but the one that unpacks.
-        self.stack.try_reserve(1).map_err(|_| Fault::NoMemory)?;
         let target = |n: i32| at.wrapping_add_signed(n as isize);
         match op {
             Op::Text(from, to) => {
-                let text = &self.program.source[from as usize..to as usize];
-                self.write(text)?;
+                let text = self.program.source.get(from as usize..to as usize);
+                self.write(text.map_or_else(broken, Ok)?)?;
             }
             Op::Print => {
                 let value = self.pop()?;
                 let Some(out) = self.captures.last_mut() else { return broken() };
                 super::text::write(&value, out, &mut self.fuel)?;
             }
-            Op::Const(i) => self.stack.push(self.program.constants[i as usize].clone()),
-            Op::Load(name) => self.stack.push(self.load(name)),
+            Op::Const(i) => match self.program.constants.get(i as usize) {
+                Some(constant) => self.push(constant.clone())?,
+                None => return broken(),
+            },
+            Op::Load(name) => self.push(self.load(name)?)?,
             Op::Store(name) => {
                 let value = self.pop()?;
                 self.store(name, value)?;
             }
             Op::StoreAttr(name, attr) => {
                 let value = self.pop()?;
-                self.store_attr(name, self.word(attr), value)?;
+                self.store_attr(name, self.word(attr)?, value)?;
             }
             Op::Attr(name) => {
                 let value = self.pop()?;
-                let found = self.attr(&value, self.word(name))?;
-                self.stack.push(found);
+                let found = self.attr(&value, self.word(name)?)?;
+                self.push(found)?;
             }
             Op::Item => {
                 let (key, value) = (self.pop()?, self.pop()?);
@@ -133,27 +135,27 @@ impl<'p> Machine<'p> {
                     }
                     _ => methods::item(&value, &key, &mut self.fuel)?,
                 };
-                self.stack.push(found);
+                self.push(found)?;
             }
             Op::Slice => {
                 let (step, stop, start) = (self.pop()?, self.pop()?, self.pop()?);
                 let value = self.pop()?;
                 let slice = methods::slice(&value, [&start, &stop, &step], &mut self.fuel)?;
-                self.stack.push(slice);
+                self.push(slice)?;
             }
             Op::List(n) => {
                 let items = self.pop_many(n as usize)?;
                 let list = self.fuel.list(items)?;
-                self.stack.push(list);
+                self.push(list)?;
             }
             Op::Map(n) => {
                 let mut entries = Vec::new();
-                let mut flat = self.pop_many(2 * n as usize)?.into_iter();
+                let mut flat = self.pop_many((n as usize).saturating_mul(2))?.into_iter();
                 while let (Some(key), Some(value)) = (flat.next(), flat.next()) {
                     entries.add((key, value))?;
                 }
                 let map = self.fuel.map(entries)?;
-                self.stack.push(map);
+                self.push(map)?;
             }
             Op::Unpack(n) => {
                 let value = self.pop()?;
@@ -165,7 +167,7 @@ impl<'p> Machine<'p> {
             }
             Op::Not => {
                 let value = self.pop()?;
-                self.stack.push(Value::Bool(!value.is_true()));
+                self.push(Value::Bool(!value.is_true()))?;
             }
             Op::Neg | Op::Pos => {
                 let value = self.pop()?;
@@ -174,12 +176,12 @@ impl<'p> Machine<'p> {
                     return fault!("{} has no sign", value.kind());
                 }
                 let result = binary(super::value::Binary::Mul, &value, &by, &mut self.fuel)?;
-                self.stack.push(result);
+                self.push(result)?;
             }
             Op::Binary(op) => {
                 let (b, a) = (self.pop()?, self.pop()?);
                 let result = binary(op, &a, &b, &mut self.fuel)?;
-                self.stack.push(result);
+                self.push(result)?;
             }
             Op::Jump(n) => return Ok(target(n)),
             Op::JumpIfFalse(n) => {
@@ -201,13 +203,13 @@ impl<'p> Machine<'p> {
             Op::LoopBegin(collects) => {
                 let value = self.pop()?;
                 let items = self.fuel.items(&value)?;
-                self.n_loops += 1;
+                self.n_loops = self.n_loops.saturating_add(1); // the fuel ends long before
                 self.loops.add(Loop {
                     number: self.n_loops,
                     items,
                     n_fetched: 0,
                     kept: collects.then(Vec::new),
-                    next: at + 1,
+                    next: next(at),
                     n_scopes: self.scopes.len(),
                     n_captures: self.captures.len(),
                     n_stack: self.stack.len(),
@@ -219,21 +221,25 @@ impl<'p> Machine<'p> {
                 let Some(item) = current.items.items.get(current.n_fetched).cloned() else {
                     return Ok(target(n));
                 };
-                current.n_fetched += 1;
+                current.n_fetched = next(current.n_fetched);
                 let (number, n_scopes) = (current.number, current.n_scopes);
                 self.drop_scopes(n_scopes);
                 self.scopes.add(Vec::new())?;
                 if let Some(name) = self.program.loop_name {
                     self.store(name, Value::Loop(number))?;
                 }
-                self.stack.push(item);
+                self.push(item)?;
             }
             Op::LoopKeep => {
                 let keep = self.pop()?.is_true();
                 self.fuel.pay(size_of::<Value>())?;
                 let Some(current) = self.loops.last_mut() else { return broken() };
                 if let (true, Some(kept)) = (keep, &mut current.kept) {
-                    kept.add(current.items.items[current.n_fetched - 1].clone())?;
+                    let last = current.n_fetched.checked_sub(1);
+                    let Some(item) = last.and_then(|last| current.items.items.get(last)) else {
+                        return broken();
+                    };
+                    kept.add(item.clone())?;
                 }
             }
             Op::LoopEnd => {
@@ -243,32 +249,33 @@ impl<'p> Machine<'p> {
                     Some(kept) => self.fuel.list(kept)?,
                     None => Value::Bool(ended.n_fetched == 0),
                 };
-                self.stack.push(left);
+                self.push(left)?;
             }
             Op::Break | Op::Continue => {
                 let Some(current) = self.loops.last_mut() else { return broken() };
-                let next = current.next;
+                let again = current.next;
                 if op == Op::Break {
                     // The next item is then not there.
                     current.items = Shared::new(List::empty())?;
                 }
                 let (n_scopes, n_captures, n_stack) =
                     (current.n_scopes, current.n_captures, current.n_stack);
-                self.drop_scopes(n_scopes + 1);
+                self.drop_scopes(next(n_scopes));
                 self.captures.truncate(n_captures);
                 self.stack.truncate(n_stack);
-                return Ok(next);
+                return Ok(again);
             }
             Op::ScopeBegin => self.scopes.add(Vec::new())?,
-            Op::ScopeEnd => self.drop_scopes(self.scopes.len() - 1),
+            Op::ScopeEnd => self.drop_scopes(self.scopes.len().saturating_sub(1)),
             Op::CaptureBegin => self.captures.add(String::new())?,
             Op::CaptureEnd => {
                 let Some(text) = self.captures.pop() else { return broken() };
-                self.stack.push(Value::Str(Shared::new(text)?));
+                self.push(Value::Str(Shared::new(text)?))?;
             }
-            Op::Macro(i) => self.stack.push(Value::Macro(i)),
+            Op::Macro(i) => self.push(Value::Macro(i))?,
             Op::JumpIfGiven(i, n) => {
-                if self.calls.last().is_some_and(|call| call.given >> i & 1 == 1) {
+                let given = self.calls.last().and_then(|call| call.given.checked_shr(i));
+                if given.is_some_and(|bits| bits & 1 == 1) {
                     return Ok(target(n));
                 }
             }
@@ -279,14 +286,18 @@ impl<'p> Machine<'p> {
                 self.drop_scopes(self.base);
                 self.base = call.base;
                 self.loops.truncate(call.n_loops);
-                self.stack.push(Value::Str(Shared::new(text)?));
+                self.push(Value::Str(Shared::new(text)?))?;
                 return Ok(call.return_to);
             }
             Op::Pop => {
                 self.pop()?;
             }
         }
-        Ok(at + 1)
+        Ok(next(at))
+    }
+
+    pub(super) fn push(&mut self, value: Value) -> Result<(), Fault> {
+        self.stack.add(value)
     }
 
     pub(super) fn pop(&mut self) -> Result<Value, Fault> {
@@ -295,7 +306,7 @@ impl<'p> Machine<'p> {
 
     /// The top `n` values, the lowest first.
     fn pop_many(&mut self, n: usize) -> Result<Vec<Value>, Fault> {
-        self.fuel.pay(n * size_of::<Value>())?;
+        self.fuel.pay(n.saturating_mul(size_of::<Value>()))?;
         match self.stack.len().checked_sub(n) {
             Some(from) => split_off(&mut self.stack, from),
             None => broken(),
@@ -309,26 +320,30 @@ impl<'p> Machine<'p> {
         }
     }
 
-    pub(super) fn word(&self, name: Name) -> &'p str {
-        self.program.names[name as usize]
+    pub(super) fn word(&self, name: Name) -> Result<&'p str, Fault> {
+        self.program.names.get(name as usize).copied().map_or_else(broken, Ok)
     }
 
-    fn load(&self, name: Name) -> Value {
-        let bound = &self.bound[name as usize];
-        match (bound.last(), bound.first()) {
+    fn load(&self, name: Name) -> Result<Value, Fault> {
+        let Some(bound) = self.bound.get(name as usize) else { return broken() };
+        Ok(match (bound.last(), bound.first()) {
             (Some((scope, value)), _) if *scope >= self.base => value.clone(),
             (_, Some((0, value))) => value.clone(),
             _ => Value::Undefined,
-        }
+        })
     }
 
     pub(super) fn store(&mut self, name: Name, value: Value) -> Result<(), Fault> {
-        let innermost = self.scopes.len() - 1;
-        let bound = &mut self.bound[name as usize];
+        let innermost = self.scopes.len().saturating_sub(1);
+        let (Some(scope), Some(bound)) =
+            (self.scopes.last_mut(), self.bound.get_mut(name as usize))
+        else {
+            return broken();
+        };
         match bound.last_mut() {
             Some((scope, old)) if *scope == innermost => *old = value,
             _ => {
-                self.scopes[innermost].add(name)?;
+                scope.add(name)?;
                 bound.add((innermost, value))?;
             }
         }
@@ -337,22 +352,22 @@ impl<'p> Machine<'p> {
 
     /// Ends scopes until only `n` are left.
     fn drop_scopes(&mut self, n: usize) {
-        for scope in self.scopes.drain(n..) {
-            for name in scope {
-                self.bound[name as usize].pop();
+        while self.scopes.len() > n {
+            for name in self.scopes.pop().into_iter().flatten() {
+                self.bound.get_mut(name as usize).and_then(Vec::pop);
             }
         }
     }
 
     fn store_attr(&mut self, name: Name, attr: &str, value: Value) -> Result<(), Fault> {
-        let Value::Namespace(space) = self.load(name) else {
-            return fault!("'{}' is not a namespace", self.word(name));
+        let Value::Namespace(space) = self.load(name)? else {
+            return fault!("'{}' is not a namespace", self.word(name)?);
         };
         if matches!(value, Value::Namespace(_)) {
             return fault!("a namespace cannot be put into anything");
         }
-        let mut space = space.borrow_mut();
-        self.fuel.pay(64 * space.len())?;
+        let Ok(mut space) = space.try_borrow_mut() else { return broken() };
+        self.fuel.pay(space.len().saturating_mul(64))?;
         match space.iter_mut().find(|(other, _)| other == attr) {
             Some((_, old)) => *old = value,
             None => space.add((heap::text(attr)?, value))?,
@@ -364,8 +379,8 @@ impl<'p> Machine<'p> {
         match value {
             Value::Loop(number) => self.loop_attr(*number, name),
             Value::Namespace(space) => {
-                let space = space.borrow();
-                self.fuel.pay(64 * space.len())?;
+                let Ok(space) = space.try_borrow() else { return broken() };
+                self.fuel.pay(space.len().saturating_mul(64))?;
                 let found = space.iter().find(|(other, _)| other == name);
                 Ok(found.map_or(Value::Undefined, |(_, value)| value.clone()))
             }
@@ -384,10 +399,11 @@ impl<'p> Machine<'p> {
         args: Args,
     ) -> Result<(Vec<Value>, Vec<(&'p str, Value)>), Fault> {
         let program = self.program;
-        let names = &program.arg_names[args.names as usize];
-        let values = self.pop_many(names.len())?;
-        let words = names.iter().map(|&name| program.names[name as usize]);
-        let by_name = listed(words.zip(values))?;
+        let Some(names) = program.arg_names.get(args.names as usize) else { return broken() };
+        let mut by_name = Vec::new();
+        for (&name, value) in names.iter().zip(self.pop_many(names.len())?) {
+            by_name.add((self.word(name)?, value))?;
+        }
         Ok((self.pop_many(args.n as usize)?, by_name))
     }
 
@@ -401,10 +417,14 @@ impl<'p> Machine<'p> {
         let (by_position, by_name) = self.pop_args(args)?;
         let value = self.pop()?;
         let given = Given { by_position: &by_position, by_name: &by_name };
-        let result = what(self.word(name), &value, &given, &mut self.fuel)?;
-        self.stack.push(result);
-        Ok(())
+        let result = what(self.word(name)?, &value, &given, &mut self.fuel)?;
+        self.push(result)
     }
+}
+
+/// What comes after an instruction, or an item: there are less than 2^32 of either.
+pub(super) fn next(at: usize) -> usize {
+    at.saturating_add(1)
 }
 
 /// What the parser never makes: code that does not fit together.

@@ -4,12 +4,13 @@ use crate::base::heap;
 use crate::base::shared::Shared;
 
 use super::calls::Given;
-use super::grow::{Grow, listed};
+use super::grow::{Grow, count, listed};
+use super::machine::broken;
 use super::text;
 use super::value::{Fault, Fuel, Map, Value, equal, fault, is_space};
 
 /// What Jinja's sandbox allows for a range.
-const MAX_RANGE: i64 = 100_000;
+const MAX_RANGE: u64 = 100_000;
 
 /// `value[key]`; undefined if there is no such item.
 pub(super) fn item(value: &Value, key: &Value, fuel: &mut Fuel) -> Result<Value, Fault> {
@@ -26,7 +27,8 @@ pub(super) fn item(value: &Value, key: &Value, fuel: &mut Fuel) -> Result<Value,
         }
         Value::Map(map) => fuel.get(map, key)?.unwrap_or(Value::Undefined),
         Value::List(list) => {
-            place(list.items.len()).map_or(Value::Undefined, |at| list.items[at].clone())
+            let item = place(list.items.len()).and_then(|at| list.items.get(at));
+            item.cloned().unwrap_or(Value::Undefined)
         }
         Value::Str(text) if matches!(key, Value::Int(_)) => {
             fuel.pay(text.len())?;
@@ -40,33 +42,38 @@ pub(super) fn item(value: &Value, key: &Value, fuel: &mut Fuel) -> Result<Value,
 }
 
 /// `value[start:stop:step]`, each none or a whole number.
-pub(super) fn slice(value: &Value, parts: [&Value; 3], fuel: &mut Fuel) -> Result<Value, Fault> {
+pub(super) fn slice(
+    value: &Value,
+    [start, stop, step]: [&Value; 3],
+    fuel: &mut Fuel,
+) -> Result<Value, Fault> {
     let list = match value {
         Value::Str(_) | Value::List(_) => fuel.items(value)?,
         _ => return fault!("{} cannot be sliced", value.kind()),
     };
     let n = list.items.len() as i64;
-    let step = if matches!(parts[2], Value::None) { 1 } else { parts[2].int()? };
+    let step = if matches!(step, Value::None) { 1 } else { step.int()? };
     if step == 0 {
         return fault!("a slice's step is 0");
     }
-    let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
+    let (low, high) = if step > 0 { (0, n) } else { (-1, n.saturating_sub(1)) };
     let bound = |part: &Value, missing: i64| -> Result<i64, Fault> {
         Ok(match part {
             Value::None => missing,
             _ => {
                 let at = part.int()?;
-                (if at < 0 { at.saturating_add(n) } else { at }).clamp(low, high)
+                (if at < 0 { at.saturating_add(n) } else { at }).max(low).min(high)
             }
         })
     };
-    let start = bound(parts[0], if step > 0 { low } else { high })?;
-    let stop = bound(parts[1], if step > 0 { high } else { low })?;
+    let start = bound(start, if step > 0 { low } else { high })?;
+    let stop = bound(stop, if step > 0 { high } else { low })?;
     let mut items = Vec::new();
     let mut at = start;
     while (step > 0 && at < stop) || (step < 0 && at > stop) {
         fuel.pay(size_of::<Value>())?;
-        items.add(list.items[at as usize].clone())?;
+        let Some(item) = list.items.get(at as usize) else { return broken() };
+        items.add(item.clone())?;
         at = at.saturating_add(step);
     }
     match value {
@@ -95,14 +102,20 @@ pub(super) fn range(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> 
     }
     let distance = if step > 0 { stop.checked_sub(start) } else { start.checked_sub(stop) };
     let n = match distance.zip(step.checked_abs()) {
-        Some((distance, step)) => (distance.max(0) as u64).div_ceil(step as u64) as i64,
-        None => i64::MAX,
+        Some((distance, step)) => (distance.max(0) as u64).div_ceil(step as u64),
+        None => u64::MAX,
     };
     if n > MAX_RANGE {
         return fault!("a range of more than {MAX_RANGE} numbers");
     }
-    fuel.pay(n as usize * size_of::<Value>())?;
-    fuel.list(listed((0..n).map(|i| Value::Int(start + i * step)))?)
+    fuel.pay((n as usize).saturating_mul(size_of::<Value>()))?;
+    let mut numbers = Vec::new();
+    let mut next = start;
+    for _ in 0..n {
+        numbers.add(Value::Int(next))?;
+        next = next.saturating_add(step); // beyond the last it may not fit
+    }
+    fuel.list(numbers)
 }
 
 /// `strftime_now(format)`: midnight of Friday, 26 July 2024, whenever it is asked.
@@ -110,16 +123,13 @@ pub(super) fn date(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
     given.at_most(1, &[])?;
     let mut out = String::new();
     let mut rest = given.need(0, "format")?.text()?;
-    while let Some(at) = rest.find('%') {
-        fuel.push(&mut out, &rest[..at])?;
-        let mut letters = rest[at + 1..].chars();
-        let mut letter = letters.next();
-        if letter == Some('-') {
-            letter = letters.next();
-        }
-        let text = match letter {
+    while let Some((before, conversion)) = rest.split_once('%') {
+        fuel.push(&mut out, before)?;
+        let unpadded = conversion.strip_prefix('-');
+        let mut letters = unpadded.unwrap_or(conversion).chars();
+        let text = match letters.next() {
             Some('d' | 'e') => "26",
-            Some('m') if rest[at + 1..].starts_with('-') => "7",
+            Some('m') if unpadded.is_some() => "7",
             Some('m') => "07",
             Some('Y') => "2024",
             Some('y') => "24",
@@ -128,7 +138,7 @@ pub(super) fn date(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
             Some('a') => "Fri",
             Some('A') => "Friday",
             Some('j') => "208",
-            Some('H' | 'M' | 'S') if rest[at + 1..].starts_with('-') => "0",
+            Some('H' | 'M' | 'S') if unpadded.is_some() => "0",
             Some('H' | 'M' | 'S') => "00",
             Some('I') => "12",
             Some('p') => "AM",
@@ -139,7 +149,10 @@ pub(super) fn date(given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
             Some('Z') => "UTC",
             Some('z') => "+0000",
             Some('%') => "%",
-            _ => return fault!("strftime_now does not know the format {:?}", &rest[at..]),
+            _ => {
+                let unknown = rest.get(before.len()..).unwrap_or(conversion);
+                return fault!("strftime_now does not know the format {unknown:?}");
+            }
         };
         fuel.push(&mut out, text)?;
         rest = letters.as_str();
@@ -160,13 +173,13 @@ pub(super) fn method(
         Value::Map(map) => map_method(map, name, given, fuel),
         Value::List(list) if name == "index" || name == "count" => {
             let wanted = given.need(0, "value")?;
-            let mut n = 0;
+            let mut n = 0_i64;
             for (i, item) in list.items.iter().enumerate() {
                 if equal(item, wanted, fuel)? {
                     if name == "index" {
                         return Ok(Value::Int(i as i64));
                     }
-                    n += 1;
+                    n = n.saturating_add(1); // less than a list's length
                 }
             }
             if name == "count" { Ok(Value::Int(n)) } else { fault!("index: not in the list") }
@@ -177,7 +190,7 @@ pub(super) fn method(
 }
 
 fn map_method(map: &Map, name: &str, given: &Given<'_>, fuel: &mut Fuel) -> Result<Value, Fault> {
-    fuel.pay(map.entries.len() * size_of::<Value>())?;
+    fuel.pay(map.entries.len().saturating_mul(size_of::<Value>()))?;
     match name {
         "get" => {
             given.at_most(2, &[])?;
@@ -297,14 +310,17 @@ fn string_method(
         "find" | "rfind" | "index" => {
             given.at_most(1, &[])?;
             let wanted = given.need(0, "sub")?.text()?;
-            let at = if name == "rfind" { text.rfind(wanted) } else { text.find(wanted) };
-            match at {
-                Some(at) => Ok(Value::Int(text[..at].chars().count() as i64)),
+            let found = match name {
+                "rfind" => text.rsplit_once(wanted),
+                _ => text.split_once(wanted),
+            };
+            match found {
+                Some((before, _)) => Ok(count(before.chars())),
                 None if name == "index" => fault!("index: not in the string"),
                 None => Ok(Value::Int(-1)),
             }
         }
-        "count" => Ok(Value::Int(text.matches(given.need(0, "sub")?.text()?).count() as i64)),
+        "count" => Ok(count(text.matches(given.need(0, "sub")?.text()?))),
         "join" => joined(given.need(0, "items")?, text, fuel),
         "isdigit" | "isnumeric" | "isdecimal" => all(text, |c| c.is_numeric()),
         "isalpha" => all(text, char::is_alphabetic),
@@ -340,7 +356,8 @@ fn words(text: &str, most: usize) -> Result<Vec<&str>, Fault> {
     let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         let end = rest.find(is_space).filter(|_| words.len() < most);
-        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+        let end = end.unwrap_or(rest.len());
+        let Some((word, after)) = rest.split_at_checked(end) else { return broken() };
         words.add(word)?;
         rest = after.trim_start_matches(is_space);
     }
@@ -352,7 +369,7 @@ pub(super) fn upper(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
 }
 
 pub(super) fn lower(text: &str, fuel: &mut Fuel) -> Result<Value, Fault> {
-    fuel.pay(3 * text.len())?;
+    fuel.pay(text.len().saturating_mul(3))?;
     let mut out = String::new();
     let (mut before, mut rest) = (' ', text.chars());
     while let Some(c) = rest.next() {
@@ -384,7 +401,7 @@ pub(super) fn title(
     mut begins: impl FnMut(char) -> bool,
     fuel: &mut Fuel,
 ) -> Result<Value, Fault> {
-    fuel.pay(3 * text.len())?;
+    fuel.pay(text.len().saturating_mul(3))?;
     let mut out = String::new();
     let mut before = ' ';
     for c in text.chars() {
@@ -408,16 +425,13 @@ pub(super) fn replaced(
 ) -> Result<Value, Fault> {
     fuel.pay(text.len())?;
     let mut out = String::new();
-    let mut from = 0;
-    for (n, (at, _)) in text.match_indices(old).enumerate() {
-        if count >= 0 && n as i64 >= count {
-            break;
-        }
-        fuel.push(&mut out, &text[from..at])?;
+    let most = usize::try_from(count).map_or(usize::MAX, |count| count.saturating_add(1));
+    let mut parts = text.splitn(most, old);
+    fuel.push(&mut out, parts.next().unwrap_or(""))?;
+    for part in parts {
         fuel.push(&mut out, new)?;
-        from = at + old.len();
+        fuel.push(&mut out, part)?;
     }
-    fuel.push(&mut out, &text[from..])?;
     Ok(Value::Str(Shared::new(out)?))
 }
 

@@ -34,6 +34,14 @@
 //! instructions; but thirty instructions that double a string fill any memory, and a list wrapped
 //! in itself a hundred thousand times overflows the stack when it is dropped. Here every operation
 //! pays for what it makes, by construction. It is also a fifth of the code of a general engine.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 mod block;
 mod calls;

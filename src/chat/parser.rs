@@ -2,12 +2,15 @@
 //!
 //! Blocks stand on a list, so nesting them costs no stack.
 
+use std::cell::Cell;
+
 use crate::base::line::Line;
 
 use super::block::{Block, Code, Target};
 use super::code::{Macro, Name, Op, Program};
 use super::grow::{Grow, split_off};
 use super::lexer::{Lexer, Token};
+use super::machine::broken;
 use super::value::{Fault, Value, fault};
 use super::{MAX_DEPTH, MAX_NAMES};
 
@@ -54,7 +57,7 @@ pub(super) fn parse(source: &str) -> std::result::Result<Program<'_>, Located> {
     };
     match parser.template() {
         Ok(()) => {
-            parser.program.loop_name = parser.find("loop").ok().map(|at| parser.by_name[at]);
+            parser.program.loop_name = parser.find("loop").ok();
             Ok(parser.program)
         }
         Err(fault) => Err((parser.lexer.line(), fault)),
@@ -165,7 +168,7 @@ impl<'s> Parser<'s> {
 
     pub(super) fn intern(&mut self, word: &'s str) -> Result<Name> {
         let at = match self.find(word) {
-            Ok(at) => return Ok(self.by_name[at]),
+            Ok(name) => return Ok(name),
             Err(at) => at,
         };
         let name = self.program.names.len();
@@ -173,14 +176,24 @@ impl<'s> Parser<'s> {
             return fault!("more than {MAX_NAMES} names");
         }
         self.program.names.add(word)?;
-        self.by_name.try_reserve(1).map_err(|_| Fault::NoMemory)?;
-        self.by_name.insert(at, name as Name);
+        self.by_name.add(name as Name)?;
+        // From the end down to where it belongs.
+        let moved = Cell::from_mut(self.by_name.get_mut(at..).unwrap_or_default());
+        for pair in moved.as_slice_of_cells().windows(2).rev() {
+            if let [lower, upper] = pair {
+                lower.swap(upper);
+            }
+        }
         Ok(name as Name)
     }
 
-    /// Where `by_name` has a name, or where it belongs.
-    fn find(&self, word: &str) -> std::result::Result<usize, usize> {
-        self.by_name.binary_search_by(|&name| self.program.names[name as usize].cmp(word))
+    /// The number of a name, or where in `by_name` it belongs.
+    fn find(&self, word: &str) -> std::result::Result<Name, usize> {
+        let names = &self.program.names;
+        let at =
+            self.by_name.partition_point(|&n| names.get(n as usize).is_some_and(|n| *n < word));
+        let name = self.by_name.get(at).copied();
+        name.filter(|&name| names.get(name as usize) == Some(&word)).ok_or(at)
     }
 
     #[inline(never)]
@@ -189,8 +202,9 @@ impl<'s> Parser<'s> {
     }
 
     pub(super) fn constant(&mut self, value: Value) -> Result<()> {
+        let at = self.program.constants.len() as u32;
         self.program.constants.add(value)?;
-        self.emit(Op::Const(self.program.constants.len() as u32 - 1))
+        self.emit(Op::Const(at))
     }
 
     pub(super) fn here(&self) -> usize {
@@ -199,18 +213,26 @@ impl<'s> Parser<'s> {
 
     /// Emits a jump to be aimed later.
     pub(super) fn emit_jump(&mut self, op: Op) -> Result<usize> {
+        let jump = self.here();
         self.emit(op)?;
-        Ok(self.here() - 1)
+        Ok(jump)
     }
 
     /// Aims a jump at an instruction; distances count from the jump itself.
-    fn aim(&mut self, jump: usize, at: usize) {
-        let (op, _) = &mut self.program.code[jump];
-        *op = op.with_distance(at as i32 - jump as i32);
+    fn aim(&mut self, jump: usize, at: usize) -> Result<()> {
+        // A megabyte of template has less than 2^31 instructions.
+        let distance = (at as i32).wrapping_sub(jump as i32);
+        match self.program.code.get_mut(jump) {
+            Some((op, _)) => {
+                *op = op.with_distance(distance);
+                Ok(())
+            }
+            None => broken(),
+        }
     }
 
-    pub(super) fn aim_here(&mut self, jump: usize) {
-        self.aim(jump, self.here());
+    pub(super) fn aim_here(&mut self, jump: usize) -> Result<()> {
+        self.aim(jump, self.here())
     }
 
     fn open(&mut self, block: Block) -> Result<()> {
@@ -262,7 +284,7 @@ impl<'s> Parser<'s> {
             Some(Block::If { next: Some(next), .. }) => {
                 let next = *next;
                 let end = self.emit_jump(Op::Jump(0))?;
-                self.aim_here(next);
+                self.aim_here(next)?;
                 let mut again = None;
                 if word == "elif" {
                     self.tuple()?;
@@ -290,8 +312,8 @@ impl<'s> Parser<'s> {
     /// Ends the body of a loop: back to the next item, and what comes when there is none.
     fn end_loop(&mut self, next: usize) -> Result<()> {
         let back = self.emit_jump(Op::Jump(0))?;
-        self.aim(back, next);
-        self.aim_here(next);
+        self.aim(back, next)?;
+        self.aim_here(next)?;
         self.emit(Op::LoopEnd)
     }
 
@@ -305,10 +327,10 @@ impl<'s> Parser<'s> {
         match block {
             Block::If { next, ends } => {
                 for jump in ends.into_iter().chain(next) {
-                    self.aim_here(jump);
+                    self.aim_here(jump)?;
                 }
             }
-            Block::For { past_else: Some(past), .. } => self.aim_here(past),
+            Block::For { past_else: Some(past), .. } => self.aim_here(past)?,
             Block::For { next, past_else: None } => {
                 self.end_loop(next)?;
                 self.emit(Op::Pop)?;
@@ -326,7 +348,7 @@ impl<'s> Parser<'s> {
             }
             Block::Macro(past) => {
                 self.emit(Op::Return)?;
-                self.aim_here(past);
+                self.aim_here(past)?;
             }
             Block::Generation => (),
         }
@@ -446,7 +468,7 @@ impl<'s> Parser<'s> {
                 let given = self.emit_jump(Op::JumpIfGiven(parameters.len() as u32, 0))?;
                 self.expression()?;
                 self.emit(Op::Store(parameter))?;
-                self.aim_here(given);
+                self.aim_here(given)?;
             }
             parameters.add(parameter)?;
             if !self.is_op(")") {

@@ -112,6 +112,7 @@ pub(super) fn json(
     fuel: &mut Fuel,
 ) -> Result<(), Fault> {
     fuel.pay(0)?;
+    let deeper = depth.saturating_add(1); // at most MAX_NESTING
     let line = |depth: usize, out: &mut String, fuel: &mut Fuel| -> Result<(), Fault> {
         if let Some(indent) = layout.indent {
             fuel.push(out, "\n")?;
@@ -134,25 +135,28 @@ pub(super) fn json(
             fuel.push(out, "[")?;
             for (i, item) in list.items.iter().enumerate() {
                 fuel.push(out, if i > 0 { layout.item } else { "" })?;
-                line(depth + 1, out, fuel)?;
-                json(item, layout, depth + 1, out, fuel)?;
+                line(deeper, out, fuel)?;
+                json(item, layout, deeper, out, fuel)?;
             }
             line(depth, out, fuel)?;
             fuel.push(out, "]")
         }
         Value::Map(map) => {
             let mut order = listed(0..map.entries.len() as u32)?;
+            let entry = |i: u32| map.entries.get(i as usize);
             if layout.sort {
-                fuel.pay(64 * order.len() * (order.len().ilog2() as usize + 1))?;
+                let n_rounds = usize::BITS.saturating_sub(order.len().leading_zeros()) as usize;
+                fuel.pay(order.len().saturating_mul(n_rounds).saturating_mul(64))?;
                 // A key that is no string comes first; of those that are equal the first.
-                let text = |i: u32| map.entries[i as usize].0.text().unwrap_or("");
+                let text = |i: u32| entry(i).and_then(|(key, _)| key.text().ok()).unwrap_or("");
                 sort_numbers(&mut order, &mut |a, b| text(a).cmp(text(b)).then(a.cmp(&b)));
             }
             fuel.push(out, "{")?;
-            for (i, entry) in order.into_iter().enumerate() {
-                let (key, value) = &map.entries[entry as usize];
-                fuel.push(out, if i > 0 { layout.item } else { "" })?;
-                line(depth + 1, out, fuel)?;
+            let mut between = "";
+            for (key, value) in order.into_iter().filter_map(entry) {
+                fuel.push(out, between)?;
+                between = layout.item;
+                line(deeper, out, fuel)?;
                 match key {
                     Value::Str(text) => json_string(text, out, fuel)?,
                     _ => {
@@ -162,7 +166,7 @@ pub(super) fn json(
                     }
                 }
                 fuel.push(out, layout.key)?;
-                json(value, layout, depth + 1, out, fuel)?;
+                json(value, layout, deeper, out, fuel)?;
             }
             line(depth, out, fuel)?;
             fuel.push(out, "}")
@@ -174,20 +178,22 @@ pub(super) fn json(
 fn json_string(text: &str, out: &mut String, fuel: &mut Fuel) -> Result<(), Fault> {
     fuel.push(out, "\"")?;
     let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\') {
-        fuel.push(out, &rest[..at])?;
-        match rest.as_bytes()[at] {
-            b'"' => fuel.push(out, "\\\"")?,
-            b'\\' => fuel.push(out, "\\\\")?,
-            b'\n' => fuel.push(out, "\\n")?,
-            b'\r' => fuel.push(out, "\\r")?,
-            b'\t' => fuel.push(out, "\\t")?,
-            0x08 => fuel.push(out, "\\b")?,
-            0x0c => fuel.push(out, "\\f")?,
-            other => fuel.push(out, &Number::of(format_args!("\\u{other:04x}")))?,
+    loop {
+        let mut after = rest.trim_start_matches(|c| c >= ' ' && c != '"' && c != '\\').chars();
+        let plain = rest.strip_suffix(after.as_str()).unwrap_or(rest);
+        fuel.push(out, plain)?;
+        let Some(escaped) = after.next() else { break };
+        match escaped {
+            '"' => fuel.push(out, "\\\"")?,
+            '\\' => fuel.push(out, "\\\\")?,
+            '\n' => fuel.push(out, "\\n")?,
+            '\r' => fuel.push(out, "\\r")?,
+            '\t' => fuel.push(out, "\\t")?,
+            '\x08' => fuel.push(out, "\\b")?,
+            '\x0c' => fuel.push(out, "\\f")?,
+            other => fuel.push(out, &Number::of(format_args!("\\u{:04x}", other as u32)))?,
         }
-        rest = &rest[at + 1..];
+        rest = after.as_str();
     }
-    fuel.push(out, rest)?;
     fuel.push(out, "\"")
 }

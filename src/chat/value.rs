@@ -100,7 +100,7 @@ impl Fuel {
     /// Pays for one step and for reading or writing so many bytes.
     #[inline(never)]
     pub(super) fn pay(&mut self, n_bytes: usize) -> Result<(), Fault> {
-        match self.0.checked_sub(1 + n_bytes as u64 / 64) {
+        match self.0.checked_sub((n_bytes as u64 / 64).saturating_add(1)) {
             Some(left) => {
                 self.0 = left;
                 Ok(())
@@ -112,9 +112,14 @@ impl Fuel {
         }
     }
 
+    /// Pays for a container of these items.
+    fn pay_for<T>(&mut self, items: &[T]) -> Result<(), Fault> {
+        self.pay(size_of_val(items).saturating_add(64))
+    }
+
     /// Appends to a string that is being made.
     pub(super) fn push(&mut self, to: &mut String, text: &str) -> Result<(), Fault> {
-        if text.len() > MAX_OUTPUT - to.len().min(MAX_OUTPUT) {
+        if text.len() > MAX_OUTPUT.saturating_sub(to.len()) {
             return fault!("makes more than {MAX_OUTPUT} bytes of text");
         }
         self.pay(text.len())?;
@@ -132,29 +137,29 @@ impl Fuel {
 
     /// A list of these items.
     pub(super) fn list(&mut self, items: Vec<Value>) -> Result<Value, Fault> {
-        self.pay(64 + items.len() * size_of::<Value>())?;
+        self.pay_for(&items)?;
         let depth = depth_above(items.iter())?;
         Ok(Value::List(Shared::new(List { items, depth })?))
     }
 
     /// A map of these entries; later ones replace earlier ones with the same key.
     pub(super) fn map(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, Fault> {
-        self.pay(64 + entries.len() * size_of::<(Value, Value)>())?;
+        self.pay_for(&entries)?;
         let depth = depth_above(entries.iter().map(|(_, v)| v))?;
         let mut unique: Vec<(Value, Value)> = heap::reserve(entries.len(), "entries")?;
         for (key, value) in entries {
             if !matches!(key, Value::Str(_) | Value::Int(_) | Value::Bool(_) | Value::None) {
                 return fault!("{} cannot be the key of a map", key.kind());
             }
-            let mut at = None;
-            for (i, (other, _)) in unique.iter().enumerate() {
+            let mut old = None;
+            for (other, value) in &mut unique {
                 if equal(other, &key, self)? {
-                    at = Some(i);
+                    old = Some(value);
                     break;
                 }
             }
-            match at {
-                Some(i) => unique[i].1 = value,
+            match old {
+                Some(old) => *old = value,
                 None => unique.push((key, value)),
             }
         }
@@ -187,7 +192,7 @@ impl Fuel {
             Value::Undefined => Vec::new(),
             _ => return fault!("{} cannot be iterated over", value.kind()),
         };
-        self.pay(items.len() * size_of::<Value>())?;
+        self.pay(size_of_val(items.as_slice()))?;
         Ok(Shared::new(List { items, depth: 1 })?)
     }
 }
@@ -206,7 +211,7 @@ fn depth_above<'a>(values: impl Iterator<Item = &'a Value>) -> Result<u8, Fault>
     if usize::from(depth) == MAX_NESTING {
         return fault!("nests lists or maps more than {MAX_NESTING} deep");
     }
-    Ok(depth + 1)
+    Ok(depth.saturating_add(1))
 }
 
 impl Value {
@@ -375,7 +380,8 @@ fn arithmetic(op: Binary, a: &Value, b: &Value, fuel: &mut Fuel) -> Result<Value
     match (op, a, b) {
         (Binary::Add, Value::Str(a), Value::Str(b)) => return fuel.string(&[a, b]),
         (Binary::Add, Value::List(a), Value::List(b)) => {
-            fuel.pay((a.items.len() + b.items.len()) * size_of::<Value>())?;
+            let n = a.items.len().saturating_add(b.items.len());
+            fuel.pay(n.saturating_mul(size_of::<Value>()))?;
             return fuel.list(listed(a.items.iter().chain(&b.items).cloned())?);
         }
         (Binary::Mul, Value::Str(text), times) | (Binary::Mul, times, Value::Str(text)) => {
@@ -388,7 +394,7 @@ fn arithmetic(op: Binary, a: &Value, b: &Value, fuel: &mut Fuel) -> Result<Value
         (Binary::Mul, Value::List(list), times) | (Binary::Mul, times, Value::List(list)) => {
             let mut items = Vec::new();
             for _ in 0..times.int()? {
-                fuel.pay(list.items.len() * size_of::<Value>())?;
+                fuel.pay(size_of_val(list.items.as_slice()))?;
                 items.add_all(list.items.iter().cloned())?;
             }
             return fuel.list(items);
@@ -411,9 +417,9 @@ fn arithmetic(op: Binary, a: &Value, b: &Value, fuel: &mut Fuel) -> Result<Value
                 let inexact = a.checked_rem(b)? != 0;
                 if inexact && (a < 0) != (b < 0) { q.checked_sub(1) } else { Some(q) }
             }),
-            Binary::Rem => {
-                a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r })
-            }
+            Binary::Rem => a.checked_rem(b).and_then(|r| {
+                if r != 0 && (r < 0) != (b < 0) { r.checked_add(b) } else { Some(r) }
+            }),
             Binary::Pow if b >= 0 => u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
             Binary::Pow => return Ok(Value::Float(a_float.powf(b_float))),
             _ => return Ok(Value::Float(a_float / b_float)),
