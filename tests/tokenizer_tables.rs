@@ -2,8 +2,14 @@
 //! vocabularies seldom show hold.
 #![allow(clippy::unwrap_used, reason = "what fails to come fails the test")]
 
+mod support;
+
+use support::counting::{Counting, with_allocations};
 use tern::Error;
 use tern::tokenizer::{MAX_TEXT_LEN, MAX_TOKEN_LEN, Tables, Tokenizer};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
@@ -208,6 +214,25 @@ fn merges_that_merge_nothing_are_errors() {
     // A control token is no text, so no merge may arrive at it.
     let made = Made::gpt2().with(|m| m.tokens[4].2 = CONTROL);
     made.fails(BAD, "merge 1: \"a b\" names a text without a token");
+}
+
+#[test]
+fn tables_good_and_bad_run_out_of_memory_anywhere_and_that_is_an_error() {
+    let no_token = Made::gpt2().with(|m| m.tokens[4].2 = CONTROL);
+    let no_text = Made::gpt2().with(|m| m.merges[1] = b"a a".to_vec());
+    for made in [Made::gpt2(), Made::llama(), no_token, no_text] {
+        let mut n = 0;
+        loop {
+            let tables = made.tables();
+            match with_allocations(n, || Tokenizer::new(tables)) {
+                Err(Error::OutOfMemory(_)) => n += 1,
+                // With no memory left for more than a fixed sentence, too.
+                Err(error) if error.message().contains("no memory") => n += 1,
+                _ => break,
+            }
+        }
+        assert!(n > 4, "only {n} allocations");
+    }
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::collections::BinaryHeap;
 use std::hint::black_box;
 
 use super::cache::Cache;
+use super::list::{reserve, take_out};
 use super::merges::Merges;
 use super::spelling::Spelling;
-use super::vocab::{NONE, Vocab, reserve};
+use super::vocab::{NONE, Vocab};
 use crate::base::error::{Error, Result, err};
 
 /// Most symbols of a word whose pairs are not queued.
@@ -99,12 +100,14 @@ impl<'a> Encoder<'a> {
     /// so few that takes less than a queue.
     fn merge_short(&self, out: &mut Vec<i32>) {
         let (mut ids, mut ranks) = ([NONE; SHORT], [NONE; SHORT]);
-        let mut n = 0;
+        let mut n = self.symbols.len().min(SHORT);
         for (to, symbol) in ids.iter_mut().zip(&self.symbols) {
             *to = symbol.id;
-            n += 1;
         }
-        let rank = |ids: &[u32; SHORT], left: usize| match ids.get(left..left + 2) {
+        let rank = |ids: &[u32; SHORT], left: usize| match ids
+            .get(left..)
+            .and_then(<[u32]>::first_chunk)
+        {
             Some(&[a, b]) if b != NONE => self.merges.rank(a, b).unwrap_or(NONE),
             _ => NONE,
         };
@@ -121,10 +124,10 @@ impl<'a> Encoder<'a> {
                 }
             }
             let Some(merge) = self.merges.get(best as usize) else { break };
-            // `left` and its neighbour are below `n`.
-            ids.copy_within(left + 2..n, left + 1);
-            ranks.copy_within(left + 2..n, left + 1);
-            n -= 1;
+            // `left` and its neighbour, which goes, are below `n`.
+            take_out(&mut ids, n, left.saturating_add(1));
+            take_out(&mut ranks, n, left.saturating_add(1));
+            n = n.saturating_sub(1);
             if let Some(id) = ids.get_mut(n) {
                 *id = NONE;
             }
@@ -154,15 +157,15 @@ impl<'a> Encoder<'a> {
     fn push(&mut self, id: u32) {
         // At most one symbol for each byte of a text, and texts are shorter than 4 GiB.
         let at = self.symbols.len() as u32;
-        self.symbols.push(Symbol { id, prev: at.wrapping_sub(1), next: at + 1 });
+        self.symbols.push(Symbol { id, prev: at.wrapping_sub(1), next: at.wrapping_add(1) });
     }
 
     fn merge(&mut self) -> Result<()> {
         let n = self.symbols.len();
         // Each merge takes one pair out and puts at most two in, and there are at most n - 1.
-        self.queue.try_reserve(2 * n).map_err(no_memory)?;
-        for right in 1..n as u32 {
-            self.offer(right - 1, right);
+        self.queue.try_reserve(n.saturating_mul(2)).map_err(no_memory)?;
+        for left in 0..n as u32 {
+            self.offer(left, left.wrapping_add(1));
         }
         while let Some(Reverse(key)) = self.queue.pop() {
             let (rank, at) = ((key >> 32) as usize, key as u32);

@@ -2,7 +2,8 @@
 //! short and few tokens, so that is all that is kept; a word takes the place of another at will.
 
 use super::hash::{Key, Seed};
-use super::vocab::reserve_exact;
+use super::list::reserve_exact;
+
 use crate::base::error::Result;
 
 /// Most tokens of a word that is kept.
@@ -59,7 +60,7 @@ impl Cache {
     /// The tokens of the word with this place, if they are there.
     #[inline]
     pub(super) fn get(&self, place: Place) -> Option<&[i32]> {
-        let line = self.slots.get(place.slot..place.slot + 2)?;
+        let line: &[Slot; 2] = self.slots.get(place.slot..)?.first_chunk()?;
         let slot = line
             .iter()
             .find(|slot| place.key == Key { first: slot.first, last: slot.last, len: slot.len })?;
@@ -68,7 +69,8 @@ impl Cache {
 
     /// Keeps the tokens of the word with this place, if they are few.
     pub(super) fn put(&mut self, place: Place, tokens: &[i32]) {
-        let Some([slot, older]) = self.slots.get_mut(place.slot..place.slot + 2) else { return };
+        let line = self.slots.get_mut(place.slot..).and_then(<[Slot]>::first_chunk_mut);
+        let Some([slot, older]) = line else { return };
         let n = tokens.len();
         if n > MAX_TOKENS {
             return;

@@ -16,7 +16,11 @@ pub(super) const LETTER: u8 = UPPER | LOWER | OTHER;
 /// The kinds of ASCII.
 static ASCII: [u8; 128] = ascii();
 
-#[allow(clippy::indexing_slicing, reason = "evaluated when it is compiled")]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "evaluated when it is compiled"
+)]
 const fn ascii() -> [u8; 128] {
     let (mut kinds, mut code, mut run) = ([0; 128], 0, 0);
     while code < kinds.len() {
@@ -55,7 +59,7 @@ pub(super) fn kind_at(text: &str, at: usize) -> (u8, usize) {
     match text.as_bytes().get(at) {
         None => (0, at),
         Some(&byte) => match ASCII.get(usize::from(byte)) {
-            Some(&kind) => (kind, at + 1),
+            Some(&kind) => (kind, at.saturating_add(1)),
             None => kind_of_char_at(text, at),
         },
     }
@@ -64,13 +68,13 @@ pub(super) fn kind_at(text: &str, at: usize) -> (u8, usize) {
 /// The same of any character. In one copy: where `kind_at` is, there are many, mostly for ASCII.
 #[inline(never)]
 fn kind_of_char_at(text: &str, at: usize) -> (u8, usize) {
-    char_at(text, at).map_or((0, at), |c| (kind_beyond_ascii(c), at + c.len_utf8()))
+    char_at(text, at).map_or((0, at), |c| (kind_beyond_ascii(c), at.saturating_add(c.len_utf8())))
 }
 
 /// The end of the run of characters from `at` on that satisfy `test`.
 pub(super) fn run(text: &str, at: usize, mut test: impl FnMut(char) -> bool) -> usize {
     let rest = text.get(at..).unwrap_or("");
-    at + rest.find(|c| !test(c)).unwrap_or(rest.len())
+    at.saturating_add(rest.find(|c| !test(c)).unwrap_or(rest.len()))
 }
 
 /// The end of the run of characters of some kinds.

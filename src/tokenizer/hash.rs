@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::vocab::reserve_exact;
+use super::list::{heap_bytes, reserve_exact};
 use crate::base::error::Result;
 
 /// Makes one table's hashes differ from another's.
@@ -111,25 +111,26 @@ pub(super) struct Table {
 impl Table {
     /// Has room for `n` entries whose numbers are below `end`.
     pub(super) fn new(n: usize, end: usize) -> Result<Table> {
-        let len = (n.saturating_mul(8) / 5 + 1).next_power_of_two();
+        let len = (n.saturating_mul(8) / 5).saturating_add(1);
+        let len = len.checked_next_power_of_two().unwrap_or(usize::MAX); // more than there is
         let mut slots = Vec::new();
         reserve_exact(&mut slots, len)?;
         slots.resize(len, 0);
-        let bits = usize::BITS - end.leading_zeros();
+        let bits = usize::BITS.saturating_sub(end.leading_zeros());
         Ok(Table { slots, numbers: u32::MAX.checked_shr(32u32.saturating_sub(bits)).unwrap_or(0) })
     }
 
     /// Reads where a search for this hash begins: the entry there, if there is any, else 0.
     #[inline]
     pub(super) fn peek(&self, hash: u64) -> u32 {
-        let slot = self.slots.get(hash as usize & (self.slots.len() - 1)).copied().unwrap_or(0);
+        let slot = self.slots.get(hash as usize & self.mask()).copied().unwrap_or(0);
         (slot & self.numbers).saturating_sub(1)
     }
 
     /// The entry with this hash that `is` takes.
     #[inline]
     pub(super) fn find(&self, hash: u64, is: impl Fn(usize) -> bool) -> Option<usize> {
-        let (mask, tag) = (self.slots.len() - 1, self.tag(hash));
+        let (mask, tag) = (self.mask(), self.tag(hash));
         let mut at = hash as usize & mask;
         // There is always an unused slot.
         loop {
@@ -138,27 +139,32 @@ impl Table {
             if slot & !self.numbers == tag && is(number) {
                 return Some(number);
             }
-            at = (at + 1) & mask;
+            at = at.wrapping_add(1) & mask;
         }
     }
 
     /// Puts an entry in, unless `is` takes one with this hash: whether it did.
     #[inline]
     pub(super) fn insert(&mut self, hash: u64, entry: usize, is: impl Fn(usize) -> bool) -> bool {
-        let (mask, tag) = (self.slots.len() - 1, self.tag(hash));
+        let (mask, tag) = (self.mask(), self.tag(hash));
         let numbers = self.numbers;
         let mut at = hash as usize & mask;
         while let Some(slot) = self.slots.get_mut(at) {
             let Some(number) = (*slot & numbers).checked_sub(1) else {
-                *slot = tag | (entry as u32 + 1);
+                *slot = tag | (entry as u32).saturating_add(1);
                 return true;
             };
             if *slot & !numbers == tag && is(number as usize) {
                 return false;
             }
-            at = (at + 1) & mask;
+            at = at.wrapping_add(1) & mask;
         }
         false
+    }
+
+    /// The last slot, whose number has all bits that places have. There is at least one.
+    fn mask(&self) -> usize {
+        self.slots.len().wrapping_sub(1)
     }
 
     fn tag(&self, hash: u64) -> u32 {
@@ -167,7 +173,7 @@ impl Table {
 
     /// Bytes of memory it owns.
     pub(super) fn heap_bytes(&self) -> usize {
-        4 * self.slots.capacity()
+        heap_bytes(&self.slots)
     }
 }
 

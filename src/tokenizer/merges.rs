@@ -3,9 +3,11 @@
 use std::hint::black_box;
 
 use super::hash::{Seed, Table};
+use super::list::{heap_bytes, reserve, reserve_exact};
 use super::spelling::{Spelling, mark_to_space, undo_bytes};
-use super::vocab::{NONE, Vocab, reserve, reserve_exact};
-use crate::base::error::{Result, err};
+use super::vocab::{NONE, Vocab};
+use crate::base::error::{Error, Result, err};
+use crate::base::heap;
 
 /// Lines whose tokens are looked up together.
 const BLOCK: usize = 32;
@@ -53,7 +55,7 @@ impl Merges {
         for first in (0..n).step_by(BLOCK) {
             block.clear();
             bytes.clear();
-            for i in first..n.min(first + BLOCK) {
+            for i in (first..n).take(BLOCK) {
                 let line =
                     lines.next().ok_or_else(|| err!(BadVocab, "{i} merges, expected {n}"))?;
                 block.push(Line::read(vocab, spelling, i, line, &mut bytes)?);
@@ -72,12 +74,10 @@ impl Merges {
         let mut last = self.list.last().map_or(NONE, |merge| merge.merged);
         let mut seen = 0;
         for ((i, line), to) in block.iter().enumerate().zip(&mut found) {
-            *to = line.find(vocab, last, bytes).ok_or_else(|| {
-                let (left, right, _) = line.parts(bytes);
-                let line = [left, b" ", right].concat();
-                let (i, line) = (first + i, String::from_utf8_lossy(&line));
-                err!(BadVocab, "merge {i}: {line:?} names a text without a token")
-            })?;
+            *to = match line.find(vocab, last, bytes) {
+                Some(merge) => merge,
+                None => return Err(line.without_token(first.saturating_add(i), bytes)),
+            };
             last = to.merged;
             seen ^= self.warm(to.left, to.right);
         }
@@ -113,7 +113,7 @@ impl Merges {
 
     /// Bytes of memory it owns.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.list.capacity() * size_of::<Merge>() + self.table.heap_bytes()
+        heap_bytes(&self.list).saturating_add(self.table.heap_bytes())
     }
 }
 
@@ -144,7 +144,7 @@ impl Line {
         let malformed = || err!(BadVocab, "merge {i}: not two texts with a space between them");
         // A text may itself begin with a space in no file that exists, but an empty one is wrong.
         let middle = line.iter().position(|&byte| byte == b' ').ok_or_else(malformed)?;
-        let (left, right) = (line.get(..middle), line.get(middle + 1..));
+        let (left, right) = (line.get(..middle), line.get(middle.saturating_add(1)..));
         let (left, right) = (left.unwrap_or(&[]), right.unwrap_or(&[]));
         if left.is_empty() || right.is_empty() {
             return Err(malformed());
@@ -178,6 +178,27 @@ impl Line {
     fn parts<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], &'a [u8], &'a [u8]) {
         let part = |begin, end| bytes.get(begin..end).unwrap_or(&[]);
         (part(self.begin, self.middle), part(self.middle, self.end), part(self.begin, self.end))
+    }
+
+    /// The error of a line of which one text is no token.
+    fn without_token(&self, i: usize, bytes: &[u8]) -> Error {
+        match self.shown(bytes) {
+            Ok(line) => err!(BadVocab, "merge {i}: {line:?} names a text without a token"),
+            Err(no_memory) => no_memory,
+        }
+    }
+
+    /// Both texts, as far as they are UTF-8.
+    fn shown(&self, bytes: &[u8]) -> Result<String> {
+        let (left, right, _) = self.parts(bytes);
+        let mut line = String::new();
+        for chunk in [left, b" ", right].into_iter().flat_map(<[u8]>::utf8_chunks) {
+            heap::push(&mut line, chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                heap::push(&mut line, "\u{fffd}")?;
+            }
+        }
+        Ok(line)
     }
 
     /// The tokens; None if one of the three is missing. `last` is what the line before makes.

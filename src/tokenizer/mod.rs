@@ -6,13 +6,24 @@
 //! Text is taken as it is. Some families (Qwen2, GPT-NeoX) were trained on text in Unicode's
 //! normalisation form C; GGUF says nothing of it, and a caller with decomposed text may compose it.
 
-#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable
+    )
+)]
 
 mod bpe;
 mod cache;
 mod class;
 mod control;
 mod hash;
+mod list;
 mod merges;
 mod pre;
 mod seams;
@@ -29,11 +40,12 @@ pub use vocab::{MAX_TOKEN_LEN, MAX_TOKENS};
 
 use crate::base::error::{Result, err};
 use cache::Cache;
+use list::{heap_bytes, reserve, reserve_exact};
 use merges::Merges;
 use pre::{Pre, Scheme};
 use special::Special;
 use spelling::{Spelling, has_mark, mark_to_space};
-use vocab::{Kind, STRIP, Vocab, reserve, reserve_exact};
+use vocab::{Kind, STRIP, Vocab};
 
 /// Bytes that a text may have.
 pub const MAX_TEXT_LEN: usize = 64 * 1024 * 1024;
@@ -263,7 +275,7 @@ impl Tokenizer {
         while let Some((at, id)) = special.find(&self.vocab, rest.as_bytes()) {
             let n = self.vocab.text(id).map_or(0, <[u8]>::len);
             // Both are boundaries of characters, for the texts of tokens are valid UTF-8.
-            let (before, after) = (rest.get(..at), rest.get(at + n..));
+            let (before, after) = (rest.get(..at), rest.get(at.saturating_add(n)..));
             if let Some(before) = before.filter(|before| !before.is_empty()) {
                 plain(before, out)?;
             }
@@ -299,7 +311,11 @@ impl Tokenizer {
         for &token in tokens {
             let Some(mut piece) = self.piece(token) else {
                 let n = self.n_vocab();
-                return Err(err!(InvalidArgument, "token {token}, expected 0 to {}", n - 1));
+                return Err(err!(
+                    InvalidArgument,
+                    "token {token}, expected 0 to {}",
+                    n.saturating_sub(1)
+                ));
             };
             let kind = self.vocab.kind(token as u32);
             if matches!(kind, Some(Kind::Normal | Kind::Byte)) {
@@ -369,11 +385,11 @@ impl Tokenizer {
     /// Bytes of memory it owns.
     pub fn heap_bytes(&self) -> u64 {
         let model = match &self.model {
-            Model::Spm { scores } => scores.capacity() * 4,
+            Model::Spm { scores } => heap_bytes(scores),
             Model::Bpe { merges, .. } => merges.heap_bytes(),
         };
-        let special = self.user_defined.heap_bytes() + self.all_special.heap_bytes();
-        (self.vocab.heap_bytes() + model + special) as u64
+        let special = self.user_defined.heap_bytes().saturating_add(self.all_special.heap_bytes());
+        self.vocab.heap_bytes().saturating_add(model).saturating_add(special) as u64
     }
 }
 

@@ -61,7 +61,7 @@ impl Seams {
     fn first(&self, text: &[u8]) -> usize {
         let has = |set: &Bytes, byte: u8| set.get(usize::from(byte)).copied().unwrap_or(true);
         let Some(&(mut left)) = text.first() else { return 0 };
-        for (i, &right) in text.iter().enumerate().skip(1) {
+        for (i, &right) in (1..text.len()).zip(text.iter().skip(1)) {
             let closed = match right {
                 b' ' => has(&self.before_space, left),
                 b'\n' => has(&self.before_newline, left),

@@ -1,6 +1,7 @@
 //! Special tokens: finding tokens in a text as a whole, before it is tokenized.
 
-use super::vocab::{Kind, Vocab, reserve_exact};
+use super::list::{count, heap_bytes, reserve_exact};
+use super::vocab::{Kind, Vocab};
 use crate::base::error::Result;
 use crate::base::order::sort_numbers;
 
@@ -23,7 +24,7 @@ impl Special {
         };
         let all = 0..vocab.len() as u32; // at most MAX_TOKENS
         let mut sorted = Vec::new();
-        reserve_exact(&mut sorted, all.clone().filter(wanted).count())?;
+        reserve_exact(&mut sorted, count(all.clone().filter(wanted)))?;
         sorted.extend(all.filter(wanted));
         let text = |id| vocab.text(id).unwrap_or(&[]);
         sort_numbers(&mut sorted, &mut |a, b| text(a).cmp(text(b)).then(a.cmp(&b)));
@@ -35,7 +36,7 @@ impl Special {
     /// Takes tokens in the order of their texts, those of one text in the order of their ids.
     fn new(vocab: &Vocab, ids: impl Iterator<Item = u32> + Clone) -> Result<Special> {
         let mut special = Special { ids: Vec::new(), first: Vec::new(), begins: [false; 256] };
-        reserve_exact(&mut special.ids, ids.clone().count())?;
+        reserve_exact(&mut special.ids, count(ids.clone()))?;
         special.ids.extend(ids);
         // Of equal texts the first token comes first, and the others are dropped.
         special.ids.dedup_by_key(|id| vocab.text(*id));
@@ -57,25 +58,25 @@ impl Special {
             return None;
         }
         let begins = |byte: &u8| self.begins.get(usize::from(*byte)).copied().unwrap_or(true);
-        let mut at = 0;
+        let mut at = 0_usize;
         loop {
-            at += text.get(at..)?.iter().position(begins)?;
+            at = at.saturating_add(text.get(at..)?.iter().position(begins)?);
             if let Some(id) = self.longest(vocab, text.get(at..)?) {
                 return Some((at, id));
             }
-            at += 1;
+            at = at.saturating_add(1);
         }
     }
 
     /// The longest token that `text` begins with.
     fn longest(&self, vocab: &Vocab, text: &[u8]) -> Option<u32> {
         let first = usize::from(*text.first()?);
-        let (&begin, &end) = (self.first.get(first)?, self.first.get(first + 1)?);
+        let &[begin, end] = self.first.get(first..)?.first_chunk()?;
         let mut candidates = self.ids.get(begin as usize..end as usize)?;
         let mut best = None;
         // All candidates agree with the text up to `depth`; in their order, the one that ends
         // there comes first.
-        let mut depth = 1;
+        let mut depth = 1_usize;
         while let Some(&id) = candidates.first() {
             if vocab.text(id).is_some_and(|t| t.len() == depth) {
                 best = Some(id);
@@ -86,14 +87,14 @@ impl Special {
             let begin = candidates.partition_point(|id| next(id) < Some(byte));
             let end = candidates.partition_point(|id| next(id) <= Some(byte));
             candidates = candidates.get(begin..end)?;
-            depth += 1;
+            depth = depth.saturating_add(1);
         }
         best
     }
 
     /// Bytes of memory it owns.
     pub(super) fn heap_bytes(&self) -> usize {
-        4 * (self.ids.capacity() + self.first.capacity())
+        heap_bytes(&self.ids).saturating_add(heap_bytes(&self.first))
     }
 }
 

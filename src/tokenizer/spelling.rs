@@ -67,10 +67,10 @@ pub(super) fn mark_to_space(text: &str, out: &mut Vec<u8>) {
     if !has_mark(text) {
         return out.extend_from_slice(text.as_bytes());
     }
-    for (i, part) in text.split(SPACE_MARK).enumerate() {
-        if i > 0 {
-            out.push(b' ');
-        }
+    let mut parts = text.split(SPACE_MARK);
+    out.extend_from_slice(parts.next().unwrap_or("").as_bytes());
+    for part in parts {
+        out.push(b' ');
         out.extend_from_slice(part.as_bytes());
     }
 }
@@ -85,8 +85,8 @@ pub(super) fn undo_bytes(text: &str, out: &mut Vec<u8>) -> bool {
     for c in text.chars() {
         let byte = match u32::from(c) {
             code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => code,
-            code @ 0x100..=0x120 => code - 0x100, // 0x00 to 0x20
-            code @ 0x121..=0x142 => code - 0x121 + 0x7f, // 0x7f to 0xa0
+            code @ 0x100..=0x120 => code.saturating_sub(0x100), // 0x00 to 0x20
+            code @ 0x121..=0x142 => code.saturating_sub(0x121 - 0x7f), // 0x7f to 0xa0
             0x143 => 0xad,
             _ => {
                 out.truncate(begin);

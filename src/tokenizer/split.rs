@@ -86,7 +86,7 @@ fn to_sign(text: &str, at: usize) -> usize {
 /// Passes ASCII.
 fn to_east(text: &str, at: usize) -> usize {
     let rest = text.as_bytes().get(at..).unwrap_or(&[]);
-    at + rest.iter().position(|byte| !byte.is_ascii()).unwrap_or(rest.len())
+    at.saturating_add(rest.iter().position(|byte| !byte.is_ascii()).unwrap_or(rest.len()))
 }
 
 fn piece(
@@ -107,20 +107,20 @@ fn contraction(text: &str, at: usize, any_case: bool) -> Option<usize> {
     if text.as_bytes().get(at) != Some(&b'\'') {
         return None;
     }
-    let mut chars = text.get(at + 1..)?.chars();
+    let mut chars = text.get(at.saturating_add(1)..)?.chars();
     let mut next = || {
         let c = chars.next()?;
         let folded = if c == '\u{17f}' { 's' } else { c.to_ascii_lowercase() };
         Some((if any_case { folded } else { c }, c.len_utf8()))
     };
     let (first, len) = next()?;
-    let end = at + 1 + len;
+    let end = at.saturating_add(1).saturating_add(len);
     match first {
         's' | 't' | 'm' | 'd' => Some(end),
         'r' | 'v' | 'l' => {
             let (second, len) = next()?;
             let wanted = if first == 'l' { 'l' } else { 'e' };
-            (second == wanted).then_some(end + len)
+            (second == wanted).then_some(end.saturating_add(len))
         }
         _ => None,
     }
@@ -134,7 +134,7 @@ fn spaces(text: &str, at: usize) -> Option<usize> {
         return Some(end);
     }
     let last = text.get(at..end)?.chars().next_back()?;
-    let but_last = end - last.len_utf8();
+    let but_last = end.saturating_sub(last.len_utf8());
     Some(if but_last > at { but_last } else { end })
 }
 
@@ -142,12 +142,12 @@ fn spaces(text: &str, at: usize) -> Option<usize> {
 fn spaces_to_newline(text: &str, at: usize) -> Option<usize> {
     let end = run_of(text, at, SPACE);
     let last = text.get(at..end)?.rfind(is_newline)?;
-    Some(at + last + 1)
+    Some(at.saturating_add(last).saturating_add(1))
 }
 
 /// Where a word begins that may have a space before it.
 fn skip_space(text: &str, at: usize) -> usize {
-    if text.as_bytes().get(at) == Some(&b' ') { at + 1 } else { at }
+    if text.as_bytes().get(at) == Some(&b' ') { at.saturating_add(1) } else { at }
 }
 
 /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
@@ -274,7 +274,7 @@ fn ends_small(text: &str, at: usize) -> Option<usize> {
     }
     // The first class gives back characters until one that is also of the second.
     let (i, c) = text.get(at..capitals)?.char_indices().rfind(|&(_, c)| kind(c) & SMALL != 0)?;
-    Some(at + i + c.len_utf8())
+    Some(at.saturating_add(i).saturating_add(c.len_utf8()))
 }
 
 /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*`
@@ -316,13 +316,13 @@ fn punctuation(text: &str, at: usize, more: &str) -> Option<usize> {
 
 /// `[0-9][0-9][0-9]`
 fn three_digits(text: &str, at: usize) -> Option<usize> {
-    let digits = text.as_bytes().get(at..at + 3)?;
-    digits.iter().all(u8::is_ascii_digit).then_some(at + 3)
+    let digits: &[u8; 3] = text.as_bytes().get(at..)?.first_chunk()?;
+    digits.iter().all(u8::is_ascii_digit).then_some(at.saturating_add(3))
 }
 
 /// `[\r\n]`
 fn newline(text: &str, at: usize) -> Option<usize> {
-    char_at(text, at).is_some_and(is_newline).then_some(at + 1)
+    char_at(text, at).is_some_and(is_newline).then_some(at.saturating_add(1))
 }
 
 /// `\s?` and a run of characters that `test` takes.

@@ -6,8 +6,9 @@ use std::collections::BinaryHeap;
 use std::hint::black_box;
 
 use super::cache::Cache;
+use super::list::{count, reserve, take_out};
 use super::spelling::{has_mark, mark_to_space};
-use super::vocab::{NONE, Vocab, reserve};
+use super::vocab::{NONE, Vocab};
 use crate::base::error::{Result, err};
 
 /// Checks that every text can be spelt: by byte tokens, or by an unknown token.
@@ -100,7 +101,7 @@ impl<'a> Encoder<'a> {
         }
         let mut buffer = std::mem::take(&mut self.text);
         buffer.clear();
-        reserve(&mut buffer, text.len() + 1)?;
+        reserve(&mut buffer, text.len().saturating_add(1))?;
         if space {
             buffer.push(b' ');
         }
@@ -155,10 +156,10 @@ impl<'a> Encoder<'a> {
         let mut n = 0usize;
         for ((at, _), start) in word.iter().enumerate().filter(begins).zip(&mut starts) {
             *start = at;
-            n += 1;
+            n = n.saturating_add(1);
         }
         let symbol = |starts: &[usize; SHORT + 1], i: usize, len: usize| -> &[u8] {
-            match (starts.get(i), starts.get(i + len)) {
+            match (starts.get(i), starts.get(i.saturating_add(len))) {
                 (Some(&begin), Some(&end)) => word.get(begin..end).unwrap_or(&[]),
                 _ => &[],
             }
@@ -184,17 +185,18 @@ impl<'a> Encoder<'a> {
                 }
             }
             let Some((_, id, left)) = best else { break };
-            // `left` and its neighbour are below `n`; what lies beyond the last one is unchanged.
-            starts.copy_within(left + 2..n + 1, left + 1);
-            ids.copy_within(left + 2..n, left + 1);
-            joined.copy_within(left + 2..n, left + 1);
-            n -= 1;
+            // `left` and its neighbour, which goes, are below `n`; so is where the last one ends.
+            let right = left.saturating_add(1);
+            take_out(&mut starts, n.saturating_add(1), right);
+            take_out(&mut ids, n, right);
+            take_out(&mut joined, n, right);
+            n = n.saturating_sub(1);
             if let Some(to) = ids.get_mut(left) {
                 *to = Some(id);
             }
             for i in left.saturating_sub(1)..=left {
                 if let Some(to) = joined.get_mut(i) {
-                    let bytes = if i + 1 < n { symbol(&starts, i, 2) } else { &[] };
+                    let bytes = if i.saturating_add(1) < n { symbol(&starts, i, 2) } else { &[] };
                     *to = self.vocab.lookup(bytes).and_then(scored);
                 }
             }
@@ -207,19 +209,18 @@ impl<'a> Encoder<'a> {
 
     /// One symbol for each character.
     fn cut(&mut self, word: &[u8]) -> Result<()> {
-        let n = word.iter().enumerate().filter(begins).count();
+        let n = count(word.iter().enumerate().filter(begins));
         reserve(&mut self.symbols, n)?;
         for (start, _) in word.iter().enumerate().filter(begins) {
             let at = self.symbols.len() as u32; // texts are shorter than 4 GiB
             if let Some(last) = self.symbols.last_mut() {
-                last.len = start as u32 - last.start;
+                last.len = (start as u32).saturating_sub(last.start);
             }
-            let symbol =
-                Symbol { start: start as u32, len: 0, prev: at.wrapping_sub(1), next: at + 1 };
-            self.symbols.push(symbol);
+            let (prev, next) = (at.wrapping_sub(1), at.wrapping_add(1));
+            self.symbols.push(Symbol { start: start as u32, len: 0, prev, next });
         }
         if let Some(last) = self.symbols.last_mut() {
-            last.len = word.len() as u32 - last.start;
+            last.len = (word.len() as u32).saturating_sub(last.start);
         }
         Ok(())
     }
@@ -227,16 +228,16 @@ impl<'a> Encoder<'a> {
     fn merge(&mut self, word: &[u8]) -> Result<()> {
         let n = self.symbols.len();
         // Each merge takes one pair out and puts at most two in, and there are at most n - 1.
-        if self.queue.try_reserve(2 * n).is_err() {
+        if self.queue.try_reserve(n.saturating_mul(2)).is_err() {
             return Err(err!(OutOfMemory, "tokenizer: the queue of pairs"));
         }
-        for right in 1..n as u32 {
-            self.offer(word, right - 1, right);
+        for left in 0..n as u32 {
+            self.offer(word, left, left.wrapping_add(1));
         }
         while let Some(pair) = self.queue.pop() {
             let Some(left) = self.symbol(pair.left) else { continue };
             let Some(right) = self.symbol(left.next) else { continue };
-            if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
+            if left.len == 0 || right.len == 0 || left.len.saturating_add(right.len) != pair.len {
                 continue; // one of the two has become part of another piece
             }
             self.update(left.next, |symbol| symbol.len = 0);
@@ -251,7 +252,7 @@ impl<'a> Encoder<'a> {
     /// Queues the pair of two neighbours if together they are a token.
     fn offer(&mut self, word: &[u8], left: u32, right: u32) {
         let (Some(a), Some(b)) = (self.symbol(left), self.symbol(right)) else { return };
-        let len = a.len + b.len;
+        let len = a.len.saturating_add(b.len);
         let Some(id) = self.vocab.lookup(part(word, a.start, len)) else { return };
         let Some(&score) = self.scores.get(id as usize) else { return };
         self.queue.push(Pair { score, left, len });
@@ -286,5 +287,5 @@ fn begins(&(_, &byte): &(usize, &u8)) -> bool {
 }
 
 fn part(word: &[u8], start: u32, len: u32) -> &[u8] {
-    word.get(start as usize..start as usize + len as usize).unwrap_or(&[])
+    word.get(start as usize..).and_then(|rest| rest.get(..len as usize)).unwrap_or(&[])
 }

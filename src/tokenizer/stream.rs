@@ -66,14 +66,14 @@ impl StreamDecoder {
         let n = self.n_held();
         let Some(slot) = self.held.get_mut(n) else { return false };
         *slot = byte;
-        match std::str::from_utf8(self.held.get(..n + 1).unwrap_or(&[])) {
+        match std::str::from_utf8(self.held.get(..=n).unwrap_or(&[])) {
             Ok(text) => {
                 sink(text);
                 self.n_held = 0;
                 true
             }
             Err(error) if error.error_len().is_none() => {
-                self.n_held += 1;
+                self.n_held = self.n_held.saturating_add(1);
                 true
             }
             Err(_) => {

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::hash::{Seed, Table, same};
+use super::list::{heap_bytes, reserve, reserve_exact};
 use super::seams::Seams;
 use super::spelling::{Spelling, byte_of, mark_to_space, undo_bytes};
 use crate::base::error::{Result, err};
@@ -95,17 +96,17 @@ impl Vocab {
             marks: Vec::new(),
             n_vocab: n_tokens,
             // Each token has one entry in it, its own or an alias.
-            table: Table::new(n_tokens, 2 * n_tokens)?,
+            table: Table::new(n_tokens, n_tokens.saturating_mul(2))?,
             seed: Seed::new(),
             seams: Seams::new(),
             bytes: [NONE; 256],
             max_len: 0,
         };
-        reserve_exact(&mut vocab.spans, n_tokens + 1)?;
+        reserve_exact(&mut vocab.spans, n_tokens.saturating_add(1))?;
         reserve_exact(&mut vocab.marks, n_tokens)?;
         vocab.spans.push(0);
         for block in (0..n_tokens).step_by(BLOCK) {
-            let block = block..n_tokens.min(block + BLOCK);
+            let block = block..n_tokens.min(block.saturating_add(BLOCK));
             for id in block.clone() {
                 let Some(text) = tokens.next() else {
                     return Err(err!(BadVocab, "{id} token texts, expected {n_tokens}"));
@@ -131,7 +132,7 @@ impl Vocab {
             return Err(err!(BadVocab, "token {id}: {n} bytes, at most {MAX_TOKEN_LEN}"));
         }
         // Undone, no text is longer than it was. Grows by an eighth, so that little is left over.
-        if self.arena.capacity() - self.arena.len() < n {
+        if self.arena.capacity().saturating_sub(self.arena.len()) < n {
             let more = (self.arena.len() / 8).max(4096).max(n);
             reserve_exact(&mut self.arena, more)?;
         }
@@ -217,9 +218,10 @@ impl Vocab {
                 reserve(&mut self.arena, bytes.len())?;
                 self.arena.extend_from_slice(&bytes);
                 self.close_entry()?;
+                let entry = self.n_vocab.saturating_add(self.aliases.len());
                 reserve(&mut self.aliases, 1)?;
                 self.aliases.push(id as u32);
-                self.insert(self.n_vocab + self.aliases.len() - 1, hash);
+                self.insert(entry, hash);
             }
         }
         Ok(())
@@ -360,29 +362,16 @@ impl Vocab {
 
     /// Bytes of memory it owns.
     pub(super) fn heap_bytes(&self) -> usize {
-        let ids = self.spans.capacity() + self.aliases.capacity();
-        self.arena.capacity() + self.marks.capacity() + 4 * ids + self.table.heap_bytes()
+        let ids = heap_bytes(&self.spans).saturating_add(heap_bytes(&self.aliases));
+        let texts = heap_bytes(&self.arena).saturating_add(heap_bytes(&self.marks));
+        ids.saturating_add(texts).saturating_add(self.table.heap_bytes())
     }
 }
 
 /// The bytes of an entry.
 fn bytes_of<'a>(arena: &'a [u8], spans: &[u32], entry: usize) -> &'a [u8] {
-    match (spans.get(entry), spans.get(entry + 1)) {
-        (Some(&begin), Some(&end)) => arena.get(begin as usize..end as usize).unwrap_or(&[]),
+    match spans.get(entry..).and_then(<[u32]>::first_chunk) {
+        Some(&[begin, end]) => arena.get(begin as usize..end as usize).unwrap_or(&[]),
         _ => &[],
     }
-}
-
-/// Makes room for `n` more elements, or fails.
-pub(super) fn reserve<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
-    vec.try_reserve(n).map_err(|_| no_memory::<T>(n))
-}
-
-/// Makes room for exactly `n` more elements, or fails.
-pub(super) fn reserve_exact<T>(vec: &mut Vec<T>, n: usize) -> Result<()> {
-    vec.try_reserve_exact(n).map_err(|_| no_memory::<T>(n))
-}
-
-fn no_memory<T>(n: usize) -> crate::base::error::Error {
-    err!(OutOfMemory, "tokenizer: {} bytes", n.saturating_mul(size_of::<T>()))
 }
