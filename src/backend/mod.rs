@@ -40,8 +40,9 @@ impl TensorRef {
     /// Some of its rows; rows are contiguous unless packed, so that a fused tensor splits without a
     /// copy.
     pub fn rows(&self, first: usize, n_rows: usize) -> TensorRef {
-        let row = self.bytes / self.n_rows.max(1);
-        TensorRef { n_rows, offset: self.offset + first * row, bytes: n_rows * row, ..*self }
+        let row = self.bytes.checked_div(self.n_rows).unwrap_or(0);
+        let offset = self.offset.saturating_add(first.saturating_mul(row));
+        TensorRef { n_rows, offset, bytes: n_rows.saturating_mul(row), ..*self }
     }
 
     /// The bytes it occupies in the data section.

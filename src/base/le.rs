@@ -10,7 +10,7 @@ pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 /// Puts words, many at a time. One function for all iterators: it is no inner loop, and there are many.
 pub fn put_words(words: &mut dyn Iterator<Item = u32>, put: &mut Put<'_>) -> Result<()> {
     let mut buffer = [[0; 4]; 256];
-    let mut n = 0;
+    let mut n = 0_usize;
     for word in words {
         if n == buffer.len() {
             put(buffer.as_flattened())?;
@@ -19,7 +19,7 @@ pub fn put_words(words: &mut dyn Iterator<Item = u32>, put: &mut Put<'_>) -> Res
         if let Some(place) = buffer.get_mut(n) {
             *place = word.to_le_bytes();
         }
-        n += 1;
+        n = n.saturating_add(1);
     }
     put(buffer.get(..n).unwrap_or_default().as_flattened())
 }

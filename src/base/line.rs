@@ -23,7 +23,7 @@ impl<const N: usize> Line<N> {
     /// The same with blanks in place of white space, and a question mark in place of any other control
     /// character of ASCII.
     pub fn without_controls(mut self) -> Line<N> {
-        for byte in self.bytes[..self.len].iter_mut().filter(|byte| byte.is_ascii_control()) {
+        for byte in self.bytes.iter_mut().take(self.len).filter(|byte| byte.is_ascii_control()) {
             *byte = if byte.is_ascii_whitespace() { b' ' } else { b'?' };
         }
         self
@@ -65,12 +65,13 @@ struct Draft<'b> {
 
 impl Write for Draft<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut n = text.len().min(self.bytes.len() - self.len);
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        let mut n = text.len().min(room.len());
         while !text.is_char_boundary(n) {
-            n -= 1;
+            n = n.saturating_sub(1);
         }
-        self.bytes[self.len..self.len + n].copy_from_slice(&text.as_bytes()[..n]);
-        self.len += n;
+        room.iter_mut().zip(text.bytes().take(n)).for_each(|(to, from)| *to = from);
+        self.len = self.len.saturating_add(n);
         Ok(())
     }
 }
@@ -81,22 +82,25 @@ fn read(path: &str, bytes: &mut [u8]) -> Option<usize> {
     let mut file = File::open(path).ok()?;
     let mut len = 0;
     // Not by `read_to_string`, which ends the process where there is no memory.
-    while len < bytes.len() {
-        match file.read(&mut bytes[len..]) {
+    while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
             Ok(0) => break,
-            Ok(n) => len += n,
+            Ok(n) => len = usize::saturating_add(len, n),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
     }
-    std::str::from_utf8(&bytes[..len]).is_ok().then_some(len)
+    std::str::from_utf8(bytes.get(..len)?).is_ok().then_some(len)
 }
 
 impl<const N: usize> Deref for Line<N> {
     type Target = str;
 
     fn deref(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+        self.bytes
+            .get(..self.len)
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .unwrap_or_default()
     }
 }
 

@@ -1,5 +1,13 @@
 //! Loading: open, parse, check, bring the weights into memory. What was begun is dropped on the
 //! way out of any error.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 use std::path::Path;
 
@@ -228,7 +236,7 @@ impl Model {
         let data = parsed.gguf.data_len();
         let copied = load_mode(params, &source, &parsed.gguf) == LoadMode::Copy;
         let tokenizer = tokenizer(&parsed.gguf, parsed.plan.decoder.n_vocab)?;
-        let vocab_bytes = parsed.gguf.heap_bytes() as u64 + tokenizer.heap_bytes() as u64;
+        let vocab_bytes = tokenizer.heap_bytes().saturating_add(parsed.gguf.heap_bytes() as u64);
         let isa = params.isa.unwrap_or_else(Isa::best);
         let packs = !parsed.gguf.is_packed() && Cpu::packs(isa);
         let panels = (parsed.gguf.is_packed() || copied && packs).then_some(isa);
@@ -245,14 +253,15 @@ impl Model {
             true => Cpu::screen_bytes(&parsed.plan.decoder, &parsed.plan.ends),
             false => 0,
         };
-        let weights_bytes = weights_bytes + screen_bytes;
+        let weights_bytes = weights_bytes.saturating_add(screen_bytes);
+        let session_bytes = kv_bytes.saturating_add(scratch_bytes);
         Ok(Plan {
             weights_bytes,
             mapped_bytes: if copied { 0 } else { data },
             vocab_bytes,
             kv_bytes,
             scratch_bytes,
-            total_bytes: weights_bytes + vocab_bytes + kv_bytes + scratch_bytes,
+            total_bytes: weights_bytes.saturating_add(vocab_bytes).saturating_add(session_bytes),
         })
     }
 
@@ -315,6 +324,11 @@ impl Model {
     }
 }
 
+/// Weights of a tensor.
+fn n_weights(tensor: &TensorInfo) -> u64 {
+    tensor.shape.iter().copied().fold(1, u64::saturating_mul)
+}
+
 fn open(input: Input<'_>) -> Result<Source<'_>> {
     match input {
         Input::Path(path) => Source::open(path),
@@ -346,10 +360,11 @@ pub(super) fn parse(
             .try_reserve_exact(tensor.bytes)
             .map_err(|_| err!(OutOfMemory, "no memory for {} bytes", tensor.bytes))?;
         bytes.resize(tensor.bytes, 0);
-        let offset = data_offset + tensor.offset as u64;
-        source.read_at(offset, &mut bytes)?;
-        signed.map_or(Ok(()), |signed| signed.check_tensor(offset, &bytes))?;
-        check_finite(&gguf, tensor, tensor.offset as u64, &bytes)?;
+        let offset = tensor.offset as u64;
+        let in_file = data_offset.saturating_add(offset);
+        source.read_at(in_file, &mut bytes)?;
+        signed.map_or(Ok(()), |signed| signed.check_tensor(in_file, &bytes))?;
+        check_finite(&gguf, tensor, offset, &bytes)?;
         Ok(bytes)
     };
     let plan = weights::plan(&gguf, &hparams, &mut read)?;
@@ -364,7 +379,7 @@ pub(super) fn parse(
         n_head_kv: hparams.n_head_kv as u32,
         head_dim: hparams.head_dim as u32,
         n_ff: hparams.n_ff as u32,
-        n_params: gguf.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum(),
+        n_params: gguf.tensors().iter().map(n_weights).fold(0, u64::saturating_add),
         file_bytes: gguf.data_len(),
         weight_bytes: plan.bytes_per_token,
         has_qk_norm: plan.layers.iter().any(|layer| layer.k_norm.is_some()),

@@ -1,4 +1,12 @@
 //! Weights into memory: read, checked, and packed or left as they lie.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 use crate::backend::TensorRef;
 use crate::backend::cpu::{self, Cpu};
@@ -10,7 +18,7 @@ use crate::base::heap;
 use crate::base::memory::HugePages;
 use crate::base::pool::Pool;
 use crate::base::shared::Shared;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 use crate::model::weights::{self, reference};
 
 use super::plan::check_memory;
@@ -41,8 +49,8 @@ pub(super) fn packed(
     });
     let check = check.transpose()?;
     let read = |tensor: &TensorRef, at: usize, buf: &mut [u8]| {
-        let offset = (tensor.offset + at) as u64;
-        let file_offset = gguf.data_offset() + offset;
+        let offset = tensor.offset.saturating_add(at) as u64; // beyond the file if it does not fit
+        let file_offset = gguf.data_offset().saturating_add(offset);
         let outcome = source.read_at(file_offset, buf);
         if let Some(check) = &check {
             match outcome {
@@ -97,7 +105,7 @@ pub(super) fn as_it_lies(
 /// Threads to read and pack so many bytes of weights; the caller alone if there are no more.
 fn load_threads(len: u64) -> Result<Pool> {
     let useful = usize::try_from(len / THREAD_BYTES).unwrap_or(MOST_THREADS);
-    let n = (1 + useful).min(performance_cores()).clamp(1, MOST_THREADS);
+    let n = useful.saturating_add(1).min(performance_cores()).clamp(1, MOST_THREADS);
     Pool::new(n).or_else(|_| Pool::new(1))
 }
 
@@ -109,8 +117,8 @@ pub(super) fn read_checked(
     at: usize,
     buf: &mut [u8],
 ) -> Result<()> {
-    let offset = (tensor.offset + at) as u64;
-    source.read_at(gguf.data_offset() + offset, buf)?;
+    let offset = tensor.offset.saturating_add(at) as u64; // beyond the file if it does not fit
+    source.read_at(gguf.data_offset().saturating_add(offset), buf)?;
     check_finite(gguf, tensor, offset, buf)
 }
 
@@ -123,13 +131,21 @@ pub(super) fn check_finite(
 ) -> Result<()> {
     let Some(block) = cpu::bad_block(tensor.dtype, bytes) else { return Ok(()) };
     // The tensor may be a part of what the file calls one.
-    let whole = gguf.tensors().iter().find(|t| (t.offset..t.offset + t.bytes).contains(&offset));
-    let (name, before) = whole.map_or(("", 0), |t| (t.name(gguf), offset - t.offset));
-    Err(not_finite(name, tensor.dtype, before as usize / tensor.dtype.block_bytes() + block))
+    let within = |t: &TensorInfo| offset.checked_sub(t.offset).filter(|before| *before < t.bytes);
+    let whole = gguf.tensors().iter().find_map(|t| Some((t.name(gguf), within(t)?)));
+    let (name, before) = whole.unwrap_or(("", 0));
+    let n_before = (before as usize).checked_div(tensor.dtype.block_bytes()).unwrap_or(0);
+    Err(not_finite(name, tensor.dtype, n_before.saturating_add(block)))
 }
 
 fn not_finite(name: &str, dtype: DType, block: usize) -> Error {
     err!(BadWeights, "{name}: block {block} of {dtype} holds a number that is not finite")
+}
+
+/// The bytes of the blocks that are read and checked together.
+fn whole_blocks(dtype: DType) -> usize {
+    let rest = CHECKED_BYTES.checked_rem(dtype.block_bytes()).unwrap_or(0);
+    CHECKED_BYTES.saturating_sub(rest)
 }
 
 /// Every weight in the file is a finite number. Read, and not looked at where it is mapped: a file that is
@@ -139,9 +155,11 @@ fn check_file(source: &Source<'_>, gguf: &Gguf) -> Result<()> {
     buf.resize(CHECKED_BYTES, 0u8);
     for info in gguf.tensors() {
         let tensor = reference(info.name(gguf), info)?;
-        let n_whole = CHECKED_BYTES - CHECKED_BYTES % tensor.dtype.block_bytes();
+        let n_whole = whole_blocks(tensor.dtype);
         for at in (0..tensor.bytes).step_by(n_whole) {
-            read_checked(source, gguf, &tensor, at, &mut buf[..n_whole.min(tensor.bytes - at)])?;
+            let n = n_whole.min(tensor.bytes.saturating_sub(at));
+            let part = buf.get_mut(..n).ok_or_else(|| err!(Internal, "{n} bytes at once"))?;
+            read_checked(source, gguf, &tensor, at, part)?;
         }
     }
     Ok(())

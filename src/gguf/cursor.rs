@@ -137,15 +137,17 @@ impl<'s, 'a> Cursor<'s, 'a> {
     }
 
     pub(super) fn u32(&mut self) -> Result<u32> {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(self.take(4)?);
-        Ok(u32::from_le_bytes(bytes))
+        self.array().map(u32::from_le_bytes)
     }
 
     pub(super) fn u64(&mut self) -> Result<u64> {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(self.take(8)?);
-        Ok(u64::from_le_bytes(bytes))
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// The next `N` bytes.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let bytes = self.take(N as u64)?.first_chunk();
+        bytes.copied().ok_or_else(|| err!(Internal, "gguf: {N} bytes were read but are not there"))
     }
 
     /// A string of at most `max` bytes; `Limit` if it is longer, but there.

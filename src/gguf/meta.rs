@@ -350,7 +350,7 @@ impl Metadata {
     ) -> Result<Option<Vec<T>>> {
         let Some(array) = self.array(key)? else { return Ok(None) };
         let mut out = reserve(array.len(), key)?;
-        for (i, value) in array.iter().enumerate() {
+        for (i, value) in (0..array.len()).zip(array.iter()) {
             match element(value) {
                 Some(value) => out.push(value),
                 None => {

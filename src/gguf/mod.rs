@@ -18,7 +18,14 @@
 //! Limits, beyond what the format sets: 65,535 keys of at most 256 bytes, strings of at most 1 MiB
 //! (64 KiB in arrays), 65,535 tensors, names of at most 127 bytes, alignments from 8 to 65,536,
 //! 512 MiB before the data. More than that is [`Error::Limit`](crate::Error::Limit).
-#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 mod cursor;
 mod meta;
@@ -157,8 +164,7 @@ impl Gguf {
 /// Reads magic and version; tells apart what people really hand to a loader.
 fn read_version(cursor: &mut Cursor<'_, '_>) -> Result<u32> {
     cursor.place = Place::Header("magic");
-    let mut magic = [0; 4];
-    magic.copy_from_slice(cursor.take(4)?);
+    let magic = cursor.array()?;
     if magic != *b"GGUF" {
         let found = magic.escape_ascii();
         let what = match &magic {

@@ -265,9 +265,11 @@ impl fmt::Display for Value<'_> {
             Value::Array(array) => {
                 let most = if f.alternate() { usize::MAX } else { ELEMENTS };
                 f.write_str("[")?;
-                for (i, value) in array.iter().take(most).enumerate() {
-                    f.write_str(if i > 0 { ", " } else { "" })?;
+                let mut between = "";
+                for value in array.iter().take(most) {
+                    f.write_str(between)?;
                     fmt::Display::fmt(&value, f)?;
+                    between = ", ";
                 }
                 if array.len > most {
                     write!(f, ", ... {} in all", array.len)?;

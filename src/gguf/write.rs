@@ -57,8 +57,9 @@ pub fn header(
     let mut out = Vec::new();
     let is_set = |key: &str| set.iter().any(|(k, _)| *k == key);
     let kept = metadata.iter().filter(|(key, _)| !is_set(key));
-    let n_entries = metadata.iter().filter(|(key, _)| !is_set(key)).count();
-    let n_entries = n_entries.saturating_add(set.len());
+    let all = metadata.iter().filter(|(key, _)| !is_set(key));
+    let n_kept = all.fold(0_usize, |n, _| n.saturating_add(1));
+    let n_entries = n_kept.saturating_add(set.len());
     put(&mut out, b"GGUF")?;
     put(&mut out, &3u32.to_le_bytes())?;
     put(&mut out, &(tensors.len() as u64).to_le_bytes())?;

@@ -171,6 +171,7 @@ impl Cells {
     ///
     /// Fails with `SnapshotLayout` if there is no such cell, `SnapshotCorrupt` if it is not what cells
     /// can hold; these are then of no use.
+    #[deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // bytes of a file
     pub fn read(&mut self, bytes: &[u8], next_pos: u32) -> Result<()> {
         let fields = Fields::new("cells", bytes);
         let words = fields.words()?;
@@ -188,7 +189,7 @@ impl Cells {
                 return Err(fields.wrong("position", pos.into()));
             }
             *place = pos;
-            above = pos + 1;
+            above = pos.saturating_add(1);
             self.order.push(cell);
             self.order_pos.push(pos);
         }

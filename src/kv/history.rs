@@ -91,6 +91,7 @@ impl History {
     /// Takes what [`History::write`] put of a model with so many tokens; of a longer one the last.
     ///
     /// Fails with `SnapshotCorrupt` if it is not what a history can be; this is then of no use.
+    #[deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // bytes of a file
     pub fn read(&mut self, bytes: &[u8], n_vocab: u32) -> Result<()> {
         let mut fields = Fields::new("tokens", bytes);
         self.first = fields.u32()?;
@@ -103,8 +104,8 @@ impl History {
         if let Some(bad) = words.clone().find(|&token| token >= n_vocab) {
             return Err(fields.wrong("token", bad.into()));
         }
-        let n_gone = n.saturating_sub(2 * self.n_known);
-        self.first += n_gone as u32;
+        let n_gone = n.saturating_sub(self.n_known.saturating_mul(2));
+        self.first = self.first.saturating_add(n_gone as u32);
         self.tokens.clear();
         self.tokens.extend(words.skip(n_gone).map(|token| token as i32));
         Ok(())

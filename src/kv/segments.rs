@@ -272,6 +272,7 @@ impl Segments {
     /// Takes what [`Segments::write`] put into an empty table.
     ///
     /// Fails with `SnapshotCorrupt` if they are none that a table can hold; this is then of no use.
+    #[deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // bytes of a file
     pub fn read(&mut self, bytes: &[u8]) -> Result<()> {
         let mut fields = Fields::new("segments", bytes);
         while !fields.rest().is_empty() {
@@ -285,16 +286,17 @@ impl Segments {
             let Ok(priority) = i8::try_from(priority as i32) else {
                 return Err(fields.wrong("priority", priority.into()));
             };
-            let latest = if ttl == 0 { u64::MAX } else { u64::from(to) + u64::from(ttl) };
+            let latest = if ttl == 0 { u64::MAX } else { u64::from(to).saturating_add(ttl.into()) };
             if pinned > 1 || expires > latest || ttl == 0 && expires < latest {
                 return Err(fields.wrong("expiry", expires));
             }
             self.set(&Segment { name, from, to, pinned: pinned == 1, priority, ttl })
                 .map_err(|error| err!(SnapshotCorrupt, "snapshot: {}", error.message()))?;
-            let Some(at) = self.find(name).filter(|_| self.len() > n) else {
+            let at = self.find(name).filter(|_| self.len() > n);
+            let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else {
                 return Err(fields.wrong("two of a name, bytes", name_len.into()));
             };
-            self.entries[at].expires = expires;
+            entry.expires = expires;
         }
         Ok(())
     }

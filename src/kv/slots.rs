@@ -126,6 +126,7 @@ impl Slots {
     ///
     /// Fails with `SnapshotLayout` if there are more tokens than slots, `SnapshotCorrupt` if it is
     /// not what a head can hold; what the head holds is then anything.
+    #[deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // bytes of a file
     pub fn read(&mut self, head: usize, bytes: &[u8], next: (u32, u32)) -> Result<()> {
         let fields = Fields::new("slots", bytes);
         let words = fields.words()?;
@@ -136,17 +137,22 @@ impl Slots {
                 "snapshot: KV head {head} holds {n} tokens, expected at most n_ctx, {n_slots}"
             ));
         }
-        let first = head * n_slots;
+        let own = head.saturating_mul(n_slots)..head.saturating_add(1).saturating_mul(n_slots);
+        let own = (self.pos.get_mut(own.clone()), self.turn.get_mut(own), self.held.get_mut(head));
+        let (Some(own_pos), Some(own_turn), Some(held)) = own else {
+            return Err(err!(Internal, "KV cache: there is no head {head}"));
+        };
+        let own = own_pos.iter_mut().zip(own_turn);
         let (mut above, mut above_turn) = (0, 0);
-        for (i, (pos, turn)) in words.clone().zip(words.clone().skip(n)).take(n).enumerate() {
+        for ((pos, turn), own) in words.clone().zip(words.clone().skip(n)).take(n).zip(own) {
             let fits = above <= pos && pos < next.0 && above_turn <= turn && turn < next.1;
             if !fits || turn > pos {
                 return Err(fields.wrong("position", pos.into()));
             }
-            (self.pos[first + i], self.turn[first + i]) = (pos, turn);
-            (above, above_turn) = (pos + 1, turn + 1);
+            (*own.0, *own.1) = (pos, turn);
+            (above, above_turn) = (pos.saturating_add(1), turn.saturating_add(1));
         }
-        self.held[head] = n as u32;
+        *held = n as u32;
         match words.len() % 2 {
             0 => Ok(()),
             _ => Err(fields.wrong("words", words.len() as u64)),

@@ -68,7 +68,7 @@ pub struct PhaseTimes {
 impl PhaseTimes {
     /// Nanoseconds in a phase.
     pub fn ns(&self, phase: Phase) -> u64 {
-        self.ns[phase as usize]
+        self.ns.get(phase as usize).copied().unwrap_or(0)
     }
 }
 
@@ -87,7 +87,9 @@ impl<'a> Laps<'a> {
     fn end(&mut self, phase: Phase) {
         if let Some(times) = &mut self.times {
             let now = clock::now_ns();
-            times.ns[phase as usize] += now.saturating_sub(self.last);
+            if let Some(ns) = times.ns.get_mut(phase as usize) {
+                *ns = ns.saturating_add(now.saturating_sub(self.last));
+            }
             self.last = now;
         }
     }

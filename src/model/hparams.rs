@@ -102,16 +102,16 @@ impl Hparams {
         let n_head_kv = keys.int("attention.head_count_kv", 1, MOST_HEADS)?.unwrap_or(n_head);
         let n_ff = keys.required("feed_forward_length", 1, MOST_WIDTH)?;
         let n_ctx_train = keys.required("context_length", 1, MOST_CONTEXT)?;
-        if n_head % n_head_kv != 0 {
+        if !n_head.is_multiple_of(n_head_kv) {
             return Err(err!(
                 BadHparams,
                 "{}.attention.head_count: {n_head} is not a multiple of head_count_kv {n_head_kv}",
                 arch.name
             ));
         }
-        let head_dim = match keys.int("attention.key_length", 2, MOST_HEADS)? {
+        let split = n_embd.checked_div(n_head).filter(|_| n_embd.is_multiple_of(n_head));
+        let head_dim = match keys.int("attention.key_length", 2, MOST_HEADS)?.or(split) {
             Some(dim) => dim,
-            None if n_embd % n_head == 0 => n_embd / n_head,
             None => {
                 return Err(err!(
                     BadHparams,
@@ -178,7 +178,7 @@ impl Hparams {
         let windowed = match &self.window_layers {
             Some(layers) => layers.get(i).copied().unwrap_or(false),
             None if self.window_period == 0 => true,
-            None => !(i + 1).is_multiple_of(self.window_period as usize),
+            None => !i.saturating_add(1).is_multiple_of(self.window_period as usize),
         };
         if windowed { self.window } else { 0 }
     }
@@ -186,7 +186,7 @@ impl Hparams {
     /// Whether layer `i` rotates queries and keys.
     pub fn layer_rotates(&self, i: usize) -> bool {
         let every = self.arch.no_rope_every as usize;
-        every == 0 || !(i + 1).is_multiple_of(every)
+        every == 0 || !i.saturating_add(1).is_multiple_of(every)
     }
 }
 

@@ -51,7 +51,8 @@ pub fn plan(
     let factors = factors(&mut finder, data)?;
     finder.all_used()?;
 
-    let layer_bytes: usize = layers.iter().map(layer_bytes).sum();
+    let layer_bytes = sum(layers.iter().map(layer_bytes));
+    let row_bytes = embd.bytes.checked_div(n_vocab).unwrap_or(0);
     Ok(Plan {
         decoder: Decoder {
             n_embd: h.n_embd,
@@ -69,8 +70,7 @@ pub fn plan(
             rope_layout: h.arch.rope_layout,
             ropes: ropes(gguf, h, factors)?,
         },
-        bytes_per_token: (layer_bytes + head.bytes + norm.bytes) as u64
-            + (embd.bytes / n_vocab.max(1)) as u64,
+        bytes_per_token: sum([layer_bytes, head.bytes, norm.bytes, row_bytes]) as u64,
         layers,
         ends,
     })
@@ -80,7 +80,8 @@ pub fn plan(
 pub type Name = Line<64>;
 
 fn layer(f: &mut Finder<'_>, h: &Hparams, i: usize) -> Result<Layer> {
-    let (q_rows, kv_rows) = (h.n_head * h.head_dim, h.n_head_kv * h.head_dim);
+    let rows = |n_head: usize| n_head.saturating_mul(h.head_dim);
+    let (q_rows, kv_rows) = (rows(h.n_head), rows(h.n_head_kv));
     let b = |name: &str| Name::of(format_args!("blk.{i}.{name}"));
     // The rows of packed tensors cannot be split: there, each part is a tensor (see `part_name`).
     let fused = h.arch.fused && !f.gguf.is_packed();
@@ -130,7 +131,12 @@ fn layer(f: &mut Finder<'_>, h: &Hparams, i: usize) -> Result<Layer> {
 }
 
 fn layer_bytes(l: &Layer) -> usize {
-    [&l.q, &l.k, &l.v, &l.attn_out, &l.gate, &l.up, &l.down].iter().map(|p| p.weight.bytes).sum()
+    sum([&l.q, &l.k, &l.v, &l.attn_out, &l.gate, &l.up, &l.down].map(|p| p.weight.bytes))
+}
+
+/// A sum of numbers of bytes or rows. If it does not fit, no tensor has as many.
+fn sum(numbers: impl IntoIterator<Item = usize>) -> usize {
+    numbers.into_iter().fold(0, usize::saturating_add)
 }
 
 /// Divisors of rotary frequencies, in whichever form the file has them.
@@ -145,7 +151,7 @@ fn factors(
         if tensor.dtype != DType::F32 || tensor.packed || !is_short {
             return Err(err!(BadTensor, "{name}: expected a short vector of F32"));
         }
-        f.used += 1;
+        f.used = f.used.saturating_add(1);
         let bytes = data(&tensor)?;
         let words = bytes.as_chunks().0;
         heap::collect(words.len(), words.iter().map(|b| f32::from_le_bytes(*b)), "rope factors")
@@ -205,7 +211,7 @@ impl Finder<'_> {
                 None => err!(BadTensor, "{name}: {cols} x {rows}, expected rows of {n_cols}"),
             });
         }
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         Ok(tensor)
     }
 
@@ -222,11 +228,11 @@ impl Finder<'_> {
         n_cols: usize,
         rows: [usize; N],
     ) -> Result<[Projection; N]> {
-        let all = self.projection(name, n_cols, rows.iter().sum())?;
-        let mut first = 0;
+        let all = self.projection(name, n_cols, sum(rows))?;
+        let mut first = 0_usize;
         Ok(rows.map(|n| {
             let part = first;
-            first += n;
+            first = first.saturating_add(n);
             Projection {
                 weight: all.weight.rows(part, n),
                 bias: all.bias.map(|b| cut(&b, part, n)),
@@ -252,8 +258,9 @@ impl Finder<'_> {
 
 /// Part of a vector that is one row.
 fn cut(vector: &TensorRef, first: usize, n: usize) -> TensorRef {
-    let element = vector.bytes / vector.n_cols.max(1);
-    let (offset, bytes) = (vector.offset + first * element, n * element);
+    let element = vector.bytes.checked_div(vector.n_cols).unwrap_or(0);
+    let offset = vector.offset.saturating_add(first.saturating_mul(element));
+    let bytes = n.saturating_mul(element);
     TensorRef { n_cols: n, offset, bytes, ..*vector }
 }
 

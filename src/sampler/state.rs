@@ -8,6 +8,14 @@
 //! ```
 //! All numbers are little-endian. The parameters are there to be compared: a sampler goes on only
 //! with those that it was made with.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 use crate::base::error::{Error, Result, err};
 use crate::base::rng::Rng;
@@ -43,7 +51,9 @@ impl Sampler {
     /// the penalties look back at.
     pub fn state_len(&self) -> usize {
         let n_tokens = self.history.len();
-        7 * 4 + 5 * 8 + 8 * self.params.logit_bias.len() + 4 * 8 + 8 + 4 * n_tokens
+        let biases = self.params.logit_bias.len().saturating_mul(8);
+        let fixed: usize = 7 * 4 + 5 * 8 + 4 * 8 + 8;
+        fixed.saturating_add(biases).saturating_add(n_tokens.saturating_mul(4))
     }
 
     /// Puts all that the next choices depend on: parameters, random state and history. Not the

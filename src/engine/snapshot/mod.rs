@@ -22,7 +22,14 @@
 //!
 //! The header is the same in every version of the format, so that another version can be told from
 //! a damaged file.
-#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 mod read;
 mod session;

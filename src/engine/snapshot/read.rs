@@ -114,11 +114,11 @@ impl Stored for Reader<'_> {
     fn read(&mut self, at: u64, to: &mut [u8]) -> Result<()> {
         let end = at.saturating_add(to.len() as u64);
         match self.get(&(at..end)) {
-            Some(bytes) => {
+            Some(bytes) if bytes.len() == to.len() => {
                 to.copy_from_slice(bytes);
                 Ok(())
             }
-            None => Err(err!(SnapshotCorrupt, "snapshot: it has no bytes {at} to {end}")),
+            _ => Err(err!(SnapshotCorrupt, "snapshot: it has no bytes {at} to {end}")),
         }
     }
 

@@ -19,6 +19,14 @@
 //! Taking it back is in two steps. [`Cache::check`] reads everything but keys and values and says
 //! whether this cache can hold that; nothing has changed then. [`Cache::take`] cannot fail for what
 //! was checked, but where bytes cannot be read again.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable
+)]
 
 mod rows;
 mod rule;
@@ -26,7 +34,7 @@ mod rule;
 use std::ops::Range;
 
 use crate::backend::Backend;
-use crate::base::error::{Result, err};
+use crate::base::error::{Error, Result, err};
 use crate::base::le::{Fields, Put, put_words};
 use crate::kv::cells::Cells;
 use crate::kv::eviction::{PARTS, Rule};
@@ -89,6 +97,8 @@ pub trait Saved {
 const LEVERAGE: usize = 2;
 /// Bytes that are read or written together.
 const BUFFER: usize = 64 << 10;
+/// Words that are read together.
+const WORDS: usize = 1024;
 
 fn buffer(n: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -104,6 +114,26 @@ fn all(from: &mut dyn Saved, part: Part, index: u32) -> Result<Vec<u8>> {
     let mut bytes = buffer(from.len(part, index)? as usize)?;
     from.read(part, index, 0, &mut bytes)?;
     Ok(bytes)
+}
+
+/// How many slots a head uses.
+fn held(slots: &Slots, head: usize) -> Result<usize> {
+    slots.held().get(head).map(|&n| n as usize).ok_or_else(|| no_head(head))
+}
+
+#[cold]
+fn no_head(index: usize) -> Error {
+    err!(Internal, "KV cache: there is no head {index}")
+}
+
+/// Bytes of a mean.
+fn mean_len(mean: &Mean) -> usize {
+    size_of_val(mean.mean()).saturating_add(8)
+}
+
+/// Bytes of words.
+fn words_len<const N: usize>(words: [&[f32]; N]) -> u64 {
+    words.iter().fold(0, |sum: u64, x| sum.saturating_add(size_of_val(*x) as u64))
 }
 
 /// A cache's bookkeeping, read and checked, and not yet the cache's.
@@ -143,50 +173,49 @@ impl<B: Backend> Cache<B> {
             Part::Positions | Part::Tokens | Part::Segments | Part::Rule => 1,
             Part::Cells => usize::from(self.cells.is_some()),
             Part::Knowledge | Part::Slots => self.slots.n_heads(),
-            Part::Keys | Part::Values => self.layers.len() * self.n_head,
+            Part::Keys | Part::Values => self.layers.len().saturating_mul(self.n_head),
         };
         0..n as u32
     }
 
     fn part_len(&self, backend: &B, part: Part, index: usize) -> Result<u64> {
         Ok(match part {
-            Part::Positions => 4 + 16 * self.layers.len() as u64,
+            Part::Positions => (self.layers.len() as u64).saturating_mul(16).saturating_add(4),
             Part::Tokens => self.history.written_len(),
             Part::Segments => self.segments.written_len(),
             Part::Rule => {
-                let mut n = 0;
+                let mut n = 0_u64;
                 rule::write(self.rule, &mut |bytes| {
-                    n += bytes.len() as u64;
+                    n = n.saturating_add(bytes.len() as u64);
                     Ok(())
                 })?;
                 n
             }
-            Part::Cells => 8 * self.cells.as_ref().map_or(0, Cells::len) as u64,
-            Part::Knowledge => {
-                let held = self.slots.held()[index] as usize;
-                self.knowledge_len(backend, index, held)
-            }
-            Part::Slots => 8 * u64::from(self.slots.held()[index]),
+            Part::Cells => (self.cells.as_ref().map_or(0, Cells::len) as u64).saturating_mul(8),
+            Part::Knowledge => self.knowledge_len(backend, index, held(&self.slots, index)?)?,
+            Part::Slots => (held(&self.slots, index)? as u64).saturating_mul(8),
             Part::Keys | Part::Values => {
-                let places = self.places(&self.slots, self.cells.as_ref(), index);
-                self.rows_len(backend, part, index, &places).0
+                let places = self.places(&self.slots, self.cells.as_ref(), index)?;
+                self.rows_len(backend, part, index, &places)?.0
             }
         })
     }
 
     /// Bytes of what is known of a head that holds so much.
-    fn knowledge_len(&self, backend: &B, head: usize, held: usize) -> u64 {
-        let (layer, of_layer) = self.layer_of(head);
-        let known = backend.knowledge(&self.layers[layer], of_layer, held);
-        let mean = self.means.get(head).map_or(0, |mean| 8 + 8 * mean.mean().len());
-        4 + mean as u64 + 4 * known.iter().map(|x| x.len() as u64).sum::<u64>()
+    fn knowledge_len(&self, backend: &B, head: usize, held: usize) -> Result<u64> {
+        let (layer, of_layer) = self.layer_of(head)?;
+        let kv = self.layers.get(layer).ok_or_else(|| no_head(head))?;
+        let known = backend.knowledge(kv, of_layer, held);
+        let mean = self.means.get(head).map_or(0, mean_len);
+        Ok(words_len(known).saturating_add(mean as u64).saturating_add(4))
     }
 
     /// The layer of a head with slots of its own, and which of its heads it is.
-    fn layer_of(&self, head: usize) -> (usize, usize) {
-        let first = head - head % self.n_head;
-        let layer = self.own.iter().position(|&own| own == Some(first));
-        (layer.unwrap_or(0), head % self.n_head)
+    fn layer_of(&self, head: usize) -> Result<(usize, usize)> {
+        let of_layer = head.checked_rem(self.n_head).ok_or_else(|| no_head(head))?;
+        let first = head.checked_sub(of_layer);
+        let layer = self.own.iter().position(|&own| own.is_some() && own == first);
+        Ok((layer.ok_or_else(|| no_head(head))?, of_layer))
     }
 
     /// Puts the bytes of a part.
@@ -195,9 +224,11 @@ impl<B: Backend> Cache<B> {
         match part {
             Part::Positions => {
                 put(&self.turned_back.to_le_bytes())?;
-                for (layer, kv) in self.layers.iter().enumerate() {
-                    put(&self.learnt[layer].to_le_bytes())?;
-                    put(&(self.next_part[layer] as u32).to_le_bytes())?;
+                for ((kv, learnt), next) in
+                    self.layers.iter().zip(&self.learnt).zip(&self.next_part)
+                {
+                    put(&learnt.to_le_bytes())?;
+                    put(&(*next as u32).to_le_bytes())?;
                     put(&backend.n_learnt(kv).to_le_bytes())?;
                 }
                 Ok(())
@@ -207,21 +238,27 @@ impl<B: Backend> Cache<B> {
             Part::Rule => rule::write(self.rule, put),
             Part::Cells => self.cells.as_ref().map_or(Ok(()), |cells| cells.write(put)),
             Part::Knowledge => {
-                put(&self.retained[index].to_le_bytes())?;
+                let (layer, of_layer) = self.layer_of(index)?;
+                let (Some(kv), Some(retained), Some(&learnt)) =
+                    (self.layers.get(layer), self.retained.get(index), self.learnt.get(layer))
+                else {
+                    return Err(no_head(index));
+                };
+                put(&retained.to_le_bytes())?;
                 if let Some(mean) = self.means.get(index) {
                     put(&mean.n().to_le_bytes())?;
                     mean.mean().iter().try_for_each(|x| put(&x.to_le_bytes()))?;
                 }
-                let (layer, of_layer) = self.layer_of(index);
-                let held = self.slots.held()[index] as usize;
-                let known = backend.knowledge(&self.layers[layer], of_layer, held);
+                let held = held(&self.slots, index)?;
+                let known = backend.knowledge(kv, of_layer, held);
                 // The newest slots have no leverage yet: what stands there is what was there before.
-                let learnt = self.learnt[layer];
-                let n_new = held - self.slots.pos(index).partition_point(|&pos| pos < learnt);
-                known.iter().enumerate().try_for_each(|(i, x)| {
-                    let n = x.len().saturating_sub(if i == LEVERAGE { n_new } else { 0 });
-                    let zeros = std::iter::repeat_n(0, x.len() - n);
-                    put_words(&mut x[..n].iter().map(|x| x.to_bits()).chain(zeros), put)
+                let n_old = self.slots.pos(index).partition_point(|&pos| pos < learnt);
+                let n_new = held.saturating_sub(n_old);
+                (0..known.len()).zip(known).try_for_each(|(i, x)| {
+                    let n_zeros = if i == LEVERAGE { n_new.min(x.len()) } else { 0 };
+                    let n = x.len().saturating_sub(n_zeros);
+                    let zeros = std::iter::repeat_n(0, n_zeros);
+                    put_words(&mut x.iter().take(n).map(|x| x.to_bits()).chain(zeros), put)
                 })
             }
             Part::Slots => self.slots.write(index, put),
@@ -253,11 +290,12 @@ impl<B: Backend> Cache<B> {
         let (mut learnt, mut next_part) =
             (filled(n_layer, 0, "layers")?, filled(n_layer, 0, "layers")?);
         let mut n_learnt = filled(n_layer, 0, "layers")?;
-        for layer in 0..n_layer {
-            (learnt[layer], next_part[layer]) = (fields.u32()?, fields.u32()? as usize);
-            n_learnt[layer] = fields.count()?;
-            if learnt[layer] > next || next_part[layer] >= PARTS {
-                return Err(fields.wrong("counted up to", learnt[layer].into()));
+        let layers = learnt.iter_mut().zip(&mut next_part).zip(&mut n_learnt);
+        for ((learnt, next_part), n_learnt) in layers {
+            (*learnt, *next_part) = (fields.u32()?, fields.u32()? as usize);
+            *n_learnt = fields.count()?;
+            if *learnt > next || *next_part >= PARTS {
+                return Err(fields.wrong("counted up to", (*learnt).into()));
             }
         }
         let Some(next_turn) = next.checked_sub(turned_back) else {
@@ -296,15 +334,14 @@ impl<B: Backend> Cache<B> {
             if !self.means.is_empty() {
                 means.push(Mean::new(head_dim)?);
             }
-            let held = slots.held()[head] as usize;
-            let len = self.knowledge_len(backend, head, held);
+            let len = self.knowledge_len(backend, head, held(&slots, head)?)?;
             *retained = check_knowledge(from, head as u32, len, means.get_mut(head))?;
         }
         let mut longest = 0;
         for part in [Part::Keys, Part::Values] {
-            for index in 0..n_layer * self.n_head {
-                let places = self.places(&slots, cells.as_ref(), index);
-                let (all, row) = self.rows_len(backend, part, index, &places);
+            for index in 0..n_layer.saturating_mul(self.n_head) {
+                let places = self.places(&slots, cells.as_ref(), index)?;
+                let (all, row) = self.rows_len(backend, part, index, &places)?;
                 longest = row.max(longest);
                 check_len(from, part, index as u32, all)?;
             }
@@ -353,23 +390,21 @@ impl<B: Backend> Cache<B> {
     /// Reads keys, values and what is known of them to where they belong.
     fn fill(&mut self, backend: &B, state: &mut State, from: &mut dyn Saved) -> Result<()> {
         for head in 0..self.slots.n_heads() {
-            let (layer, of_layer) = self.layer_of(head);
-            let held = state.slots.held()[head] as usize;
-            let mut at = self.knowledge_len(backend, head, held);
-            let known = backend.knowledge_mut(&mut self.layers[layer], of_layer, held);
-            at -= 4 * known.iter().map(|x| x.len() as u64).sum::<u64>();
-            for x in known {
-                let mut bytes = [[0; 4]; 1024];
-                for some in x.chunks_mut(bytes.len()) {
-                    let bytes = &mut bytes[..some.len()];
+            let (layer, of_layer) = self.layer_of(head)?;
+            let mut at = self.means.get(head).map_or(0, mean_len).saturating_add(4) as u64;
+            let kv = self.layers.get_mut(layer).ok_or_else(|| no_head(head))?;
+            for x in backend.knowledge_mut(kv, of_layer, held(&state.slots, head)?) {
+                let mut bytes = [[0; 4]; WORDS];
+                for some in x.chunks_mut(WORDS) {
+                    let bytes = bytes.get_mut(..some.len()).unwrap_or_default();
                     from.read(Part::Knowledge, head as u32, at, bytes.as_flattened_mut())?;
+                    at = at.saturating_add(size_of_val(bytes) as u64);
                     some.iter_mut().zip(bytes).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
-                    at += 4 * some.len() as u64;
                 }
             }
         }
         for part in [Part::Keys, Part::Values] {
-            for index in 0..self.layers.len() * self.n_head {
+            for index in 0..self.layers.len().saturating_mul(self.n_head) {
                 self.read_rows(backend, part, index, state, from)?;
             }
         }
@@ -401,9 +436,9 @@ fn check_knowledge(
     let mut first = [0; 4];
     from.read(Part::Knowledge, head, 0, &mut first)?;
     let retained = f32::from_le_bytes(first);
-    let mut at = 4;
+    let mut at = 4_u64;
     if let Some(mean) = mean {
-        let mut bytes = buffer(8 + 8 * mean.mean().len())?;
+        let mut bytes = buffer(mean_len(mean))?;
         from.read(Part::Knowledge, head, at, &mut bytes)?;
         let mut fields = Fields::new("mean", &bytes);
         let n = fields.count()?;
@@ -412,17 +447,18 @@ fn check_knowledge(
         if !mean.mean().iter().all(|x| x.is_finite()) {
             return Err(bad());
         }
-        at += bytes.len() as u64;
+        at = at.saturating_add(bytes.len() as u64);
     }
-    let mut bytes = [[0; 4]; 1024];
-    while at < len {
-        let n = ((len - at) / 4).min(bytes.len() as u64);
-        let bytes = &mut bytes[..n as usize];
+    let mut bytes = [[0; 4]; WORDS];
+    let mut left = (len.saturating_sub(at) / 4) as usize;
+    while left > 0 {
+        let bytes = bytes.get_mut(..left.min(WORDS)).unwrap_or_default();
         from.read(Part::Knowledge, head, at, bytes.as_flattened_mut())?;
         if bytes.iter().any(is_bad) {
             return Err(bad());
         }
-        at += 4 * n;
+        at = at.saturating_add(size_of_val(bytes) as u64);
+        left = left.saturating_sub(WORDS);
     }
     if is_bad(&first) { Err(bad()) } else { Ok(retained) }
 }
