@@ -22,7 +22,7 @@ use crate::base::memory::{self, Memory};
 use crate::base::shared::Shared;
 use crate::base::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::chat;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 use crate::kv::prefix::Prefixes;
 use crate::model::arch;
 use crate::model::forward::Weights;
