@@ -704,12 +704,10 @@ typedef struct {
 /// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
 #define TERN_LOCK_TRY 1
 
-/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
-/// the way is mostly RLIMIT_MEMLOCK.
+/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY: mostly for RLIMIT_MEMLOCK.
 #define TERN_LOCK_MUST 2
 
-/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
-/// otherwise what the system does by itself.
+/// Asked for where they mostly pay, for copies of weights and for sessions; else what the system does.
 #define TERN_HUGE_PAGES_DEFAULT 0
 
 /// Never, not even where the system would by itself.

@@ -36,6 +36,7 @@ races            l  3600 counts ThreadSanitizer reports nothing, and what it sho
 abi             tl   120 offline no change breaks programs that are already built
 native          tl   900 clippy builds, passes ctest and packs natively, by the workflow preset
 symbols         tl    60 native libtern has the symbols, versions and libraries that it should, no others
+panics          tl   120 native no code that reads files, templates or snapshots can panic, as it is linked
 install         tl   120 native installs in components, and into a prefix that is then moved
 sbom            tl   120 install the bills of materials are CycloneDX, list what was linked, and are in the packages
 hardening       tl   120 install what was linked is hardened, and says nothing of the machine that built it
@@ -217,6 +218,12 @@ run_symbols() {
     }
     echo "$(wc -l <"$LOGS/want.txt") symbols"
     return $bad
+}
+
+# The control first: whether it would find what it looks for.
+run_panics() {
+    need objdump addr2line
+    python3 tests/static/panics.py --control && python3 tests/static/panics.py build/native/libtern.so
 }
 
 run_install() {

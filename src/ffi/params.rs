@@ -46,15 +46,13 @@ pub const TERN_LOCK_NO: tern_lock = 0;
 /// The memory is locked if the system allows it; if not, a warning is logged and work goes on.
 /// `locked_bytes` of tern_model_info and tern_session_info say what was locked.
 pub const TERN_LOCK_TRY: tern_lock = 1;
-/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY. The limit that stands in
-/// the way is mostly RLIMIT_MEMLOCK.
+/// The memory is locked, or the call fails with TERN_ERROR_OUT_OF_MEMORY: mostly for RLIMIT_MEMLOCK.
 pub const TERN_LOCK_MUST: tern_lock = 2;
 
 /// Whether memory is made of huge pages, of 2 MiB on most machines: fewer misses of the CPU's table
 /// of pages, at the price of some memory. Only ever a wish: the system may have none.
 pub type tern_huge_pages = u32;
-/// Asked for where they pay on most machines, which is for copies of weights and for sessions;
-/// otherwise what the system does by itself.
+/// Asked for where they mostly pay, for copies of weights and for sessions; else what the system does.
 pub const TERN_HUGE_PAGES_DEFAULT: tern_huge_pages = 0;
 /// Never, not even where the system would by itself.
 pub const TERN_HUGE_PAGES_NEVER: tern_huge_pages = 1;

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::base::brake::Brake;
 
+/// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
+/// number of cache lines of output, so that two threads do not write to one.
+pub(super) const ROW_GRAIN: usize = 32;
 /// Rows of a group of packed weights, which are multiplied together.
 pub(super) const GROUP_ROWS: usize = 16;
 /// Columns of an output that are taken through all steps of a phase before the next ones, when there
@@ -36,6 +39,11 @@ pub(super) fn parts(
 /// Tiles of a block of many tokens, until the brake is pulled.
 pub(super) fn tiles(all: Range<usize>, brake: &Brake<'_>) -> impl Iterator<Item = usize> {
     all.take_while(|tile| !tile.is_multiple_of(TILES) || !brake.is_pulled())
+}
+
+/// The least common multiple of two lengths.
+pub(super) fn lcm(a: usize, b: usize) -> usize {
+    (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b)).unwrap_or(a * b)
 }
 
 #[cfg(test)]

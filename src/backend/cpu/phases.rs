@@ -7,14 +7,11 @@ use crate::base::error::{Result, err};
 use crate::base::pool::{Columns, Pool, SPIN_NS, Width};
 
 use super::attention::{Sizes, lock};
-use super::parts::{GROUP_ROWS, parts};
+use super::parts::{GROUP_ROWS, ROW_GRAIN, lcm, parts};
 use super::scratch::Inputs;
 use super::weights::Matrix;
 use super::{Cpu, CpuEnds, CpuLayer, Kv, Scratch, Tile};
 
-/// Rows of a weight in the smallest chunk that a thread takes: two groups of packed ones, and a whole
-/// number of cache lines of output, so that two threads do not write to one.
-const ROW_GRAIN: usize = 32;
 /// How long threads wait for each other awake while a prompt is read: as long as to wake one takes.
 const PROMPT_SPIN_NS: u64 = 100_000;
 
@@ -476,11 +473,6 @@ struct Residual<'s> {
     x: &'s mut [f32],
     delta: &'s mut [f32],
     normed: &'s mut [f32],
-}
-
-/// The least common multiple of two lengths.
-fn lcm(a: usize, b: usize) -> usize {
-    (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b)).unwrap_or(a * b)
 }
 
 /// Rotations of all tokens of a batch.
