@@ -47,7 +47,7 @@ impl TensorRef {
 
     /// The bytes it occupies in the data section.
     pub fn range(&self) -> Range<usize> {
-        self.offset..self.offset + self.bytes
+        self.offset..self.offset.saturating_add(self.bytes)
     }
 }
 

@@ -154,7 +154,7 @@ impl<'a> Encoder<'a> {
         let mut joined: [Joined; SHORT] = [None; SHORT];
         let mut hashes = [0; SHORT];
         let mut n = 0usize;
-        for ((at, _), start) in word.iter().enumerate().filter(begins).zip(&mut starts) {
+        for (at, start) in beginnings(word).zip(&mut starts) {
             *start = at;
             n = n.saturating_add(1);
         }
@@ -209,9 +209,9 @@ impl<'a> Encoder<'a> {
 
     /// One symbol for each character.
     fn cut(&mut self, word: &[u8]) -> Result<()> {
-        let n = count(word.iter().enumerate().filter(begins));
+        let n = count(beginnings(word));
         reserve(&mut self.symbols, n)?;
-        for (start, _) in word.iter().enumerate().filter(begins) {
+        for start in beginnings(word) {
             let at = self.symbols.len() as u32; // texts are shorter than 4 GiB
             if let Some(last) = self.symbols.last_mut() {
                 last.len = (start as u32).saturating_sub(last.start);
@@ -281,9 +281,10 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Whether a byte begins a character: whether it is not one of 10xxxxxx.
-fn begins(&(_, &byte): &(usize, &u8)) -> bool {
-    byte & 0xc0 != 0x80
+/// Where characters begin: at the bytes that are not of 10xxxxxx. A range, as an iterator that counts
+/// would look whether there are too many.
+fn beginnings(word: &[u8]) -> impl Iterator<Item = usize> {
+    (0..word.len()).filter(|&at| word.get(at).is_some_and(|byte| byte & 0xc0 != 0x80))
 }
 
 fn part(word: &[u8], start: u32, len: u32) -> &[u8] {

@@ -49,6 +49,7 @@ PARSERS = [
     "src/model/weights.rs",
     "src/model/whole.rs",
     "src/engine/load.rs",
+    "src/engine/weights.rs",
     "src/engine/snapshot/",
     "src/kv/cache/saved/",
     "src/sampler/state.rs",
@@ -229,8 +230,12 @@ def run(command, given=None):
 
 
 def relative(path):
+    """Of a file of ours, which cmake/cargo.cmake calls /tern, its place in the sources."""
     path = os.path.normpath(path)
-    return path[len(ROOT) + 1 :] if path.startswith(ROOT + os.sep) else path
+    for root in (ROOT, "/tern"):
+        if path.startswith(root + os.sep) and not path.startswith("/tern/deps/"):
+            return path[len(root) + 1 :]
+    return path
 
 
 def is_std(file):

@@ -33,7 +33,7 @@ pub(super) struct Place {
 impl Place {
     /// The tensor's bytes in the arena's.
     pub(super) fn range(&self) -> std::ops::Range<usize> {
-        self.at..self.at + self.len
+        self.at..self.at.saturating_add(self.len)
     }
 }
 
