@@ -29,7 +29,7 @@ house           qtl  900 clippy the rules of the house; the header and the READM
 deny            tl   300 clippy the licences, sources and versions of all crates are those that deny.toml allows
 rust            qtl 2400 house,reference all Rust tests, with the best kernels of this machine
 isas            tl   900 rust the tests of the forward pass again with each lesser instruction set
-fuzz            tl   900 clippy each fuzz target ten seconds from the committed corpus, also while allocations fail
+fuzz             l  2400 races each fuzz target ten seconds from the committed corpus, also while allocations fail
 offline         tl   600 clippy the source archive of make dist builds with --frozen, without a network
 interleavings   tl   900 clippy every order of what threads do where they meet, in loom and in shuttle
 races            l  3600 counts ThreadSanitizer reports nothing, and what it should

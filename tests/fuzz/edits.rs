@@ -5,43 +5,12 @@ use std::sync::OnceLock;
 use arbitrary::{Result, Unstructured};
 use tern::base::dtype::DType;
 
-use crate::models::{ARCHS, spm_in, spm_tokens};
+use crate::models::{ARCHS, smallest, spm_in, spm_tokens, yarn};
 use crate::support::gguf_writer::{GgufWriter, array, kind, string};
 use crate::support::tiny::{N_VOCAB, Tiny};
 
 fn tiny(arch: &'static str) -> Tiny {
-    Tiny {
-        n_embd: 32,
-        n_layer: 2,
-        n_head: 2,
-        n_head_kv: 1,
-        head_dim: 16,
-        n_ff: 32,
-        window: if arch.starts_with("gemma") { 16 } else { 0 },
-        n_ctx_train: 128,
-        ..Tiny::new(arch)
-    }
-}
-
-/// With what the others lack: scaled rotations with factors, a head of its own, biases.
-fn yarn() -> Tiny {
-    Tiny {
-        dtype: DType::Q8_0,
-        tied: false,
-        biases: true,
-        strs: vec![("rope.scaling.type", "yarn")],
-        floats: vec![
-            ("rope.scaling.factor", 4.0),
-            ("rope.scaling.attn_factor", 1.5),
-            ("rope.scaling.yarn_beta_fast", 16.0),
-        ],
-        ints: vec![("rope.scaling.original_context_length", 64), ("rope.dimension_count", 16)],
-        factors: vec![
-            ("rope_factors_short.weight", vec![1.0; 8]),
-            ("rope_factors_long.weight", vec![2.0; 8]),
-        ],
-        ..tiny("llama")
-    }
+    Tiny { window: if arch.starts_with("gemma") { 16 } else { 0 }, ..smallest(arch) }
 }
 
 /// The good files: every architecture, both kinds of vocabulary, every element type.
@@ -50,7 +19,7 @@ pub fn bases() -> &'static [GgufWriter] {
     BASES.get_or_init(|| {
         let mut bases: Vec<_> = ARCHS.iter().map(|arch| tiny(arch).writer()).collect();
         bases.push(spm_in(tiny("llama").writer(), &spm_tokens()));
-        bases.push(yarn().writer());
+        bases.push(yarn(tiny("llama")).writer());
         for &dtype in DType::ALL.iter().filter(|dtype| **dtype != DType::F32) {
             // Rows of whole blocks, of up to 256 weights.
             let wide = dtype.block_len() > 32;

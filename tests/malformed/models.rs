@@ -3,6 +3,7 @@
 use crate::support::gguf_writer::GgufWriter;
 use crate::support::parsed::box_of_all;
 use crate::support::tiny::{N_VOCAB, Tiny};
+use tern::base::dtype::DType;
 
 /// All architectures.
 pub(crate) const ARCHS: [&str; 7] =
@@ -18,6 +19,42 @@ pub(crate) fn small(arch: &'static str) -> Tiny {
         head_dim: 32,
         n_ff: 64,
         ..Tiny::new(arch)
+    }
+}
+
+/// The smallest model of an architecture.
+pub(crate) fn smallest(arch: &'static str) -> Tiny {
+    Tiny {
+        n_embd: 32,
+        n_layer: 2,
+        n_head: 2,
+        n_head_kv: 1,
+        head_dim: 16,
+        n_ff: 32,
+        window: 16,
+        n_ctx_train: 128,
+        ..Tiny::new(arch)
+    }
+}
+
+/// That model with what the others lack: scaled rotations with factors, a head of its own, biases.
+pub(crate) fn yarn(llama: Tiny) -> Tiny {
+    Tiny {
+        dtype: DType::Q8_0,
+        tied: false,
+        biases: true,
+        strs: vec![("rope.scaling.type", "yarn")],
+        floats: vec![
+            ("rope.scaling.factor", 4.0),
+            ("rope.scaling.attn_factor", 1.5),
+            ("rope.scaling.yarn_beta_fast", 16.0),
+        ],
+        ints: vec![("rope.scaling.original_context_length", 64), ("rope.dimension_count", 16)],
+        factors: vec![
+            ("rope_factors_short.weight", vec![1.0; 8]),
+            ("rope_factors_long.weight", vec![2.0; 8]),
+        ],
+        ..llama
     }
 }
 

@@ -13,56 +13,20 @@ use std::time::{Duration, Instant};
 
 use crate::case::{MOST, MOST_MEMORY, generate};
 use crate::fields::{ALIGNMENT, Field, Piece, Pieces, Role, boundaries, read, write};
-use crate::models::{ARCHS, spm_in, spm_tokens};
+use crate::models::{ARCHS, smallest, spm_in, spm_tokens, yarn};
 use crate::support::counting::peak_bytes;
 use crate::support::emulated;
 use crate::support::guarded::Guarded;
-use crate::support::tiny::{Random, Tiny};
-use tern::base::dtype::DType;
+use crate::support::tiny::Random;
 use tern::base::file::Source;
 use tern::engine::Gguf;
 
 /// The smallest models of every architecture, and one with SentencePiece's kind of vocabulary.
 fn models() -> Vec<(&'static str, Vec<u8>)> {
-    let mut models: Vec<_> = ARCHS.map(|arch| (arch, tiny(arch).gguf())).into();
-    models.push(("spm", spm_in(tiny("llama").writer(), &spm_tokens()).write()));
-    models.push(("yarn", yarn().gguf()));
+    let mut models: Vec<_> = ARCHS.map(|arch| (arch, smallest(arch).gguf())).into();
+    models.push(("spm", spm_in(smallest("llama").writer(), &spm_tokens()).write()));
+    models.push(("yarn", yarn(smallest("llama")).gguf()));
     models
-}
-
-fn tiny(arch: &'static str) -> Tiny {
-    Tiny {
-        n_embd: 32,
-        n_layer: 2,
-        n_head: 2,
-        n_head_kv: 1,
-        head_dim: 16,
-        n_ff: 32,
-        window: 16,
-        n_ctx_train: 128,
-        ..Tiny::new(arch)
-    }
-}
-
-/// One that has what the others lack: scaled rotations with factors, a head of its own, biases.
-fn yarn() -> Tiny {
-    Tiny {
-        dtype: DType::Q8_0,
-        tied: false,
-        biases: true,
-        strs: vec![("rope.scaling.type", "yarn")],
-        floats: vec![
-            ("rope.scaling.factor", 4.0),
-            ("rope.scaling.attn_factor", 1.5),
-            ("rope.scaling.yarn_beta_fast", 16.0),
-        ],
-        ints: vec![("rope.scaling.original_context_length", 64), ("rope.dimension_count", 16)],
-        factors: vec![
-            ("rope_factors_short.weight", vec![1.0; 8]),
-            ("rope_factors_long.weight", vec![2.0; 8]),
-        ],
-        ..tiny("llama")
-    }
 }
 
 /// What a sweep has met so far.

@@ -4,9 +4,9 @@ use tern::base::file::Source;
 use tern::gguf::Gguf;
 
 use crate::memory;
-use crate::models::{box_of_all, odd_tensor, odd_value, placed};
+use crate::models::{odd_tensor, odd_value, placed};
 use crate::support::gguf_writer::{GgufWriter, kind, string};
-use crate::support::parsed::use_all;
+use crate::support::parsed::{box_of_all, use_all};
 
 pub fn run(input: &[u8]) {
     let parsed = memory::call(

@@ -10,6 +10,7 @@ use tern::engine::{
 
 use super::snapshot::{file, seal};
 use crate::memory;
+use crate::models::smallest;
 use crate::support::tiny::{N_VOCAB, Random, Tiny};
 
 const HEADER: usize = 36;
@@ -27,17 +28,8 @@ struct Saved {
 }
 
 fn tiny(arch: &'static str) -> Tiny {
-    Tiny {
-        n_embd: 32,
-        n_layer: 2,
-        n_head: 2,
-        n_head_kv: 1,
-        head_dim: 16,
-        n_ff: 32,
-        window: if arch == "gemma3" { 10 } else { 0 },
-        n_ctx_train: 100,
-        ..Tiny::new(arch)
-    }
+    let window = if arch == "gemma3" { 10 } else { 0 };
+    Tiny { window, n_ctx_train: 100, ..smallest(arch) }
 }
 
 fn sampler() -> Sampler {
