@@ -112,8 +112,11 @@ static void do_wrong(void) {
     } else if (strcmp(fault, "descriptor") == 0) {
         CHECK(open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0);
     } else if (strcmp(fault, "mapping") == 0) {
-        const int prot = dice(2) ? PROT_READ : PROT_NONE;
-        CHECK(mmap(NULL, 4096, prot, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+        /* More than may come and go, in however few passes a busy machine makes. */
+        for (int i = 0; i < 16; i++) {
+            const int prot = i % 2 ? PROT_READ : PROT_NONE;
+            CHECK(mmap(NULL, 4096, prot, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+        }
     } else if (strcmp(fault, "thread") == 0) {
         CHECK(pthread_create(&thread, NULL, idle, NULL) == 0);
     }

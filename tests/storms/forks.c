@@ -134,6 +134,7 @@ static void be_a_child(void) {
     /* Those that cannot say it do nothing. */
     tern_session_abort(session);
     tern_session_kv_set_budget(session, 100);
+    CHECK(tern_session_progress(session) == 0);
     tern_session_free(session);
     tern_sampler_free(sampler);
     tern_decoder_free(decoder);
@@ -147,6 +148,7 @@ static void be_a_child(void) {
     CHECK(tern_version()[0] != 0 && tern_abi_version() == TERN_ABI_VERSION && tern_device_count() == 1);
     CHECK(strcmp(tern_status_name(TERN_ERROR_FORKED), "TERN_ERROR_FORKED") == 0);
     CHECK(tern_last_error()[0] != 0);
+    CHECK(tern_sigbus_guard_install() == TERN_OK && tern_sigbus_guard_remove() == TERN_OK);
     tern_log_set(TERN_LOG_DEBUG, on_log, NULL);
     OK(tern_device_describe(0, &device));
     OK(tern_model_plan(path, NULL, NULL, &needs));
