@@ -75,19 +75,25 @@ fn what_a_soak_is_to_find_it_finds() {
     if emulated() {
         return skipped("what_a_soak_is_to_find_it_finds", "not run under an emulator");
     }
-    for (fault, bad) in [
-        ("memory", "bytes held by malloc"),
-        ("descriptor", "descriptors"),
-        ("mapping", "mappings"),
-        ("thread", "threads"),
-        ("answer", "answers that changed"),
-    ] {
+    let see = |(fault, bad): (&str, &str)| {
         let output = soak(1, &tmp().join(format!("soak_{fault}.jsonl")), None, fault);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{fault}: {said}");
         let is_bad = |line: &str| line.starts_with(bad) && line.ends_with("BAD");
         assert!(said.lines().any(is_bad), "{fault}: {said}");
-    }
+    };
+    program(); // compiled once, before they need it all at once
+    std::thread::scope(|scope| {
+        for fault in [
+            ("memory", "bytes held by malloc"),
+            ("descriptor", "descriptors"),
+            ("mapping", "mappings"),
+            ("thread", "threads"),
+            ("answer", "answers that changed"),
+        ] {
+            scope.spawn(move || see(fault));
+        }
+    });
 }
 
 #[test]
