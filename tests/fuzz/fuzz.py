@@ -2,7 +2,7 @@
 """Builds the fuzz targets, and runs them.
 
   fuzz.py check [TARGET...]                ten seconds each from the committed corpus; exits 1 if one
-                                           finds something: the step `fuzz` of make test
+                                           finds something: the step `fuzz` of make test-long
   fuzz.py campaign [--minutes N] [--jobs N] [TARGET...]
                                            all in turns, the least fuzzed first, from a corpus that grows
                                            in the cache; can be stopped and started again

@@ -110,8 +110,6 @@ impl Guard {
         let has_lease = file.is_ours && take_lease(&fd);
         if !has_lease {
             log!(Debug, "no lease on the model's file: writers will be noticed, not held up");
-        }
-        if !has_lease {
             file.stamp.wait_for_the_next_tick();
         }
         Ok(Guard { fd, stamp: file.stamp, has_lease, is_changed: AtomicBool::new(false) })
